@@ -1,0 +1,50 @@
+# `make help` lists what can be done. Everything lands in .venv and .engines, nothing elsewhere,
+# but for the packages that `make engines` installs on Debian and Ubuntu.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+export PYTHON
+.DEFAULT_GOAL := help
+.PHONY: help demo test long engines lint format bench bench-engines base dev clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r t h; do \
+		printf '%-22s%s\n' "$$t" "$$h"; done
+
+demo: base ## four mistakes of event-driven systems and their cures, side by side; no server needed
+	@$(BIN)/oncebox demo
+
+test: dev engines lint ## the whole suite, on real PostgreSQL and Kafka that it starts and stops
+	@$(BIN)/python -m pytest
+
+long: dev engines ## the tests that take too long for every day
+	@$(BIN)/python -m pytest -m long
+
+engines: ## fetch the servers that the suite runs: PostgreSQL 14 to 18, Kafka
+	@$(PYTHON) tools/engines/prepare.py
+
+lint: dev ## style and types: ruff, mypy, pyright
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/pyright
+
+format: dev ## let ruff mend what it can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+bench: dev ## measure what runs in the process: the core, and everything on SQLite
+	@$(BIN)/python -m bench
+
+bench-engines: dev engines ## measure on PostgreSQL and Kafka
+	@$(BIN)/python -m bench --engines
+
+base:
+	@tools/setup.sh base
+
+dev:
+	@tools/setup.sh dev
+
+clean: ## remove what make made
+	rm -rf .venv .engines build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

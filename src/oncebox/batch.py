@@ -1,0 +1,510 @@
+"""A batch: records become effects in one database transaction.
+
+In order: fence (our term and position, or stop); lock and read the keys' rows; for each record the
+verdict, then the handlers of whatever is next; rows, kept events and journal; close the fence;
+commit. An event that cannot go on now (its handler failed, suspended, or it waits for another key)
+is kept, in the same transaction: so the position always moves on, and only that key waits.
+
+Two ways to run handlers. *Together*: no savepoints, statements pipelined where the driver can;
+any failure undoes the batch. *Careful*: each handler in a savepoint, so that the one that fails is
+known and undone alone. A batch that fails together is run again carefully.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
+
+from .context import Context, Suspend
+from .errors import DecodeFailed, Fenced, HandlerBroke
+from .keys import Entry, Keys
+from .lease import Held
+from .order import (
+    Link,
+    Park,
+    Verdict,
+    advance,
+    following,
+    fork,
+    is_next,
+    judge,
+    poison,
+    redrive,
+)
+from .ports import TopicPartition
+from .program import Program, T, call
+from .reading import (
+    BY_ID,
+    Handler,
+    Item,
+    Place,
+    Reading,
+    load_subscriptions,
+    record_bytes,
+)
+from .session import lookup
+
+logger = logging.getLogger("oncebox.consumer")
+
+REASON_MAX = 2000
+"""Characters of a reason that are stored."""
+
+COUNTS = (
+    "applied", "ignored", "voided", "duplicates", "late", "orphans", "before_start", "forks",
+    "quarantined",
+)  # fmt: skip
+APPLIED, IGNORED, VOIDED, FORKS, QUARANTINED = 0, 1, 2, 7, 8
+COUNT_OF = {
+    Verdict.DUPLICATE: 3, Verdict.LATE: 4, Verdict.ORPHAN: 5, Verdict.BEFORE_START: 6,
+    Verdict.FORK: FORKS,
+}  # fmt: skip
+
+
+class Setback(Exception):
+    """A handler failed in a batch that ran together: undo it and run carefully."""
+
+
+class Broken(Exception):
+    """A handler ended the transaction. It must not run again by itself."""
+
+    def __init__(self, item: Item, error: HandlerBroke) -> None:
+        super().__init__(str(error))
+        self.item = item
+        self.error = error
+
+
+class Wanted(NamedTuple):
+    """An effect that a handler asked for by `once`."""
+
+    item: Item
+    suspend: Suspend
+
+
+class Outcome(NamedTuple):
+    """What a committed batch leaves to do: `settled` items of those given, keys to drain now,
+    effects to have; and what it added to what waits: keys parked, bytes kept.
+    """
+
+    settled: int
+    counts: list[int]
+    wakes: list[Place]
+    wanted: list[Wanted]
+    parked: int
+    kept_bytes: int
+
+
+class Batch:
+    """One transaction's work. `fence`: the partitions that `items` come from, with what we hold
+    of them; empty for work that rests on key rows alone (redrives, wake-ups, filled gaps).
+    `drains`: keys to go on with; with True, also if they are parked as poison.
+    """
+
+    def __init__(
+        self,
+        reading: Reading,
+        items: Sequence[Item],
+        fence: dict[TopicPartition, Held],
+        drains: dict[Place, bool],
+        *,
+        careful: bool,
+    ) -> None:
+        self.reading = reading
+        self.items = items
+        self.fence = fence
+        self.drains = drains
+        self.careful = careful
+        self.now_ms = reading.now_ms()
+        self.keys = Keys(reading, self.now_ms)
+        self.counts = [0] * len(COUNTS)
+        self.wanted: list[Wanted] = []
+        self.failures: list[Exception] = []  # of handlers, for those who run one batch by hand
+        self.notes: list[tuple[Any, ...]] = []
+
+    # ---- the transaction
+
+    def run(self) -> Program[Outcome]:
+        """Do it all and commit. Raises Fenced, Setback, Broken, and what the driver raises; then
+        nothing has happened.
+        """
+        session = self.reading.session
+        yield from call(session.begin)
+        try:
+            yield from self.take_fence()
+            if not self.reading.subscriptions:
+                yield from load_subscriptions(self.reading)
+            yield from self.keys.load(self.items, self.drains)
+            if not self.careful:
+                yield session.pipeline, (True,)
+            for place, release in self.drains.items():
+                yield from self.go_on(self.keys.entries[place], release=release)
+            settled = yield from self.go_through()
+            if not self.careful:
+                yield session.pipeline, (False,)
+            wakes = yield from self.keys.write()
+            for note in self.notes:
+                yield from call(session.run, self.reading.sql["note"], note)
+            yield from self.close_fence(settled)
+            yield from call(session.commit)
+        except BaseException:
+            yield from abandon(self.reading)
+            raise
+        return Outcome(
+            settled, self.counts, wakes, self.wanted, self.keys.newly_parked(), self.keys.kept_bytes
+        )
+
+    def take_fence(self) -> Program[None]:
+        reading = self.reading
+        if reading.session.dialect == "postgres":
+            limit = f"{int(reading.settings.handler_timeout_s * 1000)}ms"
+            yield from call(reading.session.send, reading.sql["limits"], (limit,))
+        if not self.fence:
+            return
+        rows = [
+            (topic, partition, held.term, held.position)
+            for (topic, partition), held in sorted(self.fence.items())
+        ]
+        ours = yield from lookup(reading.session, reading.sql["fence"], rows, (reading.consumer,))
+        if len(ours) != len(rows):
+            raise Fenced(
+                "another owner took a partition", expected="our term and position",
+                hint="nothing of this batch was committed; it goes on where it owns",
+            )  # fmt: skip
+
+    def close_fence(self, settled: int) -> Program[None]:
+        """Move the positions over what is settled; the counts go to the first cursor."""
+        reading, counts = self.reading, self.counts
+        reached = {place: held.position for place, held in self.fence.items()}
+        for item in self.items[:settled]:
+            record = item.record
+            reached[record.topic, record.partition] = str(record.offset + 1)
+        lease_ms = int(reading.settings.lease_s * 1000)
+        for place, held in sorted(self.fence.items()):
+            parameters = (reading.consumer, *place, held.term, reached[place], lease_ms, *counts)
+            closed = yield from call(reading.session.run, reading.sql["close_batch"], parameters)
+            if not closed:
+                raise Setback("a handler rolled the batch's transaction back")
+            counts = [0] * len(COUNTS)
+        for place, position in reached.items():
+            if place in self.fence:
+                self.fence[place] = self.fence[place]._replace(position=position, takeovers=0)
+
+    # ---- the work
+
+    def go_through(self) -> Program[int]:
+        """All items in order; how many of them are settled when time is up."""
+        reading, entries, counts = self.reading, self.keys.entries, self.counts
+        session = reading.session
+        tx = session.handle
+        condemned, suspending, now_ms = reading.condemned, reading.suspending, reading.now_ms
+        careful, lost = self.careful, session.lost
+        deadline_ms = self.now_ms + int(reading.settings.batch_time_s * 1000)
+        settled = 0
+        for item in self.items:
+            if now_ms() > deadline_ms and settled:
+                break
+            settled += 1
+            if item.bad is not None:
+                yield from self.quarantine(item)
+                continue
+            link = item.link
+            entry = entries[item.place]
+            state = entry.state
+            if (
+                is_next(state, link, entry.floor)
+                and item.after is None
+                and not careful
+                and not condemned
+            ):
+                handler = item.handler
+                if link.void:
+                    counts[VOIDED] += 1
+                elif handler is None:
+                    counts[IGNORED] += 1
+                elif item.type in suspending:
+                    yield from self.settle_item(entry, item)
+                    continue
+                elif handler.with_context:
+                    yield from self.perform_together(entry, item, handler)
+                else:
+                    try:
+                        event = decoded(handler, item)
+                        yield handler.function, (tx, event)
+                    except Exception as error:
+                        self.set_back(error)
+                    if lost is not None and lost():
+                        raise Setback
+                    counts[APPLIED] += 1
+                entry.state = advance(state, link)
+                continue
+            yield from self.settle_item(entry, item)
+        return settled
+
+    def settle_item(self, entry: Entry, item: Item) -> Program[None]:
+        """The verdict on an item, and whatever can be done then."""
+        link, state = item.link, entry.state
+        if not item.chained and state.sequence >= 0:
+            link = link._replace(stamp=state.stamp)  # known by its id alone, whenever it comes
+        verdict, entry.state = judge(state, link, entry.floor)
+        if verdict is Verdict.KEEP or verdict is Verdict.REPLACE:
+            entry.items[link] = item
+            if verdict is Verdict.REPLACE:
+                entry.other = True
+                replaced = len(state.kept) + 1 - len(entry.state.kept)
+                self.counts[COUNT_OF[Verdict.DUPLICATE]] += replaced
+            yield from self.go_on(entry)
+            return
+        if verdict is Verdict.BEFORE_START and not item.chained:
+            # An id below the floor: whether it was done is not known, so it must not run.
+            entry.items[link] = item
+            entry.state = poison(state, link)
+            self.hold(entry, "older than the floor: whether it was done is not known", due=None)
+            return
+        self.counts[COUNT_OF[verdict]] += 1
+        if verdict is Verdict.FORK:
+            entry.items[link] = item
+            if state.park is not Park.FORK:
+                self.hold(entry, f"{link.sequence}:{link.stamp} contradicts the chain", due=None)
+        if verdict not in (Verdict.DUPLICATE, Verdict.BEFORE_START):
+            self.note(verdict, entry, link, None)
+
+    def go_on(self, entry: Entry, *, release: bool = False) -> Program[None]:
+        """Do what is next, for as long as it chains."""
+        if release and entry.state.park is Park.POISON:
+            entry.state = redrive(entry.state)
+            entry.other = True
+        if release:
+            entry.due_ms, entry.other = None, True
+            entry.attempts = max(entry.attempts - 1, 0)  # `take_due` has counted it
+        while not entry.suspended:
+            link = following(entry.state, entry.floor)
+            if link is None:
+                return
+            if not isinstance(link, Link):
+                entry.state = fork(entry.state)
+                self.hold(entry, "what is kept contradicts the row", due=None)
+                self.counts[FORKS] += 1
+                self.note(Verdict.FORK, entry, entry.state.kept[0], "restored or changed row")
+                return
+            item = entry.items[link]
+            if (yield from self.waits(item)):
+                return
+            if not (yield from self.perform(entry, item, link)):
+                return
+            entry.state = advance(entry.state, link)
+            if entry.attempts or entry.reason is not None or entry.due_ms is not None:
+                entry.attempts, entry.reason, entry.due_ms = 0, None, None
+                entry.parked_ms, entry.other = None, True
+
+    def perform(self, entry: Entry, item: Item, link: Link) -> Program[bool]:
+        """Apply, ignore or void one event. False: the key cannot go on, and waits."""
+        if link.void:
+            self.counts[VOIDED] += 1
+            return True
+        if item.bad is not None:
+            return self.fail(entry, link, item.bad)
+        handler = item.handler
+        if handler is None:
+            self.counts[IGNORED] += 1
+            return True
+        condemned = self.reading.condemned.get((entry.place, link.sequence, link.stamp))
+        if condemned is not None:
+            return self.fail(entry, link, condemned)
+        if self.careful or item.type in self.reading.suspending:
+            return (yield from self.perform_alone(entry, item, link, handler))
+        yield from self.perform_together(entry, item, handler)
+        return True
+
+    def fail(self, entry: Entry, link: Link, reason: str) -> bool:
+        """An event failed: its key is parked as poison, to be tried again later."""
+        entry.state = poison(entry.state, link)
+        entry.attempts += 1
+        self.hold(entry, reason, due=self.due_ms(entry.attempts))
+        return False
+
+    def perform_together(self, entry: Entry, item: Item, handler: Handler) -> Program[None]:
+        """Run a handler without a savepoint; any failure undoes the batch."""
+        try:
+            yield from self.invoke(entry, item, handler)
+        except Suspend:
+            self.reading.suspending.add(item.type)
+            raise Setback from None
+        except Exception as error:
+            self.set_back(error)
+        lost = self.reading.session.lost
+        if lost is not None and lost():
+            raise Setback
+        self.counts[APPLIED] += 1
+
+    def set_back(self, error: Exception) -> NoReturn:
+        """A handler failed where all run together: an outage passes, all else is run carefully."""
+        if is_outage(self.reading, error):
+            raise error
+        raise Setback from error
+
+    def perform_alone(
+        self, entry: Entry, item: Item, link: Link, handler: Handler
+    ) -> Program[bool]:
+        """Run a handler inside a savepoint, and undo it alone if it fails or suspends."""
+        session = self.reading.session
+        yield from call(session.savepoint)
+        try:
+            yield from self.invoke(entry, item, handler)
+        except Suspend as suspend:
+            yield from self.undo(item, handler, None)
+            self.wanted.append(Wanted(item, suspend))
+            entry.suspended = entry.other = True
+            # Whoever comes after a crash goes on with it; nobody does while the effect is had.
+            entry.due_ms = self.now_ms + int(self.reading.settings.handler_timeout_s * 1000)
+            return False
+        except Exception as error:
+            if is_outage(self.reading, error):
+                raise
+            yield from self.undo(item, handler, error)
+            self.failures.append(error)
+            return self.fail(entry, link, describe(error))
+        try:
+            yield from call(session.release)
+        except Exception as error:
+            if self.reading.trouble(error) != "other":
+                raise
+            yield from self.undo(item, handler, error)
+            reason = f"{handler.name} swallowed a database error: {describe(error)}"
+            return self.fail(entry, link, reason)
+        self.counts[APPLIED] += 1
+        return True
+
+    def undo(self, item: Item, handler: Handler, error: Exception | None) -> Program[None]:
+        try:
+            yield from call(self.reading.session.rollback_to)
+        except Exception as gone:
+            if self.reading.trouble(gone) != "other":
+                raise
+            broke = HandlerBroke(
+                f"{handler.name} ended the transaction of its batch"
+                + (f" ({describe(error)})" if error is not None else ""),
+                event=item.envelope.id, source=item.envelope.source, key=item.envelope.key,
+                expected="a handler that neither commits nor rolls back",
+                hint="remove its commit() or rollback(); oncebox commits for it",
+            )  # fmt: skip
+            raise Broken(item, broke) from gone
+
+    def invoke(self, entry: Entry, item: Item, handler: Handler) -> Program[None]:
+        """Decode and call. Raises what the handler raises, DecodeFailed, Suspend."""
+        reading = self.reading
+        event = decoded(handler, item)
+        if not handler.with_context:
+            yield handler.function, (reading.session.handle, event)
+            return
+        envelope = item.envelope
+        done = reading.effects.get((envelope.source, envelope.id), {})
+        context: Context[Any] = Context(
+            envelope, item.record, reading.consumer, entry.attempts + 1, reading.state, done
+        )
+        yield handler.function, (reading.session.handle, event, context)
+        if context.suspended is not None:
+            raise HandlerBroke(
+                f"{handler.name} caught what `once` raised",
+                event=envelope.id,
+                hint="catch Exception, not BaseException, around once()",
+            )
+
+    # ---- waiting
+
+    def waits(self, item: Item) -> Program[bool]:
+        """Whether an event still waits for one of another key; then that key will wake it."""
+        after = item.after
+        if after is None:
+            return False
+        place = yield from self.keys.awaited_place(after)
+        if place is None:
+            return False
+        entry = self.keys.entries[place]
+        if after.stamp < entry.floor or entry.state.stamp >= after.stamp:
+            return False
+        if not entry.awaited:
+            entry.awaited = entry.other = True
+        return True
+
+    def hold(self, entry: Entry, reason: str, *, due: int | None) -> None:
+        entry.reason, entry.due_ms, entry.other = storable(reason), due, True
+        entry.parked_ms = entry.parked_ms or self.now_ms
+
+    def due_ms(self, attempts: int) -> int | None:
+        """When to try again; None when the attempts are spent and somebody has to look."""
+        settings = self.reading.settings
+        if attempts >= settings.attempts_max:
+            return None
+        wait_s = min(settings.backoff_s * 2 ** (attempts - 1), settings.backoff_max_s)
+        return self.now_ms + int(wait_s * 1000)
+
+    def quarantine(self, item: Item) -> Program[None]:
+        record, reading = item.record, self.reading
+        self.counts[QUARANTINED] += 1
+        parameters = (
+            self.now_ms, reading.consumer, record.topic, record.partition, record.offset,
+            storable(item.bad or ""), record_bytes(record),
+        )  # fmt: skip
+        yield from call(reading.session.run, reading.sql["quarantine"], parameters)
+
+    def note(self, what: str, entry: Entry, link: Link, detail: str | None) -> None:
+        reading = self.reading
+        source = reading.sources[entry.place[0]].removesuffix(BY_ID)
+        self.notes.append(
+            (self.now_ms, str(what), reading.consumer, source, entry.place[1], link.sequence,
+             link.stamp, link.id, detail)
+        )  # fmt: skip
+
+
+def transact(reading: Reading, program: Program[T]) -> Program[T]:
+    """A program inside a transaction of its own on the consumer's session."""
+    yield from call(reading.session.begin)
+    try:
+        result = yield from program
+        yield from call(reading.session.commit)
+    except BaseException:
+        yield from abandon(reading)
+        raise
+    return result
+
+
+def abandon(reading: Reading) -> Program[None]:
+    """Roll back, whatever state the connection is in; what was learned inside is forgotten."""
+    reading.subscriptions.clear()
+    for step in (partial(reading.session.pipeline, False), reading.session.rollback):
+        try:
+            yield from call(step)
+        except Exception:  # a dead connection has rolled back by itself
+            logger.debug("giving up a transaction failed", exc_info=True)
+
+
+def decoded(handler: Handler, item: Item) -> Any:
+    """The event in the version that its handler names. Raises DecodeFailed."""
+    version = item.version
+    if version is not None and version != handler.type.version:
+        raise DecodeFailed(
+            f"{item.type} came in version {version}",
+            event=item.envelope.id, source=item.envelope.source, key=item.envelope.key,
+            expected=f"version {handler.type.version}, which {handler.name} was written for",
+            hint="deploy a handler for this version, then redrive; the event is kept",
+        )  # fmt: skip
+    return handler.decode(item.record.value or b"")
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, for people who will decide what to do with the event."""
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def storable(text: str) -> str:
+    """A reason as every database takes it: it may quote anything, NUL and lone surrogates too."""
+    return text[:REASON_MAX].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def is_outage(reading: Reading, error: BaseException) -> bool:
+    """Whether a handler's failure is nobody's fault: spend no attempt, wait and try again."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    return getattr(error, "retryable", False) is True or reading.trouble(error) != "other"

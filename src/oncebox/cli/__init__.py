@@ -1,0 +1,99 @@
+"""The command line. Commands are imported when they are run, engines when they are used.
+
+Data goes to standard output, everything else to standard error. Exit codes: 0 fine, 1 failed,
+2 wrong usage or configuration, 3 tables, settings or schemas that do not fit, 4 unreachable,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Group
+
+from ..config import Sources, environment
+from ..errors import OnceboxError
+from .common import SOURCES
+from .output import complain, on_terminal, plain_error
+
+BEGIN, RUN = Group("Begin", sort_key=1), Group("Run", sort_key=2)
+OPERATE, SET_UP = Group("Operate", sort_key=3), Group("Set up", sort_key=4)
+
+COMMANDS = (
+    ("demo", "start:demo", BEGIN, "Four mistakes of event-driven systems, and their cures."),
+    ("init", "start:init", BEGIN, "Make a small service to begin with."),
+    ("run", "run:run", RUN, "Relay and consume, until it is stopped."),
+    ("relay", "run:relay", RUN, "Relay only: publish what services emitted."),
+    ("status", "look:status", OPERATE, "Lag, parked keys, duplicates dropped, gaps open."),
+    ("parked", "look:parked", OPERATE, "What waits, why, and what would release it."),
+    ("redrive", "act:redrive", OPERATE, "Try failed events again."),
+    ("skip", "act:skip", OPERATE, "Give up a failing event, or events that do not come."),
+    ("accept", "act:accept", OPERATE, "Follow a source that forgot what it had published."),
+    ("republish", "again:republish", OPERATE, "Publish a source's events again."),
+    ("replay", "again:replay", OPERATE, "Read the log again; changes no state."),
+    ("rebuild", "again:rebuild", OPERATE, "Make a consumer's state anew from the log."),
+    ("quarantine", "records:app", OPERATE, "Records that cannot be read."),
+    ("db", "tables:app", SET_UP, "oncebox's own tables: migrate, status, check, sql."),
+    ("topics", "topics:app", SET_UP, "Topics of the log: check, create."),
+    ("config", "start:config_app", SET_UP, "Settings in force, and where each came from."),
+    ("version", "start:version", SET_UP, "Versions of oncebox and of what it uses."),
+)
+
+HELP = """Events that take effect once, in order, from any version.
+
+Begin with: oncebox demo, then: oncebox init. Examples: oncebox COMMAND --help.
+"""
+
+
+def make_app(arguments: Sequence[str], sources: Sources) -> App:
+    """The command line. The command that is called brings its own, longer help text."""
+    called = set(arguments[:2]) & {name for name, *_ in COMMANDS}
+    app = App(
+        name="oncebox",
+        help=HELP,
+        help_format="markdown" if called else "plaintext",
+        help_formatter="default" if on_terminal() else "plain",
+        version_flags=(),
+        config=(sources,),
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,
+    )
+    app["--help"].group = SET_UP
+    app.register_install_completion_command(name="--install-completion", group=SET_UP)
+    for place, (name, target, group, summary) in enumerate(COMMANDS):
+        text = None if name in called else summary
+        path = f"{__package__}.{target}"
+        app.command(path, name=name, group=group, sort_key=place, help=text)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sources = Sources(environment())
+    token = SOURCES.set(sources)
+    as_json = "--json" in given
+    try:
+        return int(make_app(given, sources)(given) or 0)
+    except CycloptsError as error:
+        plain_error(str(error), as_json=as_json, hint="oncebox --help")
+        return 2
+    except OnceboxError as error:
+        complain(error, as_json=as_json)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has left; there is nobody to tell
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        if "--verbose" in given or "-v" in given:
+            raise
+        text = f"{type(error).__name__}: {error}"
+        plain_error(text, as_json=as_json, hint="add --verbose for the traceback")
+        return 1
+    finally:
+        SOURCES.reset(token)

@@ -1,0 +1,206 @@
+"""Payloads: an event as JSON bytes, and back.
+
+Dataclasses and msgspec Structs go through msgspec, pydantic's models and dataclasses through
+pydantic. Size and depth are bounded before a decoder sees the bytes: a few of them could
+otherwise overflow the C stack or fill the memory. No schema is ever fetched from anywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+from math import isfinite
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from .envelope import VALUE_BYTES_MAX
+from .errors import BadEvent, ConfigurationError, DecodeFailed
+
+T = TypeVar("T")
+
+DEPTH_MAX = 100
+"""Arrays and objects inside each other, at most."""
+
+_STRINGS = re.compile(rb'"(?:[^"\\]+|\\.)*+"?', re.DOTALL)
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_EXPECTED = re.compile(r"Expected (.+), got (.+)", re.DOTALL)
+
+
+class Codec(NamedTuple):
+    """How one class becomes bytes and comes back; both raise the library's own errors."""
+
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+
+def encode(event: object) -> bytes:
+    """The payload of an event: UTF-8 JSON of at most VALUE_BYTES_MAX bytes.
+
+    Raises BadEvent, which names the class, the path of the value that cannot be written (also
+    NaN and the infinities: JSON has none) and what can.
+    """
+    cls = type(event)
+    codec = _codecs.get(cls) or codec_of(cls)
+    try:
+        payload = codec.encode(event)
+    except Exception as error:
+        raise _unwritable(event, error) from error
+    if b"null" in payload:  # what a NaN turns into: silently, so it has to be looked for
+        _refuse_bad_values(event)
+    if len(payload) > VALUE_BYTES_MAX:
+        raise BadEvent(
+            f"{cls.__name__} is {len(payload)} bytes of JSON",
+            expected=f"at most {VALUE_BYTES_MAX}",
+            hint="store the large part elsewhere and emit where it is",
+        )
+    if _is_deeper(payload, DEPTH_MAX):
+        raise BadEvent(f"{cls.__name__} is too deep", expected=f"at most {DEPTH_MAX} levels")
+    return payload
+
+
+def decode(cls: type[T], payload: bytes) -> T:
+    """An event of `cls` from its payload. Fields that `cls` does not know are left out.
+
+    Raises DecodeFailed with the path (`$.lines[2].cents`) and what was expected there.
+    """
+    codec = _codecs.get(cls) or codec_of(cls)
+    if len(payload) > VALUE_BYTES_MAX:
+        raise DecodeFailed(
+            f"{cls.__name__}: {len(payload)} bytes", expected=f"at most {VALUE_BYTES_MAX}"
+        )
+    if _is_deeper(payload, DEPTH_MAX):
+        raise DecodeFailed(f"{cls.__name__}: too deep", expected=f"at most {DEPTH_MAX} levels")
+    try:
+        event: T = codec.decode(payload)
+    except Exception as error:
+        raise _unreadable(cls, error) from error
+    return event
+
+
+def codec_of(cls: type) -> Codec:
+    """The codec of an event class, made once. Raises ConfigurationError when it has none."""
+    codec = _codecs.get(cls)
+    if codec is None:
+        if hasattr(cls, "__pydantic_validator__"):
+            codec = _pydantic_codec(cls)
+        else:
+            try:
+                codec = Codec(msgspec.json.Encoder().encode, msgspec.json.Decoder(cls).decode)
+            except TypeError as error:
+                raise ConfigurationError(
+                    f"{cls.__name__} cannot be an event: {error}",
+                    expected="a dataclass, msgspec Struct or pydantic model of JSON values",
+                ) from error
+        _codecs[cls] = codec
+    return codec
+
+
+_codecs: dict[type, Codec] = {}
+
+
+def _pydantic_codec(cls: type) -> Codec:
+    from pydantic import TypeAdapter
+
+    adapter: TypeAdapter[Any] = TypeAdapter(cls)
+
+    def encode(event: Any) -> bytes:
+        return adapter.dump_json(event, by_alias=True, warnings="error")
+
+    return Codec(encode, adapter.validate_json)
+
+
+def _is_deeper(payload: bytes, limit: int) -> bool:
+    """Whether brackets nest deeper than `limit`, in time linear in the payload.
+
+    Counting openings decides nearly always. Otherwise strings are cut out, and each bracket left
+    is a step up or down: "[" is 91 and "]" is 93.
+    """
+    if payload.count(b"[") + payload.count(b"{") <= limit:
+        return False
+    brackets = _STRINGS.sub(b"", payload).translate(_BRACKETS, _NO_BRACKET)
+    return max(accumulate(map((92).__sub__, brackets)), default=0) > limit
+
+
+# ---- what could not be written
+
+
+def _unwritable(event: object, error: Exception) -> BadEvent:
+    name = type(event).__name__
+    if isinstance(error, RecursionError):
+        return BadEvent(f"{name} is too deep", expected=f"at most {DEPTH_MAX} levels")
+    for path, what in _bad_values(event, "$", DEPTH_MAX):
+        return BadEvent(f"{name} at {path}: {what}", expected="JSON values")
+    return BadEvent(f"{name}: {error}", expected="JSON values")
+
+
+def _refuse_bad_values(event: object) -> None:
+    for path, what in _bad_values(event, "$", DEPTH_MAX):
+        raise BadEvent(f"{type(event).__name__} at {path}: {what}", expected="JSON values")
+
+
+def _bad_values(value: object, path: str, depth: int) -> Iterator[tuple[str, str]]:
+    """Paths to what JSON has no form for, with a reason: innermost, in order."""
+    if value is None or isinstance(value, bool | int | bytes):
+        return
+    if isinstance(value, str):
+        if not value.isascii() and value != value.encode("utf-8", "ignore").decode():
+            yield path, "text with a lone surrogate"
+    elif isinstance(value, float):
+        if not isfinite(value):
+            yield path, f"{value}"
+    elif depth > 0:
+        parts = _parts(value)
+        for step, part in parts if parts is not None else ():
+            yield from _bad_values(part, path + step, depth - 1)
+        if parts is None:
+            try:
+                msgspec.json.encode(value)
+            except Exception:
+                yield path, f"a {type(value).__name__}"
+
+
+def _parts(value: object) -> list[tuple[str, object]] | None:
+    """The values inside a value with their path steps; None for what has none."""
+    if isinstance(value, Mapping):
+        return [(f"[{key!r}]", part) for key, part in value.items()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [(f"[{index}]", part) for index, part in enumerate(value)]
+    for attribute in ("__struct_fields__", "__dataclass_fields__"):
+        names = getattr(value, attribute, None)
+        if names is not None:
+            return [(f".{name}", getattr(value, name, None)) for name in names]
+    names = getattr(type(value), "model_fields", None)
+    if isinstance(names, Mapping):
+        return [(f".{name}", getattr(value, name, None)) for name in names]
+    return None
+
+
+# ---- what could not be read
+
+
+def _unreadable(cls: type, error: Exception) -> DecodeFailed:
+    name = cls.__name__
+    if isinstance(error, RecursionError):
+        return DecodeFailed(f"{name}: too deep", expected=f"at most {DEPTH_MAX} levels")
+    path, what = _where_and_what(error)
+    expected = None
+    if match := _EXPECTED.fullmatch(what):
+        expected, what = match[1], f"got {match[2]}"
+    return DecodeFailed(f"{name} at {path}: {what}", expected=expected)
+
+
+def _where_and_what(error: Exception) -> tuple[str, str]:
+    if isinstance(error, msgspec.DecodeError):
+        what, _, path = str(error).partition(" - at `")
+        return (path.rstrip("`") or "$"), what
+    details: Any = getattr(error, "errors", None)  # pydantic's ValidationError
+    if details is not None:
+        first: Any = details(include_url=False, include_input=False, include_context=False)[0]
+        steps = (f"[{s}]" if isinstance(s, int) else f".{s}" for s in first["loc"])
+        return "$" + "".join(steps), f"{first['msg']}"
+    if isinstance(error, UnicodeDecodeError):
+        return "$", "text that is not UTF-8"
+    return "$", f"{type(error).__name__}: {error}"

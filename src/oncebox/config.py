@@ -1,0 +1,413 @@
+"""Configuration: which value counts, and where it came from.
+
+A flag counts before the environment (`ONCEBOX_STORE`; `ONCEBOX_STORE_FILE` names a file that
+holds the value, for secrets), that before `oncebox.toml` or `[tool.oncebox]` in `pyproject.toml`,
+that before what the code passed to `Service(…)`, and that before the default. An object passed in
+code (an engine, a pool) counts before any URL. At each place, what is said for one service
+(`[services.billing]`, `ONCEBOX_SERVICES_BILLING_STORE`) counts before what is said for all.
+
+Only the command line reads any of this: the library itself takes objects and never looks at the
+environment. The order of the sources is cyclopts' own; here are the sources.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from cyclopts import App, ArgumentCollection
+
+    from .service import Service
+
+PREFIX = "ONCEBOX_"
+SECRET_BYTES_MAX = 64 * 1024
+FILES = ("oncebox.toml", "pyproject.toml")
+
+SERVICE_FIELDS = ("store", "log", "schema")
+"""What can be said for all services and for one."""
+
+COMMON_FIELDS = (*SERVICE_FIELDS, "app", "state")
+
+
+class Value(NamedTuple):
+    """A value and where it came from, as `config show` says it."""
+
+    value: Any
+    origin: str
+
+
+class ConfigFile(NamedTuple):
+    """A configuration file's table, checked; `name` is how it is called in origins."""
+
+    name: str
+    table: Mapping[str, Any]
+
+
+NO_FILE = ConfigFile("", {})
+
+
+class Sources:
+    """Where cyclopts asks for values after the flags; remembers what each place gave.
+
+    An instance serves one run of the command line.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self.file = NO_FILE
+        self.given: dict[str, Value] = {}
+
+    def __call__(
+        self,
+        app: App,
+        commands: tuple[str, ...],
+        arguments: ArgumentCollection,
+    ) -> None:
+        """Fill in what the flags left open, and note all of it."""
+        del commands
+        from cyclopts.config import Dict
+
+        from_environment = {}
+        for argument in arguments:
+            name = argument.name.removeprefix("--").replace("-", "_")
+            if argument.tokens:
+                self._note(name, [token.value for token in argument.tokens], argument.name)
+            elif name in COMMON_FIELDS or name == "config" or name.startswith("settings."):
+                found = variable(self.environment, name.replace(".", "_"))
+                if found is not None:
+                    from_environment[name] = found
+        self._give(Dict, app, arguments, {n: v.value for n, v in from_environment.items()}, PREFIX)
+        self.given.update(from_environment)
+
+        named = self.given.get("config")
+        self.file = read_file(named.value if named else None)
+        table = {n: v for n, v in self.file.table.items() if n != "services"}
+        self._give(Dict, app, arguments, table, self.file.name)
+        for name, value in flat(table).items():
+            self.given.setdefault(name, Value(value, self.file.name))
+
+    def _note(self, name: str, values: list[str], flag: str) -> None:
+        self.given[name] = Value(values[-1] if len(values) == 1 else values, flag)
+
+    def _give(
+        self, source: Any, app: App, arguments: Any, table: Mapping[str, Any], name: str
+    ) -> None:
+        nested: dict[str, Any] = {}
+        for key, value in flat(table).items():
+            head, _, rest = key.partition(".")
+            if rest:
+                nested.setdefault(head, {})[rest] = value
+            else:
+                nested[head] = value
+        # A command takes what it knows; names nobody knows were refused with the file.
+        fill = source(data=nested, source=name, allow_unknown=True, use_commands_as_keys=False)
+        fill(app, (), arguments)
+
+    # ---- what counts for a service
+
+    def value(self, field: str, service: str | None, passed: Any, default: Any = None) -> Value:
+        """What counts of `store`, `log` or `schema`, for one service or for all.
+
+        `passed` is what the code gave to `Service`, None if nothing.
+        """
+        if passed is not None and not isinstance(passed, str):
+            return Value(passed, "code")
+        given = self.given.get(field)
+        origin = "" if given is None else given.origin
+        own = None if service is None else self.own(service, field)
+        own_origin = "" if own is None else own.origin
+        in_order = (
+            given if origin.startswith("--") else None,
+            own if own_origin.startswith(PREFIX) else None,
+            given if origin.startswith(PREFIX) else None,
+            own,
+            given,
+            None if passed is None else Value(passed, "code"),
+        )
+        return next((value for value in in_order if value is not None), Value(default, "default"))
+
+    def settings(self) -> dict[str, Value]:
+        """The consumer settings that were given, by name."""
+        start = "settings."
+        return {n.removeprefix(start): v for n, v in self.given.items() if n.startswith(start)}
+
+    def services(self) -> list[str]:
+        """The services that the file has a table for."""
+        return sorted(self.file.table.get("services", {}))
+
+    def stores_of_sources(self, service: str) -> dict[str, Value]:
+        """Stores of other services that this one may read, by source: `[services.X.sources]`."""
+        table = self.file.table.get("services", {}).get(service, {}).get("sources", {})
+        return {source: Value(url, self.file.name) for source, url in table.items()}
+
+    def own(self, service: str, field: str) -> Value | None:
+        """What is said for this service alone, by the environment or the file."""
+        found = service_variable(self.environment, service, field)
+        if found is not None:
+            return found
+        value = self.file.table.get("services", {}).get(service, {}).get(field)
+        return None if value is None else Value(value, f"{self.file.name} [services.{service}]")
+
+
+# ---- the environment
+
+
+def variable(environment: Mapping[str, str], name: str) -> Value | None:
+    """`ONCEBOX_NAME`, or the contents of the file that `ONCEBOX_NAME_FILE` names.
+
+    Raises ConfigurationError when both are set, or the file cannot be read.
+    """
+    key = PREFIX + name.upper()
+    path = environment.get(key + "_FILE")
+    if path is None:
+        value = environment.get(key)
+        return None if value is None else Value(value, key)
+    if key in environment:
+        raise ConfigurationError(f"{key} and {key}_FILE are both set", hint="unset one of them")
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(SECRET_BYTES_MAX + 1)
+        text = content.decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{key}_FILE={path}: {error}") from error
+    if len(content) > SECRET_BYTES_MAX or not text:
+        what = "is empty" if not text else "is too long"
+        raise ConfigurationError(f"{key}_FILE={path} {what}", expected="one value")
+    return Value(text, key + "_FILE")
+
+
+def service_variable(environment: Mapping[str, str], service: str, field: str) -> Value | None:
+    """`ONCEBOX_SERVICES_BILLING_STORE`: other characters of a service's name are underscores."""
+    return variable(environment, f"services_{re.sub('[^A-Za-z0-9]', '_', service)}_{field}")
+
+
+# ---- the file
+
+
+def read_file(path: str | None) -> ConfigFile:
+    """The configuration file: the one that is named, else `oncebox.toml`, else `[tool.oncebox]`
+    of `pyproject.toml`, in the working folder or the nearest one above it that has either.
+
+    Raises ConfigurationError, with the place, for what cannot be read and for unknown names.
+    """
+    if path is not None:
+        return _checked(Path(path), _parsed(Path(path)))
+    folder = Path.cwd()
+    for parent in (folder, *folder.parents):
+        for name in FILES:
+            found = parent / name
+            if found.is_file():
+                table = _parsed(found)
+                if name == "oncebox.toml" or "oncebox" in table.get("tool", {}):
+                    return _checked(found, table)
+    return NO_FILE
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+
+
+def _checked(path: Path, table: dict[str, Any]) -> ConfigFile:
+    """The table of ours, where each name is known and each value of its kind."""
+    name = path.name
+    if name == "pyproject.toml":
+        table, name = table.get("tool", {}).get("oncebox", {}), f"{name} [tool.oncebox]"
+    allowed = (*COMMON_FIELDS, "settings", "services")
+    _check_names(name, "", table, allowed)
+    for field in COMMON_FIELDS:
+        _check_text(name, field, table, many=field == "app")
+    _check_names(name, "settings", _table(name, "settings", table), setting_names())
+    for service, own in _table(name, "services", table).items():
+        at = f"services.{service}"
+        _check_names(name, at, _table(name, service, {service: own}), (*SERVICE_FIELDS, "sources"))
+        for field in SERVICE_FIELDS:
+            _check_text(name, f"{at}.{field}", own, many=False)
+        for source in _table(name, "sources", own):
+            _check_text(name, f"{at}.sources.{source}", own["sources"], many=False, key=source)
+    return ConfigFile(name, table)
+
+
+def _check_names(name: str, at: str, table: Mapping[str, Any], allowed: Iterable[str]) -> None:
+    for key in table:
+        if key not in allowed:
+            where = f"{at}.{key}" if at else key
+            raise ConfigurationError(
+                f"{name}: unknown setting {where}", expected=f"one of {', '.join(allowed)}"
+            )
+
+
+def _check_text(
+    name: str, at: str, table: Mapping[str, Any], *, many: bool, key: str | None = None
+) -> None:
+    value = table.get(key or at.rpartition(".")[2])
+    texts = value if many and isinstance(value, list) else [value]
+    if value is not None and not all(isinstance(text, str) and text for text in texts):
+        raise ConfigurationError(f"{name}: {at} = {value!r}", expected="text")
+
+
+def _table(name: str, at: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = table.get(at, {})
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{name}: {at} = {found!r}", expected=f"a table: [{at}]")
+    return found
+
+
+def setting_names() -> tuple[str, ...]:
+    """The names of a consumer's settings."""
+    from .reading import Settings
+
+    return tuple(field.name for field in dataclasses.fields(Settings))
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dotted names."""
+    result: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            result.update(flat(value, f"{prefix}{key}."))
+        else:
+            result[prefix + key] = value
+    return result
+
+
+# ---- the code
+
+
+def find_services(modules: Iterable[str]) -> dict[str, Service]:
+    """The services in these modules by name. `module` gives every `Service` in it, `module:name`
+    the one (or an iterable of them, or what a function without parameters returns).
+
+    The working folder is put first on the import path, as `python -m` does. Raises
+    ConfigurationError for what cannot be imported, holds no service, or two with one name.
+    """
+    found: dict[str, Service] = {}
+    for name in modules:
+        services = _services_in(name)
+        if not services:
+            raise ConfigurationError(
+                f"{name} holds no service",
+                expected='in it, something like: shop = Service("shop")',
+            )
+        for service in services:
+            if found.setdefault(service.name, service) is not service:
+                raise ConfigurationError(f"two services are called {service.name}")
+    return found
+
+
+def _services_in(name: str) -> list[Service]:
+    from .service import Service
+
+    holder, attribute = imported(name)
+    if not attribute:
+        values: Iterable[Any] = vars(holder).values()
+        unique = {id(value): value for value in values if isinstance(value, Service)}
+        return list(unique.values())
+    value = holder() if callable(holder) and not isinstance(holder, type) else holder
+    given = [value] if isinstance(value, Service) else value
+    several: list[Any] = list(given) if isinstance(given, Iterable) else [given]
+    if not all(isinstance(service, Service) for service in several):
+        raise ConfigurationError(
+            f"{name} is a {type(value).__name__}", expected="a Service, or several"
+        )
+    return several
+
+
+def imported(name: str) -> tuple[Any, str]:
+    """The module `module`, or the object `module:attribute`, and the attribute's name."""
+    module, _, attribute = name.partition(":")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        holder: Any = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+            raise
+        raise ConfigurationError(
+            f"no module {module}", expected="a module that can be imported from here",
+            hint='name it: --app myapp.services, or app = "myapp.services" in oncebox.toml',
+        ) from error  # fmt: skip
+    for part in attribute.split(".") if attribute else ():
+        try:
+            holder = getattr(holder, part)
+        except AttributeError as error:
+            raise ConfigurationError(f"{module} has no {attribute}") from error
+    return holder, attribute
+
+
+def configure(service: Service, sources: Sources) -> dict[str, Value]:
+    """Set a service to what counts for it; the values with their origins."""
+    own_schema = None if service.schema == "oncebox" else service.schema
+    values = {
+        "store": sources.value("store", service.name, service.store),
+        "log": sources.value("log", service.name, service.log),
+        "schema": sources.value("schema", service.name, own_schema, "oncebox"),
+    }
+    service.store, service.log = values["store"].value, values["log"].value
+    service.schema = values["schema"].value
+    for source, found in sources.stores_of_sources(service.name).items():
+        passed = service.sources.get(source)
+        if passed is None or isinstance(passed, str):
+            service.sources[source] = found.value
+            values[f"sources.{source}"] = found
+    for source, passed in service.sources.items():
+        values.setdefault(f"sources.{source}", Value(passed, "code"))
+    return values
+
+
+def with_settings(service: Service, sources: Sources, converted: Any) -> None:
+    """Give the settings that were given to every consumer. `converted` holds them as `Settings`."""
+    names = sources.settings()
+    if not names:
+        return
+    given = {name: getattr(converted, name) for name in names}
+    service.settings = dataclasses.replace(service.settings, **given)
+    for consumer in service.consumers.values():
+        consumer.settings = dataclasses.replace(consumer.settings, **given)
+
+
+# ---- showing
+
+
+_SECRETS = re.compile(
+    r"((?:^|[?&;\s])(?:[\w.]*(?:password|passwd|secret|token|passphrase)[\w.]*)\s*=\s*)[^&;\s]+",
+    re.IGNORECASE,
+)
+_USER_INFO = re.compile(r"(://[^:@/?#\s]*):.*@", re.DOTALL)
+
+
+def shown(value: Any) -> Any:
+    """A value that may be printed: passwords replaced, objects by their kind.
+
+    Everything between `user:` and the last `@` counts as the password, so that one with
+    characters that a URL does not allow is not shown in part.
+    """
+    if isinstance(value, str):
+        return _SECRETS.sub(r"\1***", _USER_INFO.sub(r"\1:***@", value))
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [shown(part) for part in value]
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    kind = type(value)
+    return f"<{kind.__module__.partition('.')[0]} {kind.__name__}>"
+
+
+def environment() -> Mapping[str, str]:
+    """The process's environment: read here, and nowhere else in the package."""
+    return os.environ

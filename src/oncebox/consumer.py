@@ -1,0 +1,482 @@
+"""The consumer: it owns partitions, fetches records, and has them settled batch by batch.
+
+A program: one loop that runs under `drive`, `drive_async` and the explorer. Leases say which
+partitions to read; the fence of every batch decides. Work that waits (retries, filled gaps,
+wake-ups, effects outside the database) is done between batches.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from .batch import Batch, Broken, Outcome, Setback, Wanted, describe, is_outage, transact
+from .effects import have_effect
+from .envelope import STAMP_UNITS_PER_US
+from .errors import Fenced, HandlerTimeout, LogTruncated, Unreachable
+from .gaps import Gaps
+from .lease import Held, acquire, add_cursor, fair_share, release, renew
+from .ports import Log, Reader, Record, TopicPartition
+from .program import Program, T, call
+from .reading import (
+    Item,
+    Place,
+    Reading,
+    Settings,
+    load_subscriptions,
+    subscribe,
+    take_in,
+)
+from .session import Store
+
+logger = logging.getLogger("oncebox.consumer")
+
+CAREFUL_MAX = 50
+"""Events in a careful batch: each has a savepoint, and PostgreSQL caches 64 of them."""
+
+DRAIN_MAX = 100
+"""Waiting keys that are gone on with in one batch."""
+
+TAKEOVERS_MAX = 3
+"""Owners that died at one position before events there run one by one, each noted first."""
+
+DESCRIBE_S = 10.0
+"""How often a topic is asked for its partitions, which may have grown."""
+
+SWEEP_S = 5.0
+"""How often wake-ups that a crash lost are looked for."""
+
+OUTAGE_PAUSE_S = 0.1
+OUTAGE_PAUSE_MAX_S = 5.0
+
+
+class ConsumerLoop:
+    """The loop of one consumer in one process. `sleep` returns early when it is to stop."""
+
+    def __init__(
+        self,
+        reading: Reading,
+        store: Store,
+        log: Log,
+        holder: str,
+        *,
+        stopping: Callable[[], bool],
+        sleep: Callable[[float], Awaitable[None] | None],
+        fetch: Callable[[Reader], Callable[..., Any]] = lambda reader: reader.fetch,
+        gaps: Gaps | None = None,
+    ) -> None:
+        self.reading = reading
+        self.store = store
+        self.log = log
+        self.holder = holder
+        self.stopping = stopping
+        self.sleep = sleep
+        self.reader = log.reader(reading.consumer)
+        self.fetch = fetch(self.reader)
+        self.gaps = gaps
+        self.held: dict[TopicPartition, Held] = {}
+        self.single: dict[TopicPartition, int] = {}  # events still to run one by one
+        self.drains: dict[Place, bool] = {}
+        self.wanted: list[Wanted] = []
+        self.paused = False
+        self.pause_s = OUTAGE_PAUSE_S
+        self.outages: dict[str, int] = {}
+        self.next_upkeep_ms = 0
+        self.next_describe_ms = 0
+        self.absent: set[str] = set()
+        self.next_sweep_ms = 0
+        self.parked = 1  # at least what `look_what_is_due` last counted, and more since
+        self.kept_bytes = 0
+
+    @property
+    def settings(self) -> Settings:
+        return self.reading.settings
+
+    # ---- the loop
+
+    def run(self) -> Program[None]:
+        """Read until `stopping`, then give partitions back."""
+        try:
+            while not self.stopping():
+                try:
+                    yield from self.turn()
+                    self.pause_s = OUTAGE_PAUSE_S
+                except Fenced:
+                    logger.info("%s: lost a partition", self.reading.consumer)
+                    self.next_upkeep_ms = 0
+                except HandlerTimeout:  # it came just after its handler had ended
+                    self.held.clear()
+                    self.next_upkeep_ms = 0
+                except Exception as error:
+                    yield from self.outage(error)
+        finally:
+            yield from self.leave()
+
+    def turn(self) -> Program[bool]:
+        """Upkeep if due, then one fetch and what it brings; whether there was anything to do."""
+        now_ms = self.reading.now_ms()
+        if now_ms >= self.next_upkeep_ms:
+            yield from self.upkeep(now_ms)
+            self.next_upkeep_ms = now_ms + int(self.settings.lease_s * 1000 / 4)
+        caught_up = yield from self.catch_up()
+        if self.paused or not self.held:
+            yield self.sleep, (min(self.settings.lease_s / 4, 0.2),)
+            return caught_up
+        settings = self.settings
+        wait_s = min(settings.fetch_wait_s, settings.lease_s / 4)
+        count_max = 1 if self.single else settings.batch_max
+        try:
+            records = yield self.fetch, (count_max, settings.batch_bytes_max, wait_s)
+        except LogTruncated as error:
+            yield from self.restart_positions(error)
+            return True
+        records = [r for r in records if (r.topic, r.partition) in self.held]
+        if records:
+            yield from self.handle(records)
+        return caught_up or bool(records)
+
+    def outage(self, error: Exception) -> Program[None]:
+        """Nobody's fault: wait, longer each time, and begin again where the store says."""
+        if not is_outage(self.reading, error):
+            raise error
+        logger.warning("%s: waiting: %s", self.reading.consumer, describe(error))
+        yield self.sleep, (self.pause_s * random.uniform(0.5, 1.0),)
+        self.pause_s = min(self.pause_s * 2, OUTAGE_PAUSE_MAX_S)
+        if self.reading.trouble(error) != "retry":
+            yield from self.reopen()
+        self.held.clear()
+        self.next_upkeep_ms = 0
+
+    def reopen(self) -> Program[None]:
+        """A fresh session in place of one that may be broken."""
+        try:
+            yield from call(self.reading.session.close)
+        except Exception:
+            logger.debug("closing a broken session failed", exc_info=True)
+        try:
+            self.reading.session = yield from call(self.store.open)
+        except Unreachable as error:
+            logger.warning("%s: %s", self.reading.consumer, error)
+        self.reading.subscriptions.clear()
+
+    def leave(self) -> Program[None]:
+        """Give everything back, so that others take over at once. Never raises."""
+        try:
+            yield from self.transact(self.give_back(sorted(self.held), leave=True))
+        except Exception:
+            logger.debug("leaving failed", exc_info=True)
+        if self.gaps is not None:
+            yield from self.gaps.leave()
+        self.reader.close()
+        try:
+            yield from call(self.reading.session.close)
+        except Exception:  # it may be closed, or broken, already
+            logger.debug("closing a session failed", exc_info=True)
+
+    def transact(self, program: Program[T]) -> Program[T]:
+        """A program inside a transaction of its own."""
+        return transact(self.reading, program)
+
+    # ---- partitions
+
+    def upkeep(self, now_ms: int) -> Program[None]:
+        """Keep leases, share partitions, look what is due."""
+        if not self.reading.subscriptions:
+            yield from self.transact(self.prepare())
+        if now_ms >= self.next_describe_ms:
+            complete = yield from self.transact(self.add_cursors())
+            self.next_describe_ms = now_ms + int(DESCRIBE_S * 1000) if complete else 0
+        yield from self.transact(self.share())
+        positions = {p: int(held.position or 0) for p, held in self.held.items()}
+        self.reader.assign(positions)
+        yield from self.transact(self.look_what_is_due(now_ms))
+        yield from self.fill_gaps(now_ms)
+
+    def prepare(self) -> Program[None]:
+        """Know the floor: fixed at the consumer's first start, in the subscription without name."""
+        reading, start = self.reading, self.settings.start
+        if start is not None:
+            reading.floor = int(start.timestamp() * 1_000_000) * STAMP_UNITS_PER_US
+        yield from subscribe(reading, "")
+        reading.floor = reading.subscriptions[""].floor
+
+    def add_cursors(self) -> Program[bool]:
+        """A cursor for each partition there is; False while a topic does not exist."""
+        reading = self.reading
+        complete = True
+        for topic in reading.topics:
+            found = self.log.describe(topic)
+            if found is None:
+                if topic not in self.absent:
+                    logger.warning("%s: no topic %s yet", reading.consumer, topic)
+                self.absent.add(topic)
+                complete = False
+                continue
+            self.absent.discard(topic)
+            for partition in range(found.partitions):
+                place = (topic, partition)
+                yield from add_cursor(reading.session, reading.sql, reading.consumer, place)
+        return complete
+
+    def share(self) -> Program[None]:
+        """Renew what is ours, take what is free, give back what is too much."""
+        session, sql, name = self.reading.session, self.reading.sql, self.reading.consumer
+        lease_ms = int(self.settings.lease_s * 1000)
+        yield from call(session.run, sql["heartbeat"], (name, self.holder, lease_ms))
+        terms = yield from renew(session, sql, name, self.holder, self.settings.lease_s)
+        for place in [p for p, held in self.held.items() if terms.get(p) != held.term]:
+            del self.held[place]
+        members = yield from call(session.run, sql["members"], (name,))
+        rows = yield from call(session.run, sql["cursors"], (name,))
+        holders: dict[TopicPartition, str | None] = {}
+        for topic, partition, holder, _ in rows:
+            place = (topic, partition)
+            mine = holder == self.holder and place not in self.held  # of a session that broke
+            holders[place] = None if mine else holder
+        take, give = fair_share(holders, self.holder, [name for (name,) in members])
+        yield from self.give_back(give)
+        for place in take:
+            held = yield from acquire(session, sql, name, place, self.holder, self.settings.lease_s)
+            if held is not None:
+                self.held[place] = yield from self.taken(place, held)
+
+    def taken(self, place: TopicPartition, held: Held) -> Program[Held]:
+        """What a new partition's past asks for: where to begin, and whether events there kill."""
+        topic = self.log.describe(place[0])
+        identity = None if topic is None else topic.identity
+        if held.position is None or held.identity != identity:
+            if held.position is not None:
+                logger.error(
+                    "%s: topic %s was made anew: reading it from its start; what is missing shows "
+                    "as gaps", self.reading.consumer, place[0],
+                )  # fmt: skip
+            offset = self.first_offset(place) if held.position is None else 0
+            yield from self.set_position(place, held, offset, identity)
+            held = held._replace(position=str(offset), identity=identity)
+        if held.takeovers >= TAKEOVERS_MAX:
+            logger.error(
+                "%s: %d owners died at %s/%d@%s: events there run one by one",
+                self.reading.consumer, held.takeovers, *place, held.position,
+            )  # fmt: skip
+            self.single[place] = self.settings.batch_max
+        return held
+
+    def first_offset(self, place: TopicPartition) -> int:
+        topic, partition = place
+        start = self.settings.start
+        if start is None:
+            return self.log.extents(topic)[partition].start
+        safe_ms = int((start.timestamp() - self.settings.start_margin_s) * 1000)
+        return self.log.offsets_at(topic, max(safe_ms, 0))[partition]
+
+    def set_position(
+        self, place: TopicPartition, held: Held, offset: int, identity: str | None
+    ) -> Program[None]:
+        reading = self.reading
+        parameters = (reading.consumer, *place, held.term, str(offset), identity)
+        rows = yield from call(reading.session.run, reading.sql["begin_position"], parameters)
+        if not rows:
+            raise Fenced(f"{place[0]}/{place[1]} has another owner")
+
+    def restart_positions(self, error: LogTruncated) -> Program[None]:
+        """Records expired before they were read: go on at the log's start. Chains show what is
+        missing as gaps, and duplicates are dropped, so nothing is lost silently.
+        """
+        logger.error("%s: %s", self.reading.consumer, error)
+        for place, held in list(self.held.items()):
+            extent = self.log.extents(place[0])[place[1]]
+            if not extent.start <= int(held.position or 0) <= extent.end:
+                yield from self.transact(
+                    self.set_position(place, held, extent.start, held.identity)
+                )
+                self.held[place] = held._replace(position=str(extent.start))
+        self.reader.assign({p: int(h.position or 0) for p, h in self.held.items()})
+
+    def give_back(self, places: Sequence[TopicPartition], *, leave: bool = False) -> Program[None]:
+        session, sql, name = self.reading.session, self.reading.sql, self.reading.consumer
+        for place in places:
+            held = self.held.pop(place)
+            yield from release(session, sql, name, place, self.holder, held.term)
+        if leave:
+            stale_ms = int(self.settings.lease_s * 10_000)
+            yield from call(session.run, sql["leave"], (name, self.holder, stale_ms))
+
+    # ---- work
+
+    def handle(self, records: Sequence[Record]) -> Program[None]:
+        """Settle fetched records, in as many batches as it takes."""
+        items, new = take_in(self.reading, records)
+        if new:
+            for source in sorted({source for source, _ in new}):
+                yield from self.transact(subscribe(self.reading, source))
+            for source, item in new:
+                item.place = (self.reading.subscriptions[source].id, item.place[1])
+        if self.single:
+            yield from self.look_out(items[0])
+        while items and not self.stopping():
+            settled = yield from self.settle(items)
+            items = items[settled:]
+        if items:  # stopped in between: the rest is fetched again by whoever goes on
+            self.held.clear()
+
+    def look_out(self, item: Item) -> Program[None]:
+        """Before an event that may kill the process: note it; if it is noted already, it did."""
+        record, reading = item.record, self.reading
+        place = (record.topic, record.partition)
+        if place not in self.single:
+            return
+        held = self.held[place]
+        if held.suspect == str(record.offset) and item.bad is None:
+            self.condemn(item, f"{held.takeovers} processes died while it ran")
+        parameters = (reading.consumer, *place, held.term, str(record.offset))
+        rows = yield from self.transact(
+            call(reading.session.run, reading.sql["suspect"], parameters)
+        )
+        if not rows:
+            raise Fenced(f"{place[0]}/{place[1]} has another owner")
+        self.single[place] -= 1
+        if not self.single[place]:
+            del self.single[place]
+
+    def settle(self, items: Sequence[Item]) -> Program[int]:
+        """One committed batch over the first of these items; how many it settled."""
+        careful = bool(self.single)
+        count = len(items)
+        while True:
+            chunk = items[: min(count, CAREFUL_MAX)] if careful else items[:count]
+            fence = {}
+            for item in chunk:
+                place = (item.record.topic, item.record.partition)
+                fence[place] = self.held[place]
+            batch = Batch(self.reading, chunk, fence, {}, careful=careful)
+            try:
+                outcome = yield from batch.run()
+            except Setback:
+                careful = True
+            except Broken as broken:
+                self.condemn(broken.item, broken.error.what)
+                careful = True
+            except Exception as error:
+                if is_outage(self.reading, error):
+                    raise
+                count = self.narrow(chunk, careful=careful, error=error)
+                careful = True
+            else:
+                self.held.update(fence)
+                self.follow(outcome)
+                return outcome.settled
+
+    def narrow(self, chunk: Sequence[Item], *, careful: bool, error: Exception) -> int:
+        """A batch failed outside any handler, at its commit perhaps: find the event, then park it.
+        Returns how many events to try next.
+        """
+        if not careful:
+            return CAREFUL_MAX
+        if len(chunk) == 1:
+            item = chunk[0]
+            if item.bad is not None or self.is_condemned(item):
+                raise error  # not the handler: it did not run
+            self.condemn(item, f"the transaction failed at its end: {describe(error)}")
+            return 1
+        return len(chunk) // 2
+
+    def is_condemned(self, item: Item) -> bool:
+        return (item.place, item.link.sequence, item.link.stamp) in self.reading.condemned
+
+    def condemn(self, item: Item, reason: str) -> None:
+        self.reading.condemned[item.place, item.link.sequence, item.link.stamp] = reason
+
+    def follow(self, outcome: Outcome) -> None:
+        """What a committed batch leaves to do."""
+        self.reading.condemned.clear()
+        self.wanted += outcome.wanted
+        for place in outcome.wakes:
+            self.drains.setdefault(place, False)
+        self.parked += outcome.parked
+        self.kept_bytes += outcome.kept_bytes
+        settings = self.settings
+        if self.parked > settings.parked_max or self.kept_bytes > settings.kept_bytes_max:
+            self.next_upkeep_ms = 0  # perhaps too much waits: count it
+
+    def catch_up(self) -> Program[bool]:
+        """Effects that handlers wait for, then keys that can go on; whether there were any."""
+        busy = bool(self.wanted or self.drains)
+        for one in list(self.wanted):
+            yield from self.go_on_with(one)
+            self.wanted.remove(one)  # only now: after an outage its effect is asked for again
+        while self.drains:
+            drains = dict(list(self.drains.items())[:DRAIN_MAX])
+            for place in drains:
+                del self.drains[place]
+            yield from self.drain(drains)
+        return busy
+
+    def drain(self, drains: dict[Place, bool], items: Sequence[Item] = ()) -> Program[None]:
+        """Go on with waiting keys, and settle events that sources sent to fill gaps; correctness
+        rests on the rows' locks alone.
+        """
+        if not self.reading.subscriptions:
+            yield from self.transact(load_subscriptions(self.reading))
+        batch = Batch(self.reading, items, {}, drains, careful=True)
+        try:
+            outcome = yield from batch.run()
+        except Broken as broken:
+            self.condemn(broken.item, broken.error.what)
+            yield from self.drain(drains, items)
+        except Exception as error:
+            if is_outage(self.reading, error):
+                raise
+            if len(drains) + len(items) == 1:
+                logger.exception("%s: a key cannot go on: %s", self.reading.consumer, drains)
+                return
+            for place, forced in drains.items():
+                yield from self.drain({place: forced})
+            for item in items:
+                yield from self.drain({}, [item])
+        else:
+            self.follow(outcome)
+
+    def fill_gaps(self, now_ms: int) -> Program[None]:
+        """Ask the sources whose stores we may read for what is missing, and settle it."""
+        if self.gaps is None:
+            return
+        records = yield from self.gaps.close(now_ms)
+        items = take_in(self.reading, records).items
+        for at in range(0, len(items), CAREFUL_MAX):
+            yield from self.drain({}, items[at : at + CAREFUL_MAX])
+
+    def go_on_with(self, one: Wanted) -> Program[None]:
+        """Have the effect that a handler waits for, then run the handler again."""
+        reading, item = self.reading, one.item
+        failure = yield from have_effect(reading, one)
+        if failure is not None:
+            self.condemn(item, failure)
+        yield from self.drain({item.place: False})
+        reading.effects.pop((item.envelope.source, item.envelope.id), None)
+
+    def look_what_is_due(self, now_ms: int) -> Program[None]:
+        """Retries whose time has come, wake-ups that a crash lost, and whether too much waits."""
+        reading, settings = self.reading, self.settings
+        session, sql, name = reading.session, reading.sql, reading.consumer
+        tries = (settings.attempts_max, int(settings.backoff_s * 1000))
+        parameters = (name, now_ms, DRAIN_MAX, *tries, int(settings.backoff_max_s * 1000))
+        rows = yield from call(session.run, sql["take_due"], parameters)
+        for place in rows:
+            self.drains[place] = True
+        if now_ms >= self.next_sweep_ms:
+            self.next_sweep_ms = now_ms + int(SWEEP_S * 1000)
+            rows = yield from call(session.run, sql["released_waiters"], (name, DRAIN_MAX))
+            for place in rows:
+                self.drains.setdefault(place, False)
+        if self.paused or self.parked or self.kept_bytes:
+            ((parked, _, _, kept_bytes),) = yield from call(session.run, sql["held"], (name,))
+            paused = parked > settings.parked_max or kept_bytes > settings.kept_bytes_max
+            if paused and not self.paused:
+                logger.error(
+                    "%s: paused: %d keys parked, %d bytes kept; see: oncebox parked %s",
+                    name, parked, kept_bytes, name,
+                )  # fmt: skip
+            self.paused = paused
+            self.parked, self.kept_bytes = parked, kept_bytes

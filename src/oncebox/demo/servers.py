@@ -1,0 +1,89 @@
+"""Where a half lives: in files of a temporary folder, or on servers that were named.
+
+On PostgreSQL a half gets a database of its own, on Kafka topics of its own; both are gone after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+from oncebox.connect import load, open_log
+from oncebox.errors import ConfigurationError
+from oncebox.ports import Log
+
+from .contracts import STREAMS
+from .worker import RETRY_TOPICS
+
+DROP_S = 10.0
+"""How long the brokers may take to delete a topic."""
+
+
+class Place(NamedTuple):
+    """`environment`: what the half's processes have to know. `database`: its URL on a server."""
+
+    log: Log
+    prefix: str
+    environment: dict[str, str]
+    database: str | None
+
+
+@contextmanager
+def place(half: str, folder: Path, store: str | None, log: str | None) -> Iterator[Place]:
+    """Room for a half. Raises ConfigurationError, MissingDependency, Unreachable."""
+    environment: dict[str, str] = {}
+    name = f"oncebox_demo_{half}_{uuid4().hex[:8]}"
+    on_server = log is not None and not log.startswith("sqlite:")
+    if log is not None and on_server:
+        environment["DEMO_LOG"] = log
+    url = log if log is not None and on_server else f"sqlite:///{folder / 'events.db'}"
+    prefix = f"{name}." if on_server else ""
+    opened = open_log(url)
+    try:
+        with database(name, store) as own:
+            if own is not None:
+                environment["DEMO_STORE"] = own
+            yield Place(opened, prefix, environment, own)
+    finally:
+        opened.close()
+        if on_server:
+            drop_topics(url, prefix)
+
+
+@contextmanager
+def database(name: str, store: str | None) -> Iterator[str | None]:
+    """A database of its own on the server of `store`; None where there is no server."""
+    if store is None or store.startswith("sqlite:"):
+        yield None
+        return
+    if not store.startswith(("postgresql://", "postgres://")):
+        raise ConfigurationError(f"--store {urlsplit(store).scheme}", expected="postgresql://…")
+    psycopg = load("psycopg", "postgres")
+    with psycopg.connect(store, autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+    try:
+        yield urlunsplit(urlsplit(store)._replace(path=f"/{name}"))
+    finally:
+        with psycopg.connect(store, autocommit=True) as admin:
+            admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def drop_topics(url: str, prefix: str) -> None:
+    """Delete a half's topics from Kafka."""
+    kind = load("confluent_kafka.admin", "kafka").AdminClient
+    admin: Any = load("oncebox.logs.kafka_settings", "kafka").KafkaSettings(url).client(kind)
+    topics = [prefix + topic for topic in (*STREAMS, *RETRY_TOPICS)]
+    for deleted in admin.delete_topics(topics).values():
+        deleted.exception(DROP_S)  # the retry topics of one half are not there: no matter
+
+
+def rows_of(database: str, sql: str) -> list[tuple[Any, ...]]:
+    """Rows of a half's database on a server, over a connection of its own."""
+    import psycopg
+
+    with psycopg.connect(database) as db:
+        return db.execute(sql.encode()).fetchall()

@@ -1,0 +1,67 @@
+"""An operator's place at a consumer: one session, its statements, and transactions that are run
+again when they lose against a consumer that goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from .order import KeyState, Link
+from .program import Program, T, call
+from .reading import Reading, Settings, load_subscriptions
+from .session import Session, Trouble
+
+TRIES_MAX = 8
+"""How often a transaction that lost against a consumer's is run again."""
+
+
+@dataclass
+class Desk:
+    """An operator's place: one consumer's rows in one store. `by` goes into the journal."""
+
+    consumer: str
+    session: Session
+    sql: Mapping[str, str]
+    trouble: Callable[[BaseException], Trouble]
+    now_ms: Callable[[], int]
+    by: str = ""
+
+    def reading(self) -> Program[Reading]:
+        """The consumer as its own loop sees it, but without handlers."""
+        rows = yield from call(self.session.run, self.sql["cursor_rows"], (self.consumer,))
+        topics = tuple(sorted({row[0] for row in rows}))
+        reading = Reading(
+            consumer=self.consumer, session=self.session, sql=self.sql, handlers={},
+            topics=topics, settings=Settings(), now_ms=self.now_ms, trouble=self.trouble,
+        )  # fmt: skip
+        yield from load_subscriptions(reading)
+        known = reading.subscriptions.get("")
+        reading.floor = 0 if known is None else known.floor
+        return reading
+
+    def note(
+        self, what: str, source: str, key: str, at: Link | KeyState | None, detail: str
+    ) -> Program[None]:
+        """A line in the journal: what was done to which event, and by whom."""
+        by = f" (by {self.by})" if self.by else ""
+        detail = detail if what == "orphaned" else detail + by
+        numbers = (None, None, None) if at is None else (at.sequence, at.stamp, str(at.id))
+        row = (self.now_ms(), what, self.consumer, source, key, *numbers, detail[:2000])
+        yield from call(self.session.run, self.sql["note"], row)
+
+
+def transact(desk: Desk, work: Callable[[], Program[T]]) -> Program[T]:
+    """A program in a transaction of its own; run again when it lost against another."""
+    for tries in range(1, TRIES_MAX + 1):
+        try:
+            yield from call(desk.session.begin)
+            result = yield from work()
+            yield from call(desk.session.commit)
+        except BaseException as error:
+            yield from call(desk.session.rollback)
+            if desk.trouble(error) != "retry" or tries == TRIES_MAX:
+                raise
+        else:
+            return result
+    raise AssertionError("the last try returns or raises")

@@ -1,0 +1,54 @@
+"""Effects outside the database, as handlers ask for them by `context.once`.
+
+Intent, call, result: each is committed before the next begins, so whoever comes after a crash
+knows a result that is known, and otherwise calls again with the same idempotency key.
+"""
+
+from __future__ import annotations
+
+from msgspec import json
+
+from .batch import Wanted, describe, is_outage, transact
+from .context import Effect, idempotency_key
+from .program import Program, call
+from .reading import Reading
+
+Event = tuple[str, str, str]
+"""Consumer, source, id."""
+
+
+def have_effect(reading: Reading, one: Wanted) -> Program[str | None]:
+    """Have one effect; its result is in `reading.effects` then, for the handler's next run.
+
+    Returns why it failed, or None. Raises what is nobody's fault (see `is_outage`).
+    """
+    item, suspend = one
+    envelope = item.envelope
+    event = (reading.consumer, envelope.source, envelope.id)
+    key = idempotency_key(reading.consumer, envelope, suspend.step)
+    known = yield from transact(reading, _intend(reading, event, suspend.step, key))
+    reading.effects[envelope.source, envelope.id] = known
+    if suspend.step in known:
+        return None
+    try:
+        result = yield suspend.effect, (key,)
+        encoded = json.encode(result)
+    except Exception as error:
+        if is_outage(reading, error):
+            raise
+        return f"once({suspend.step!r}): {describe(error)}"
+    parameters = (*event, suspend.step, reading.now_ms(), encoded)
+    done = call(reading.session.run, reading.sql["effect_done"], parameters)
+    yield from transact(reading, done)
+    known[suspend.step] = Effect(json.decode(encoded))
+    return None
+
+
+def _intend(reading: Reading, event: Event, step: str, key: str) -> Program[dict[str, Effect]]:
+    """Results that are known; the intent of `step` noted unless it is among them."""
+    session, sql = reading.session, reading.sql
+    rows = yield from call(session.run, sql["effects"], event)
+    known = {s: Effect(json.decode(result)) for s, _, done, result in rows if done is not None}
+    if step not in known:
+        yield from call(session.run, sql["intend"], (*event, step, key, reading.now_ms()))
+    return known

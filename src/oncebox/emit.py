@@ -1,0 +1,227 @@
+"""Emit: an event is written in the transaction that the caller has open, and nowhere else.
+
+So it exists if and only if that transaction commits. One statement, one round trip; no hooks of
+an ORM, nothing at commit, nothing in the background.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, overload
+from uuid import UUID
+
+from .codec import codec_of, encode
+from .envelope import Reference
+from .errors import BadEvent, ConfigurationError
+from .event import event_type, new_id, source_name
+from .program import Program, call, drive, drive_async
+from .session import Session
+from .statements import statements
+from .stores.adapt import adapt
+from .stores.base import explained
+from .transaction import AsyncTransaction, SyncTransaction
+
+EMIT_COUNT_MAX = 10_000
+EMIT_BYTES_MAX = 64 * 1024 * 1024
+"""Events and payload bytes in one statement of `emit_many`; more are sent in several."""
+
+Row = tuple[Any, ...]
+
+
+class Emitted(NamedTuple):
+    """What was emitted. For `after=` of an event that has to take effect later than this one."""
+
+    id: UUID
+    source: str
+    key: str | None
+
+
+class Plan(NamedTuple):
+    """How events of one class are emitted by one service."""
+
+    source: str
+    type: str
+    version: int
+    key_of: Callable[[object], str | None]
+    key_fields: str
+
+
+class Emitter:
+    """The emitting half of a service: its name, instance and schema are all that it needs."""
+
+    name: str
+    instance: str | None
+    schema: str
+
+    @overload
+    def emit(
+        self, tx: SyncTransaction, event: object, *, after: Emitted | Reference | None = None
+    ) -> Emitted: ...
+    @overload
+    def emit(
+        self, tx: AsyncTransaction, event: object, *, after: Emitted | Reference | None = None
+    ) -> Coroutine[Any, Any, Emitted]: ...
+    def emit(self, tx: Any, event: object, *, after: Emitted | Reference | None = None) -> Any:
+        """Write an event in the open transaction of `tx`; with an asynchronous one, await it.
+
+        `tx`: a connection, session or cursor of sqlite3, aiosqlite, psycopg, asyncpg, SQLAlchemy
+        or Django. `after`: an event of another key, from `emit` or a handler's
+        `context.reference`, that has to take effect first wherever both are consumed.
+        Raises NoTransaction, BadEvent, MissingTables, MissingRight; the driver's own errors pass.
+        """
+        session = adapt(tx)
+        row, emitted = _row(self._plan(type(event)), event, after)
+        program = _append(session, self.schema, row, emitted)
+        return drive_async(program) if session.asynchronous else drive(program)
+
+    @overload
+    def emit_many(
+        self,
+        tx: SyncTransaction,
+        events: Iterable[object],
+        *,
+        after: Emitted | Reference | None = None,
+    ) -> list[Emitted]: ...
+    @overload
+    def emit_many(
+        self,
+        tx: AsyncTransaction,
+        events: Iterable[object],
+        *,
+        after: Emitted | Reference | None = None,
+    ) -> Coroutine[Any, Any, list[Emitted]]: ...
+    def emit_many(
+        self, tx: Any, events: Iterable[object], *, after: Emitted | Reference | None = None
+    ) -> Any:
+        """Write events in this order, in one statement; otherwise as `emit`.
+
+        `after` holds for each of them. All or none: an event that cannot be emitted raises
+        before anything is written.
+        """
+        session = adapt(tx)
+        rows, emitted = [], []
+        for event in events:
+            row, reference = _row(self._plan(type(event)), event, after)
+            rows.append(row)
+            emitted.append(reference)
+        program = _append_many(session, self.schema, rows, emitted)
+        return drive_async(program) if session.asynchronous else drive(program)
+
+    def _plan(self, cls: type) -> Plan:
+        plan = _plans.get((cls, self.name, self.instance))
+        if plan is None:
+            plan = _plans[cls, self.name, self.instance] = _planned(cls, self.name, self.instance)
+        return plan
+
+
+_plans: dict[tuple[type, str, str | None], Plan] = {}
+
+
+def _planned(cls: type, service: str, instance: str | None) -> Plan:
+    try:
+        declared = event_type(cls)
+        codec_of(cls)
+    except ConfigurationError as error:
+        raise BadEvent(error.what, expected=error.expected, hint=error.hint) from error
+    return Plan(
+        source_name(service, instance, declared.stream),
+        declared.type,
+        declared.version,
+        declared.key_of,
+        ", ".join(declared.key or ()),
+    )
+
+
+def _row(plan: Plan, event: object, after: Emitted | Reference | None) -> tuple[Row, Emitted]:
+    """An event as the parameters of `append`, or of `append_with` if it carries more."""
+    try:
+        key = plan.key_of(event)
+    except BadEvent as error:
+        raise BadEvent(
+            f"{plan.type}, field {plan.key_fields}: {error.what}",
+            source=plan.source,
+            expected=error.expected,
+            hint="the key orders events; it is part of every record",
+        ) from error
+    id = new_id()
+    row: Row = (plan.source, str(id), key, plan.type, plan.version, encode(event))
+    attributes = _attributes() if "opentelemetry.trace" in sys.modules else None
+    if after is not None or attributes is not None:
+        row = (*row, None, attributes, *_awaited(plan, key, after))
+    return row, Emitted(id, plan.source, key)
+
+
+def _awaited(
+    plan: Plan, key: str | None, after: Emitted | Reference | None
+) -> tuple[str | None, str | None, int | None]:
+    """Source, key and stamp of the event that has to be first; the key's last one if no stamp."""
+    if after is None or (after.source == plan.source and after.key == key):
+        return None, None, None  # events of one key are in order anyway
+    if after.key is None:
+        raise BadEvent(
+            f"{plan.type}: after= names an event without a key",
+            source=plan.source,
+            expected="an event of a keyed type: only those can be waited for",
+        )
+    return after.source, after.key, after.stamp if isinstance(after, Reference) else None
+
+
+def _attributes() -> str | None:
+    """The W3C trace context of OpenTelemetry's current span, as a JSON object; None without one."""
+    from opentelemetry import trace
+
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return None
+    parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
+    return f'{{"traceparent":"{parent}"}}'
+
+
+def _append(session: Session, schema: str, row: Row, emitted: Emitted) -> Program[Emitted]:
+    sql = statements(session.dialect, schema)
+    statement = sql["append" if len(row) == 6 else "append_with"]
+    yield from call(session.require_transaction)
+    yield from _written(session, call(session.send, statement, row))
+    return emitted
+
+
+def _append_many(
+    session: Session, schema: str, rows: Sequence[Row], emitted: list[Emitted]
+) -> Program[list[Emitted]]:
+    sql = statements(session.dialect, schema)
+    width = max(map(len, rows), default=6)
+    with_more = "_with" if width > 6 else ""
+    yield from call(session.require_transaction)
+    for part in _chunks(rows):
+        chunk = [row + (None,) * (width - len(row)) for row in part] if width > 6 else part
+        if session.dialect == "postgres":
+            columns = [list(column) for column in zip(*chunk, strict=True)]
+            statement = call(session.send, sql[f"append_many{with_more}"], columns)
+        else:
+            statement = call(session.run_many, sql[f"append{with_more}"], chunk)
+        yield from _written(session, statement)
+    return emitted
+
+
+def _written(session: Session, statement: Program[Any]) -> Program[None]:
+    """Run a statement of ours; what is wrong with our tables or rights is raised as our error."""
+    try:
+        yield from statement
+    except Exception as error:
+        ours = explained(error, session)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Rows in statements of at most EMIT_COUNT_MAX events and about EMIT_BYTES_MAX bytes."""
+    start = size = 0
+    for index, row in enumerate(rows):
+        size += len(row[5])
+        if index - start == EMIT_COUNT_MAX or (size > EMIT_BYTES_MAX and index > start):
+            yield rows[start:index]
+            start, size = index, len(row[5])
+    if start < len(rows):
+        yield rows[start:]

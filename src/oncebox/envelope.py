@@ -1,0 +1,354 @@
+"""The envelope: CloudEvents 1.0 in binary mode, and our extensions, as headers.
+
+Pure. Attributes: `id`, `source`, `type`, `time`, `datacontenttype`, `dataschema`. Extensions:
+`chain` (sequence, stamp and previous in one value, since each header costs time), `after`,
+`void`, `residue`, `traceparent`. The key is the record's key. `time` is left out of keyed events:
+their stamp tells it. Source: CloudEvents 1.0.2, section 3, and its Kafka protocol binding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import NamedTuple
+
+from .errors import BadRecord
+from .event import KEY_BYTES_MAX
+from .order import Chain, is_sound
+from .ports import Record
+
+STAMP_UNITS_PER_US = 1024
+"""A stamp is microseconds since 1970 times 1024, plus ten random bits that make it unique."""
+
+NUMBER_MAX = 2**63 - 1
+VALUE_BYTES_MAX = 8 * 1024 * 1024
+HEADERS_MAX = 64
+HEADER_BYTES_MAX = 16 * 1024
+"""All headers of a record, names and values."""
+ATTRIBUTE_BYTES_MAX = 2048
+ID_CHARACTERS_MAX = 200
+LABELS_MAX = 4096
+CHAIN_BYTES_MAX = 3 * 19 + 2
+
+JSON = "application/json"
+SCHEMA_PREFIX = "oncebox:"
+
+_AFTER = re.compile(r"(0|[1-9][0-9]{0,18}):([^:]+):(.+)\Z", re.DOTALL)
+_SCHEMA = re.compile(r"oncebox:([^/]+)/([1-9][0-9]{0,3})\Z")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TIME_MS_MAX = NUMBER_MAX // STAMP_UNITS_PER_US // 1000
+
+
+class Names(NamedTuple):
+    """How a binding calls the attributes in its headers."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    dataschema: str
+    chain: str
+    time: str
+    after: str
+    void: str
+
+
+def names_of(prefix: str) -> Names:
+    """The names of a binding that puts a prefix before each attribute."""
+    return Names(*(prefix + name for name in Names._fields))
+
+
+KAFKA = names_of("ce_")
+
+
+class Reference(NamedTuple):
+    """An event of another key that has to take effect first: its source, key and stamp."""
+
+    source: str
+    key: str
+    stamp: int
+
+
+class Envelope(NamedTuple):
+    """A record's headers, read. `version` is the event's version; None in records of others."""
+
+    id: str
+    source: str
+    type: str
+    version: int | None
+    key: str | None
+    chain: Chain | None
+    time_us: int
+    content_type: str
+    after: Reference | None
+    void: bool
+    traceparent: str | None
+
+    @property
+    def time(self) -> datetime:
+        """When the event was committed (keyed) or emitted (un-keyed), UTC."""
+        return _EPOCH + timedelta(microseconds=self.time_us)
+
+
+def chain_text(sequence: int, stamp: int, previous: int | None) -> str:
+    """The value of the `chain` header: `sequence:stamp:previous`, the last empty for the first."""
+    return f"{sequence}:{stamp}:{'' if previous is None else previous}"
+
+
+def after_text(reference: Reference) -> str:
+    """The value of the `after` header: `stamp:source:key`."""
+    return f"{reference.stamp}:{reference.source}:{reference.key}"
+
+
+def schema_text(type: str, version: int) -> str:
+    """The value of the `dataschema` header."""
+    return f"{SCHEMA_PREFIX}{type}/{version}"
+
+
+def event_headers(
+    id: str,
+    source: str,
+    type: str,
+    version: int | None,
+    chain: str | None,
+    extra: Sequence[tuple[str, str]] = (),
+    content_type: str = JSON,
+    prefix: str = "ce_",
+) -> list[tuple[str, str]]:
+    """The headers of a record, as few as the binding allows.
+
+    `extra` holds further attributes without prefix (`time`, `after`, `void`, `traceparent`).
+    """
+    headers = [
+        (prefix + "specversion", "1.0"),
+        (prefix + "id", id),
+        (prefix + "source", source),
+        (prefix + "type", type),
+        ("content-type", content_type),
+    ]
+    if version is not None:
+        headers.append((prefix + "dataschema", f"oncebox:{type}/{version}"))
+    if chain is not None:
+        headers.append((prefix + "chain", chain))
+    for name, value in extra:
+        headers.append((name if name == "traceparent" else prefix + name, value))
+    return headers
+
+
+class Labels(NamedTuple):
+    """What many records share: they are few, so they are checked once and looked up after."""
+
+    source: str
+    type: str
+    version: int | None
+    content_type: str
+
+
+Core = tuple[Labels, str, str | None, Chain | None, bool]
+"""Labels, id, key, chain, and whether the record has any of the rarer attributes."""
+
+
+def read_core(record: Record, names: Names = KAFKA) -> Core:
+    """Read what nearly every record is made of. Raises BadRecord: which header, what it needs."""
+    headers, value = record.headers, record.value
+    if len(headers) > HEADERS_MAX:
+        raise _bad(record, f"{len(headers)} headers", f"at most {HEADERS_MAX}")
+    if value is not None and len(value) > VALUE_BYTES_MAX:
+        raise _bad(record, f"a value of {len(value)} bytes", f"at most {VALUE_BYTES_MAX}")
+    fields = dict(headers)
+    if len(fields) != len(headers):
+        _check_repeated(record, names)
+    get = fields.get
+    raw_schema, raw_content, raw_chain = (
+        get(names.dataschema),
+        get("content-type"),
+        get(names.chain),
+    )
+    raw = (get(names.specversion), get(names.source), get(names.type), raw_schema, raw_content)
+    labels = _labels.get(raw)
+    if labels is None:
+        labels = _read_labels(record, raw, names)
+    raw_id = get(names.id)
+    try:
+        id = raw_id.decode("ascii")  # type: ignore[union-attr]
+    except (AttributeError, UnicodeDecodeError):
+        raise _unreadable(record, names) from None
+    if not 0 < len(id) <= ID_CHARACTERS_MAX or not id.isprintable():
+        raise _bad(record, f"id {id[:40]!r}", f"1 to {ID_CHARACTERS_MAX} printable characters")
+    chain = None if raw_chain is None else read_chain(record, raw_chain)
+    if chain is None and labels.version is not None and record.key is not None:
+        # One that lost its chain: by its id alone it would run out of order, and run again.
+        raise _bad(record, f"no header {names.chain}", "a chain: a keyed event of oncebox has one")
+    known = 4 + (raw_chain is not None) + (raw_schema is not None) + (raw_content is not None)
+    return labels, id, _read_key(record, chain), chain, len(fields) > known
+
+
+def read_envelope(record: Record, names: Names = KAFKA) -> Envelope:
+    """Read all of a record's headers. Raises BadRecord, as `read_core`."""
+    labels, id, key, chain, more = read_core(record, names)
+    if chain is None:
+        time_us = min(max(record.time_ms, 0), _TIME_MS_MAX) * 1000
+    else:
+        time_us = chain.stamp // STAMP_UNITS_PER_US
+    after = void = trace = None
+    if more:
+        size = sum(len(name) + len(value or b"") for name, value in record.headers)
+        if size > HEADER_BYTES_MAX:
+            raise _bad(record, f"headers of {size} bytes", f"at most {HEADER_BYTES_MAX}")
+        get = dict(record.headers).get
+        raw_after, raw_trace, raw_time = get(names.after), get("traceparent"), get(names.time)
+        after = _read_after(record, raw_after) if raw_after is not None else None
+        trace = raw_trace.decode("latin-1")[:100] if raw_trace is not None else None
+        if raw_time is not None and chain is None:
+            time_us = _read_time(record, raw_time)
+        void = get(names.void)
+    source, type, version, content_type = labels
+    return Envelope(
+        id, source, type, version, key, chain, time_us, content_type, after, void is not None, trace
+    )
+
+
+_RawLabels = tuple[bytes | None, ...]
+_labels: dict[_RawLabels, Labels] = {}
+
+
+def _read_labels(record: Record, raw: _RawLabels, names: Names) -> Labels:
+    raw_version, raw_source, raw_type, raw_schema, raw_content_type = raw
+    if raw_version != b"1.0":
+        raise _bad(record, f"{names.specversion} is {raw_version!r}", "1.0: a CloudEvents record")
+    if any(value is not None and len(value) > ATTRIBUTE_BYTES_MAX for value in raw):
+        raise _bad(record, "an attribute that is too long", f"at most {ATTRIBUTE_BYTES_MAX} bytes")
+    try:
+        source, type = raw_source.decode(), raw_type.decode()  # type: ignore[union-attr]
+    except (AttributeError, UnicodeDecodeError):
+        raise _unreadable(record, names) from None
+    for name, text in (("source", source), ("type", type)):
+        if not text or not text.isprintable():
+            raise _bad(record, f"{name} {text[:40]!r}", "printable text")
+    content_type = JSON
+    if raw_content_type is not None:
+        content_type = raw_content_type.decode("latin-1")
+    labels = Labels(source, type, _read_schema(record, type, raw_schema), content_type)
+    if len(_labels) >= LABELS_MAX:
+        _labels.clear()
+    _labels[raw] = labels
+    return labels
+
+
+def read_chain(record: Record, raw: bytes) -> Chain:
+    """`sequence:stamp:previous`. Raises BadRecord when malformed, out of range or not rising."""
+    parts = raw.split(b":", 3)
+    if len(parts) == 3 and len(raw) <= CHAIN_BYTES_MAX:
+        first, second, third = parts
+        if first.isdigit() and second.isdigit() and (not third or third.isdigit()):
+            chain = Chain(int(first), int(second), int(third) if third else None)
+            if is_sound(chain):
+                return chain
+    shown = raw[:60].decode("latin-1")
+    raise _bad(
+        record, f"chain {shown!r}", "sequence:stamp:previous, rising; previous empty for number 1"
+    )
+
+
+def digest(type: str, void: bool, value: bytes | None) -> int:
+    """A short hash of what an event says, as a signed 64-bit number: 0 for a void.
+
+    BLAKE2b (RFC 7693) of type and payload: an attacker who knows an id cannot choose other bytes
+    with the same hash in reasonable time, and a repeated record of the relay has the same bytes.
+    """
+    if void:
+        return 0
+    hashed = blake2b(type.encode() + b"\0" + (value or b""), digest_size=8).digest()
+    return int.from_bytes(hashed, "big", signed=True)
+
+
+def _read_key(record: Record, chain: Chain | None) -> str | None:
+    raw = record.key
+    if raw is None:
+        if chain is not None:
+            raise _bad(record, "a chain without a key", "the key as the record's key")
+        return None
+    if chain is not None and not 0 < len(raw) <= KEY_BYTES_MAX:
+        raise _bad(record, f"a key of {len(raw)} bytes", f"1 to {KEY_BYTES_MAX} bytes")
+    try:
+        key = raw.decode()
+    except UnicodeDecodeError:
+        if chain is None:
+            return None
+        raise _bad(record, f"key {raw[:40]!r}", "UTF-8") from None
+    if "\0" in key:
+        raise _bad(record, f"key {key[:40]!r} with NUL", "text without NUL")
+    return key
+
+
+def _read_schema(record: Record, type: str, raw: bytes | None) -> int | None:
+    if raw is None or not raw.startswith(b"oncebox:"):
+        return None
+    match = _SCHEMA.match(raw.decode("latin-1"))
+    if match is None or match[1] != type:
+        raise _bad(record, f"dataschema {raw[:60]!r}", f"oncebox:{type}/VERSION")
+    return int(match[2])
+
+
+def _read_after(record: Record, raw: bytes) -> Reference:
+    try:
+        match = _AFTER.match(raw.decode())
+    except UnicodeDecodeError:
+        match = None
+    if match is not None:
+        stamp, source, key = int(match[1]), match[2], match[3]
+        sound = len(source) <= ATTRIBUTE_BYTES_MAX and source.isprintable() and "\0" not in key
+        if sound and stamp <= NUMBER_MAX and len(key.encode()) <= KEY_BYTES_MAX:
+            return Reference(source, key, stamp)
+    raise _bad(record, f"after {raw[:60]!r}", "stamp:source:key")
+
+
+def _read_time(record: Record, raw: bytes) -> int:
+    try:
+        moment = datetime.fromisoformat(raw.decode("ascii"))
+        return (moment - _EPOCH) // timedelta(microseconds=1)
+    except (ValueError, TypeError, OverflowError):
+        raise _bad(record, f"time {raw[:40]!r}", "RFC 3339 with an offset") from None
+
+
+def _check_repeated(record: Record, names: Names) -> None:
+    """A repeated attribute is ambiguous; a repeated foreign header is nobody's business."""
+    seen: set[str] = set()
+    for name, _ in record.headers:
+        if name in seen and name in (*names, "content-type", "traceparent"):
+            raise _bad(record, f"header {name!r} twice", "each attribute once")
+        seen.add(name)
+
+
+def _unreadable(record: Record, names: Names) -> BadRecord:
+    fields = dict(record.headers)
+    for name in (names.id, names.source, names.type):
+        raw = fields.get(name)
+        if raw is None:
+            return _bad(record, f"no header {name}", "a CloudEvents record in binary mode")
+        if not raw.isascii():
+            return _bad(record, f"header {name} is {raw[:40]!r}", "readable text")
+    return _bad(record, "unreadable headers", "text")
+
+
+def _bad(record: Record, what: str, expected: str) -> BadRecord:
+    said = dict(record.headers)
+    return BadRecord(
+        what,
+        event=_shown(said.get(KAFKA.id)),
+        source=_shown(said.get(KAFKA.source)),
+        key=_shown(record.key),
+        position=f"{record.topic}/{record.partition}@{record.offset}",
+        expected=expected,
+        hint="it is kept as raw bytes: oncebox quarantine list",
+    )
+
+
+def _shown(raw: bytes | None) -> str | None:
+    """What a record says, for people: the beginning, and nothing that is not text."""
+    if not raw:
+        return None
+    text = raw[:80].decode("utf-8", "replace")
+    return text if text.isprintable() else repr(raw[:80])

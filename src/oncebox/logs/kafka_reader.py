@@ -1,0 +1,288 @@
+"""Reading from Kafka: partitions assigned one by one, without a consumer group's protocol.
+
+Leases in our store say who reads what; a group's offsets are written for Kafka's own tools only.
+librdkafka keeps silent about brokers that are away, partitions without a leader, topics that were
+deleted or made anew under its feet (it then goes on in the other topic): the reader's probes ask.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from itertools import accumulate
+from typing import Any
+
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
+
+from ..errors import LogTruncated, NotFound, OnceboxError, Unreachable
+from ..ports import Record
+from ..ports import TopicPartition as Place
+from .kafka_settings import KafkaSettings
+
+logger = logging.getLogger("oncebox.kafka")
+
+QUEUE_KBYTES = 4 * 1024
+PARTITION_FETCH_BYTES = 512 * 1024
+FETCH_BYTES = 8 * 1024 * 1024
+"""With the queue's size they bound a reader's memory."""
+
+FETCH_WAIT_MS = 100
+"""How long brokers hold a request when there is nothing new; an assignment waits as long."""
+
+QUEUE_BACKOFF_MS = 2
+"""A full queue is looked at again after this: short, so that a small queue is fast."""
+
+SLICE_S = 0.02
+"""A waiting fetch looks this often whether it was woken; records end the wait at once."""
+
+PROBE_S = 5.0
+PROBE_TIMEOUT_S = 8.0
+"""How often a reader asks for its topics, and how long brokers may take to answer."""
+
+UNKNOWN_S = 3.0
+UNKNOWN_PROBE_S = 0.5
+"""How long a topic may be unknown at first, and how often it is asked for then: brokers learn of
+a new one at different times."""
+
+ACKNOWLEDGE_TIMEOUT_S = 30.0
+
+Typed = Callable[[KafkaError, str], OnceboxError]
+
+
+class KafkaReader:
+    """A reading end; `typed` makes our errors of librdkafka's."""
+
+    def __init__(self, settings: KafkaSettings, admin: Any, typed: Typed, group: str) -> None:
+        self._hosts = settings.hosts
+        self._typed = typed
+        self._next: dict[Place, int] = {}
+        self._lost: dict[Place, OnceboxError] = {}
+        self._held: list[Any] = []
+        self._woken = threading.Event()
+        self._probes = _Probes(settings, admin, typed)
+        self._to_acknowledge: dict[Place, int] = {}
+        self._acknowledging_until = 0.0
+        self._consumer = settings.client(
+            Consumer,
+            {
+                "group.id": group,
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",
+                "check.crcs": True,
+                "queued.max.messages.kbytes": QUEUE_KBYTES,
+                "fetch.message.max.bytes": PARTITION_FETCH_BYTES,
+                "fetch.max.bytes": FETCH_BYTES,
+                "message.max.bytes": FETCH_BYTES,
+                "fetch.wait.max.ms": FETCH_WAIT_MS,
+                "fetch.queue.backoff.ms": QUEUE_BACKOFF_MS,
+                "on_commit": self._acknowledged,
+            },
+        )
+
+    def assign(self, positions: Mapping[Place, int]) -> None:
+        """Read these partitions from these offsets, and no others.
+
+        A partition where the reader stands at that offset already goes on undisturbed.
+        """
+        kept = {
+            place
+            for place, offset in positions.items()
+            if self._next.get(place) == offset and place not in self._lost
+        }
+        gone = [TopicPartition(*place) for place in self._next if place not in kept]
+        new = [TopicPartition(*p, offset) for p, offset in positions.items() if p not in kept]
+        if gone:
+            self._consumer.incremental_unassign(gone)
+        if new:
+            self._consumer.incremental_assign(new)
+        self._held = [m for m in self._held if (m.topic(), m.partition()) in kept]
+        self._probes.watch({topic for topic, _ in positions}, {topic for topic, _ in self._lost})
+        self._lost = {}
+        self._next = dict(positions)
+
+    def fetch(self, count_max: int, bytes_max: int, wait_s: float) -> list[Record]:
+        """Records in offset order per partition; returns at once when there are any.
+
+        `bytes_max` bounds the values; one record may be larger. Waits up to `wait_s` for the
+        first. Raises LogTruncated when an assigned offset, partition or topic is not in the log,
+        and MissingRight, until it is assigned anew; Unreachable when the brokers gave no answer
+        for about 13 s: fetching goes on by itself when they are back.
+        """
+        deadline = time.monotonic() + wait_s
+        while True:
+            self._look()
+            left_s = deadline - time.monotonic()
+            records = self._take(count_max, bytes_max)
+            if records or left_s <= 0 or self._woken.is_set():
+                self._woken.clear()
+                return records
+            if not self._held and not self._lost:
+                self._held = self._consumer.consume(1, min(SLICE_S, left_s))
+
+    def wake(self) -> None:
+        """Make a waiting `fetch`, or the next one that would wait, return within 20 ms."""
+        self._woken.set()
+
+    def acknowledge(self, positions: Mapping[Place, int]) -> None:
+        """Commit offsets for Kafka's own tools: at most one request at a time, nobody waits."""
+        self._to_acknowledge.update(positions)
+        now = time.monotonic()
+        if now < self._acknowledging_until or not self._to_acknowledge:
+            return
+        self._acknowledging_until = now + ACKNOWLEDGE_TIMEOUT_S
+        offsets = [TopicPartition(*place, at) for place, at in self._to_acknowledge.items()]
+        self._to_acknowledge = {}
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            self._acknowledged(error.args[0], None)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._consumer.close()
+
+    def _acknowledged(self, error: KafkaError | None, _: object) -> None:
+        self._acknowledging_until = 0.0
+        if error is not None:
+            logger.debug("offsets for Kafka's tools were not committed: %s", error.str())
+
+    def _take(self, count_max: int, bytes_max: int) -> list[Record]:
+        arrivals, self._held = self._held, []
+        if len(arrivals) < count_max:
+            arrivals += self._consumer.consume(count_max - len(arrivals), 0)
+        if sum(map(len, arrivals)) > bytes_max:
+            fit = max(1, bisect_right(list(accumulate(map(len, arrivals))), bytes_max))
+            arrivals, self._held = arrivals[:fit], arrivals[fit:]
+        return self._records(arrivals)
+
+    def _records(self, arrivals: list[Any]) -> list[Record]:
+        records: list[Record] = []
+        expected, never = self._next, 2**63
+        for arrival in arrivals:
+            error = arrival.error()
+            if error is not None:
+                self._failed((arrival.topic(), arrival.partition()), error)
+                continue
+            topic, partition, offset = arrival.topic(), arrival.partition(), arrival.offset()
+            place = (topic, partition)
+            if offset < expected.get(place, never):
+                continue  # of an assignment that was given up
+            expected[place] = offset + 1
+            key, value, time_ms = arrival.key(), arrival.value(), arrival.timestamp()[1]
+            try:
+                headers = arrival.headers() or []
+            except (UnicodeDecodeError, SystemError):  # the binding raises the second, of the first
+                headers = []
+                logger.warning(
+                    "%s/%d@%d: a header's name is not UTF-8; it comes without", *place, offset
+                )
+            records.append(Record(topic, partition, offset, key, value, headers, time_ms))
+        return records
+
+    def _failed(self, place: Place, error: KafkaError) -> None:
+        if place in self._next:
+            if error.name() in ("_AUTO_OFFSET_RESET", "OFFSET_OUT_OF_RANGE"):
+                self._lose(place, "an offset between its start and its end")
+            else:
+                self._lost[place] = self._typed(error, f"read topic {place[0]}")
+
+    def _look(self) -> None:
+        """Raise what has to be said."""
+        for place, expected in self._probes.look(self._next):
+            self._lose(place, expected)
+        if self._lost:
+            raise next(iter(self._lost.values()))
+
+    def _lose(self, place: Place, expected: str) -> None:
+        topic, partition = place
+        self._lost[place] = LogTruncated(
+            f"Kafka at {self._hosts} has no record of topic {topic} there",
+            position=f"{topic}/{partition}@{self._next[place]}",
+            expected=expected,
+            hint="records expired, or the topic was made anew; chains show what is missing",
+        )
+
+
+class _Probes:
+    """Questions about a reader's topics, asked in the background and again and again."""
+
+    def __init__(self, settings: KafkaSettings, admin: Any, typed: Typed) -> None:
+        self._settings = settings
+        self._admin = admin
+        self._typed = typed
+        self._identities: dict[str, str] = {}
+        self._unknown_since: dict[str, float] = {}
+        self._answers: dict[str, Future[Any]] = {}
+        self._asked_from: dict[Place, int] = {}
+        self._due = 0.0
+
+    def watch(self, topics: set[str], anew: set[str]) -> None:
+        """From now on these topics; those in `anew` may be others than before."""
+        known = self._identities
+        self._identities = {t: i for t, i in known.items() if t in topics and t not in anew}
+        if topics - self._identities.keys():
+            self._answers, self._due = {}, 0.0
+
+    def look(self, positions: Mapping[Place, int]) -> list[tuple[Place, str]]:
+        """Ask when it is time. Partitions that are gone, with what was expected.
+
+        Raises Unreachable, unless records came since it asked, and MissingRight.
+        """
+        now = time.monotonic()
+        if not self._answers:
+            if positions and now >= self._due:
+                self._asked_from = dict(positions)
+                topics = TopicCollection(sorted({topic for topic, _ in positions}))
+                self._answers = self._admin.describe_topics(topics, request_timeout=PROBE_TIMEOUT_S)
+            return []
+        if not all(answer.done() for answer in self._answers.values()):
+            return []
+        answers, self._answers = self._answers, {}
+        self._due = now + PROBE_S
+        gone = []
+        for topic, answer in answers.items():
+            numbers = [number for name, number in positions if name == topic]
+            try:
+                lost = self._judge(topic, answer, numbers, now)
+            except Unreachable:
+                if positions == self._asked_from:
+                    raise
+                continue
+            gone += [((topic, number), expected) for number, expected in lost]
+        return gone
+
+    def _judge(
+        self, topic: str, answer: Future[Any], numbers: list[int], now: float
+    ) -> list[tuple[int, str]]:
+        error = answer.exception()
+        if isinstance(error, KafkaException):
+            problem = self._typed(error.args[0], f"describe topic {topic}")
+            if not isinstance(problem, NotFound):
+                raise problem
+            since = self._unknown_since.setdefault(topic, now)
+            if topic in self._identities or now - since >= UNKNOWN_S:
+                return [(number, "a topic that exists") for number in numbers]
+            self._due = now + UNKNOWN_PROBE_S
+            return []
+        found = answer.result()
+        self._unknown_since.pop(topic, None)
+        identity = str(found.topic_id)
+        if self._identities.setdefault(topic, identity) != identity:
+            return [(number, "a topic that was not made anew") for number in numbers]
+        for partition in found.partitions:
+            if partition.leader is None and partition.id in numbers:
+                raise self._settings.unreachable(
+                    f"serve topic {topic}", f"partition {partition.id} has no leader"
+                )
+        return [(n, "a partition that exists") for n in numbers if n >= len(found.partitions)]

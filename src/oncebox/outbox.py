@@ -1,0 +1,319 @@
+"""The outbox as it is read: what a relay has passed, and events as records on their way to a log.
+
+What `emit` writes is in `sql/*/0001_outbox.sql`: an event gets its place in its key's chain, and a
+position that rises along the key, in its own transaction. Reading never decodes a payload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from msgspec import json
+
+from .envelope import JSON, STAMP_UNITS_PER_US, Reference, after_text, digest, event_headers
+from .errors import NotFound
+from .event import stream_of
+from .order import Link
+from .ports import Outgoing, Record
+from .program import Program, call
+from .session import Rows, Session
+
+PAGE_MAX = 1_000
+PAGE_BYTES_MAX = 8 * 1024 * 1024
+"""Events, and bytes of payload, that one statement of `history` brings (one event at least)."""
+
+BEYOND_ALL = 2**63 - 1
+"""A position that no event has: `read` from there brings the holes alone."""
+
+_NOBODY: frozenset[str] = frozenset()
+_STAMP_UNITS_PER_MS = STAMP_UNITS_PER_US * 1000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Stored(NamedTuple):
+    """A row of the statement `read`. `id` is None where the event is another service's or gone;
+    `data` is None for a void; `attributes` is a JSON object of strings.
+    """
+
+    position: int
+    n: int
+    source_id: int
+    key: str | None
+    sequence: int | None
+    stamp: int
+    previous: int | None
+    after_stamp: int | None
+    id: str | None
+    type: str
+    version: int | None
+    content_type: str | None
+    attributes: str | None
+    after_source: str | None
+    after_key: str | None
+    data: bytes | None
+
+
+# ---- what was read
+
+
+class Hole(NamedTuple):
+    """Positions that were drawn but not seen, `first` to `last`: by a transaction that had not
+    committed yet, or never will. `suspects`: those that could own it and have not ended since;
+    None: not asked for yet.
+    """
+
+    first: int
+    last: int
+    suspects: frozenset[str] | None = None
+
+
+class Reached(NamedTuple):
+    """Everything up to `position` was read, but for `holes`, which rise."""
+
+    position: int = 0
+    holes: tuple[Hole, ...] = ()
+
+
+def pass_over(reached: Reached, found: Sequence[int]) -> Reached:
+    """After a read of all above `reached` that brought the positions `found`, which rise.
+
+    The read may have been cut behind the last of them. A hole without suspects that the read has
+    covered is nobody's: its transaction was rolled back.
+    """
+    position, holes = reached
+    if not found:
+        return Reached(position, tuple(h for h in holes if h.suspects != _NOBODY))
+    last = found[-1]
+    if not holes and last - position == len(found):
+        return Reached(last)
+    unseen = [*holes, Hole(position + 1, last)] if last > position else holes
+    left: list[Hole] = []
+    at = 0
+    for hole in unseen:
+        first, end, suspects = hole
+        while at < len(found) and found[at] <= end:
+            if found[at] > first:
+                left.append(Hole(first, found[at] - 1, suspects))
+            first = max(first, found[at] + 1)
+            at += 1
+        if first <= end:
+            left.append(Hole(first, end, suspects))
+    return Reached(
+        max(last, position), tuple(h for h in left if h.suspects != _NOBODY or h.last > last)
+    )
+
+
+def suspect(reached: Reached, numbering: Iterable[str]) -> Reached:
+    """After all transactions that may be giving positions were asked for: those who had not ended
+    when a hole was noticed own it, or nobody does.
+    """
+    now = frozenset(numbering)
+    return Reached(
+        reached.position,
+        tuple(
+            h._replace(suspects=now if h.suspects is None else h.suspects & now)
+            for h in reached.holes
+        ),
+    )
+
+
+def holes_text(holes: Iterable[Hole]) -> str:
+    """Holes as the statements take them: a JSON array of [first, last]."""
+    return json.encode([(h.first, h.last) for h in holes]).decode()
+
+
+def reached_text(reached: Reached, refused: Iterable[int] = ()) -> str:
+    """What the cursor stores: [needed, position, holes]. Below `needed`, nothing is open; it takes
+    the positions `refused` into account.
+    """
+    first = [h.first for h in reached.holes[:1]]
+    needed = min([reached.position + 1, *first, *refused])
+    holes = [(h.first, h.last) for h in reached.holes]
+    return json.encode((needed, reached.position, holes)).decode()
+
+
+def read_reached(text: str | None) -> Reached:
+    """The reverse of `reached_text`."""
+    if text is None:
+        return Reached()
+    _, position, holes = json.decode(text)
+    return Reached(position, tuple(Hole(first, last) for first, last in holes))
+
+
+# ---- events as records
+
+
+class Envelopes:
+    """Makes records of stored events. `names`: sources by id. `topics`: topics of streams that
+    are not called as the stream.
+    """
+
+    def __init__(self, names: Mapping[int, str], topics: Mapping[str, str] | None = None) -> None:
+        self.names = names
+        self.topics = topics or {}
+        self._kinds: dict[tuple[Any, ...], tuple[str, list[tuple[str, str]]]] = {}
+
+    def topic(self, source: str) -> str:
+        stream = stream_of(source)
+        return self.topics.get(stream, stream)
+
+    def record(self, row: Any) -> Outgoing:
+        """A `Stored` row, or plain tuple, as a record. Forwards its bytes as they are."""
+        (
+            _, _, source_id, key, sequence, stamp, previous, after_stamp,
+            id, type, version, content_type, attributes, after_source, after_key, data,
+        ) = row  # fmt: skip
+        try:
+            topic, fixed = self._kinds[source_id, type, version, content_type]
+        except KeyError:
+            topic, fixed = self._kind(source_id, type, version, content_type)
+        if sequence is not None:
+            place = ("ce_chain", f"{sequence}:{stamp}:{'' if previous is None else previous}")
+        else:
+            place = ("ce_time", _time_text(stamp))
+        headers: list[tuple[str, str]] = [*fixed, ("ce_id", id), place]
+        if attributes is not None or after_key is not None or data is None:
+            headers += _rare(attributes, after_source, after_key, after_stamp, data)
+        return Outgoing(
+            topic,
+            None if key is None else key.encode(),
+            data,
+            headers,
+            stamp // _STAMP_UNITS_PER_MS,
+        )
+
+    def _kind(
+        self, source_id: int, type: str, version: int | None, content_type: str | None
+    ) -> tuple[str, list[tuple[str, str]]]:
+        """Topic and headers that all events of a kind share; kinds are few."""
+        source = self.names[source_id]
+        headers = event_headers("", source, type, version, None, content_type=content_type or JSON)
+        fixed = [header for header in headers if header[0] != "ce_id"]
+        kind = self._kinds[source_id, type, version, content_type] = self.topic(source), fixed
+        return kind
+
+
+def _rare(
+    attributes: str | None,
+    after_source: str | None,
+    after_key: str | None,
+    after_stamp: int | None,
+    data: bytes | None,
+) -> Iterable[tuple[str, str]]:
+    if data is None:
+        yield "ce_void", "1"
+    if after_source is not None and after_key is not None and after_stamp is not None:
+        yield "ce_after", after_text(Reference(after_source, after_key, after_stamp))
+    if attributes is not None:
+        for name, value in json.decode(attributes, type=dict[str, str]).items():
+            yield name if name == "traceparent" else "ce_" + name, value
+
+
+def _time_text(stamp: int) -> str:
+    """RFC 3339, microseconds, UTC."""
+    moment = _EPOCH + timedelta(microseconds=stamp // STAMP_UNITS_PER_US)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+# ---- the history of a key
+
+
+class History(NamedTuple):
+    """What a source has of a key: its events in order, without holes, from the oldest that it
+    still has (or was asked for), and their records by (sequence, stamp).
+    """
+
+    links: tuple[Link, ...]
+    records: Mapping[tuple[int, int], Record]
+
+
+class Located(NamedTuple):
+    """A row of the statement `links`: where an event of a key is, and its place in the chain."""
+
+    position: int
+    sequence: int
+    stamp: int
+    previous: int | None
+    id: str
+    void: bool
+
+
+def locate(
+    session: Session, sql: Mapping[str, str], source: str, key: str, first: int = 1
+) -> Program[list[Located]]:
+    """Where the events of a key are, from number `first` on, without holes up to its last one."""
+    rows = yield from call(session.run, sql["links"], (source, key, first))
+    found = [Located(*row) for row in rows]
+    for i in range(len(found) - 1, 0, -1):
+        if found[i].previous != found[i - 1].stamp:  # retention dropped what lay between
+            return found[i:]
+    return found
+
+
+def read_at(
+    session: Session, sql: Mapping[str, str], positions: Sequence[int]
+) -> Program[list[Stored]]:
+    """Events at these positions, which rise: as many of the first PAGE_MAX as fit in
+    PAGE_BYTES_MAX, one at least.
+    """
+    holes = holes_text(Hole(p, p) for p in positions[:PAGE_MAX])
+    parameters = (BEYOND_ALL, holes, PAGE_MAX, PAGE_BYTES_MAX, "[]")
+    rows: Rows = yield from call(session.run, sql["read"], parameters)
+    return [Stored(*row) for row in rows]
+
+
+def history(
+    session: Session,
+    sql: Mapping[str, str],
+    source: str,
+    key: str,
+    first: int = 1,
+    last: int | None = None,
+) -> Program[History]:
+    """What a source has of a key from number `first` on; records only up to number `last`."""
+    located = yield from locate(session, sql, source, key, first)
+    names = yield from call(session.run, sql["sources"])
+    envelopes = Envelopes(dict(names))
+    wanted = [one.position for one in located if last is None or one.sequence <= last]
+    records: dict[tuple[int, int], Record] = {}
+    digests: dict[int, int] = {}
+    while wanted:
+        page = yield from read_at(session, sql, wanted)
+        for row in page:
+            if row.id is not None and row.sequence is not None:
+                records[row.sequence, row.stamp] = _as_record(envelopes.record(row), row.position)
+                digests[row.position] = digest(row.type, row.data is None, row.data)
+        wanted = [p for p in wanted if p > page[-1].position] if page else []
+    links = tuple(
+        Link(o.sequence, o.stamp, o.previous, o.id, digests.get(o.position, 0), bool(o.void))
+        for o in located
+    )
+    return History(links, records)
+
+
+def _as_record(outgoing: Outgoing, position: int) -> Record:
+    """A record as a reader of a log would get it; partition -1 is the outbox itself."""
+    headers = [(n, v.encode() if isinstance(v, str) else v) for n, v in outgoing.headers]
+    topic, key, value, _, time_ms = outgoing
+    return Record(topic, -1, position, key, value, headers, time_ms)
+
+
+def void(
+    session: Session, sql: Mapping[str, str], source: str, key: str, sequence: int
+) -> Program[None]:
+    """Erase an event's payload for good; a relay that did not publish it yet publishes a void.
+
+    In the caller's transaction. Raises NotFound.
+    """
+    located = yield from locate(session, sql, source, key, sequence)
+    found = next((one for one in located if one.sequence == sequence), None)
+    if found is None:
+        raise NotFound(
+            f"no event {sequence}", source=source, key=key, hint="retention may have dropped it"
+        )
+    (row,) = yield from read_at(session, sql, [found.position])
+    yield from call(session.run, sql["void"], (row.n,))
+    parameters = (row.source_id, row.position)
+    yield from call(session.run, sql["retry_refused"], parameters)

@@ -1,0 +1,130 @@
+"""What oncebox needs of an engine, as small protocols, and the values that cross them.
+
+A log holds records; a relay publishes to it, a consumer reads from it. Engines are found by URL
+scheme (`connect.py`) and prove themselves by the contract suites in `oncebox.testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class Record(NamedTuple):
+    """An event as bytes, at a place in a log. `time_ms` is the log's own time, Unix ms."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    time_ms: int
+
+
+class Outgoing(NamedTuple):
+    """A record on its way into a log. The log chooses the partition by the key."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, str | bytes | None]]
+    time_ms: int
+
+
+class Refusal(NamedTuple):
+    """A record of a publish call that the log did not take.
+
+    `at` is its place in the call, from 0. `permanent`: trying again cannot help (too large, no
+    right).
+    """
+
+    at: int
+    reason: str
+    permanent: bool
+
+
+class Topic(NamedTuple):
+    """`identity` changes when a topic is deleted and made again under its old name."""
+
+    identity: str
+    partitions: int
+
+
+class Extent(NamedTuple):
+    """What of a partition can be read: offsets `start` (inclusive) to `end` (exclusive)."""
+
+    start: int
+    end: int
+
+
+TopicPartition = tuple[str, int]
+
+
+class Reader(Protocol):
+    """One reading end of a log. Not safe for several threads, but for `wake`."""
+
+    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Read these partitions from these offsets, and no others.
+
+        A partition where the reader stands at that offset already goes on undisturbed.
+        """
+        ...
+
+    def fetch(self, count_max: int, bytes_max: int, wait_s: float) -> list[Record]:
+        """Records in offset order per partition; returns at once when there are any.
+
+        Waits up to `wait_s` for the first. Raises LogTruncated (with `position`) when an
+        assigned offset is not in the log, and Unreachable.
+        """
+        ...
+
+    def wake(self) -> None:
+        """Make a waiting `fetch` return early. May be called from any thread."""
+        ...
+
+    def acknowledge(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Tell the log how far effects are committed: for its own tools only; never waits."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Log(Protocol):
+    """A partitioned, append-only log with retention."""
+
+    def describe(self, topic: str) -> Topic | None:
+        """The topic, or None when it does not exist."""
+        ...
+
+    def create(self, topic: str, partitions: int) -> None:
+        """Make the topic with safe settings; nothing happens when it exists."""
+        ...
+
+    def extents(self, topic: str) -> list[Extent]:
+        """What can be read now, by partition number."""
+        ...
+
+    def offsets_at(self, topic: str, time_ms: int) -> list[int]:
+        """By partition, the first offset whose log time is `time_ms` or later, else the end."""
+        ...
+
+    def publish(self, records: Sequence[Outgoing], timeout_s: float) -> list[Refusal]:
+        """Append, in order per key; returns when each record is acknowledged or refused.
+
+        Never returns while a record's fate is open. On the first refusal of a key that can be
+        seen in time, later records of the same key in the call are refused with it.
+        """
+        ...
+
+    def reader(self, group: str) -> Reader:
+        """A new reading end; `group` names the consumer to the log's own tools."""
+        ...
+
+    def check(self, topic: str) -> list[str]:
+        """Settings of the topic or engine that cannot keep the promises, as sentences."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,207 @@
+"""What a consumer holds while it reads: its handlers, settings, subscriptions; and records taken
+in: envelope read, link made, handler found. No decision is taken here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from msgspec import msgpack
+
+from .context import Effect
+from .envelope import (
+    NUMBER_MAX,
+    STAMP_UNITS_PER_US,
+    Envelope,
+    Reference,
+    digest,
+    read_core,
+    read_envelope,
+)
+from .errors import BadRecord
+from .event import EventType, stream_of
+from .order import Link
+from .ports import Record
+from .program import Program, call
+from .session import Session, Trouble
+
+Place = tuple[int, str]
+"""A key's row: (subscription id, key)."""
+
+BY_ID = "#id"
+"""Events without a chain have a subscription of their own per source, where the key is the id."""
+
+
+class Handler(NamedTuple):
+    """A user's function for one event type, in the version that its class names."""
+
+    function: Callable[..., Any]
+    type: EventType
+    decode: Callable[[bytes], Any]
+    with_context: bool
+
+    @property
+    def name(self) -> str:
+        return getattr(self.function, "__qualname__", repr(self.function))
+
+
+class Subscription(NamedTuple):
+    """A source as this consumer reads it."""
+
+    id: int
+    floor: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Bounds of a consumer. Times in seconds, sizes in bytes."""
+
+    batch_max: int = 500
+    batch_bytes_max: int = 8 * 1024 * 1024
+    batch_time_s: float = 2.0
+    fetch_wait_s: float = 0.5
+    lease_s: float = 4.0
+    handler_timeout_s: float = 30.0
+    attempts_max: int = 8
+    backoff_s: float = 0.5
+    backoff_max_s: float = 300.0
+    outage_tries_max: int = 10
+    parked_max: int = 1000
+    kept_bytes_max: int = 256 * 1024 * 1024
+    start: datetime | None = None
+    """None: from the beginning of the log. A time: events committed before it are not run."""
+    start_margin_s: float = 600.0
+
+
+class Item:
+    """A record taken in. `bad`: it cannot be read, and why; then only `record` is set besides.
+
+    `after`: the event of another key that it waits for. `chained`: it has a place in a chain, and
+    is not known by its id alone.
+    """
+
+    __slots__ = ("after", "bad", "chained", "handler", "link", "place", "record", "type", "version")
+
+    after: Reference | None
+    chained: bool
+    handler: Handler | None
+    link: Link
+    place: Place
+    type: str
+    version: int | None
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self.bad: str | None = None
+        self.after = None
+
+    @property
+    def envelope(self) -> Envelope:
+        """All that its headers say."""
+        return read_envelope(self.record)
+
+
+@dataclass
+class Reading:
+    """One consumer in one process: what batches need to know."""
+
+    consumer: str
+    session: Session
+    sql: Mapping[str, str]
+    handlers: Mapping[str, Handler]
+    topics: tuple[str, ...]
+    settings: Settings
+    now_ms: Callable[[], int]
+    trouble: Callable[[BaseException], Trouble]
+    state: Any = None
+    subscriptions: dict[str, Subscription] = field(default_factory=dict)
+    sources: dict[int, str] = field(default_factory=dict)
+    floor: int = 0
+    condemned: dict[tuple[Place, int, int], str] = field(default_factory=dict)
+    """Events (by place, sequence, stamp) that must not run: what they did to the process."""
+    effects: dict[tuple[str, str], dict[str, Effect]] = field(default_factory=dict)
+    """Known results of `once`, by (source, id), of events about to run again."""
+    suspending: set[str] = field(default_factory=set)
+    """Types whose handlers use `once`: they run inside a savepoint from the start."""
+
+    def reads(self, source: str) -> bool:
+        return stream_of(source.removesuffix(BY_ID)) in self.topics
+
+
+class Taken(NamedTuple):
+    """Records as items, in order; `new` are items of sources that are not subscribed to yet."""
+
+    items: list[Item]
+    new: list[tuple[str, Item]]
+
+
+def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
+    """Read headers, make links, find handlers and rows. No I/O."""
+    items, new = [], []
+    subscriptions, handlers = reading.subscriptions, reading.handlers
+    for record in records:
+        item = Item(record)
+        items.append(item)
+        try:
+            labels, id, key, chain, more = read_core(record)
+            envelope = read_envelope(record) if more or chain is None else None
+        except BadRecord as error:
+            item.bad = str(error)
+            continue
+        source, type, item.version, _ = labels
+        item.type = type
+        item.handler = handlers.get(type)
+        void = False
+        if envelope is not None:
+            item.after, void = envelope.after, envelope.void
+        hashed = digest(type, void, record.value)
+        if chain is not None and key is not None:
+            item.chained = True
+            sequence, stamp, previous = chain
+            item.link = Link(sequence, stamp, previous, id, hashed, void)
+        else:
+            item.chained = False
+            source, key = source + BY_ID, id
+            time_us = 0 if envelope is None else envelope.time_us
+            stamp = min(max(time_us, 0) * STAMP_UNITS_PER_US, NUMBER_MAX)  # others' times: any
+            item.link = Link(1, stamp, None, id, hashed, void)
+        subscription = subscriptions.get(source)
+        if subscription is None:
+            item.place = (0, key)
+            new.append((source, item))
+        else:
+            item.place = (subscription.id, key)
+    return Taken(items, new)
+
+
+def subscribe(reading: Reading, source: str) -> Program[Subscription]:
+    """Begin to read a source, from the consumer's floor on; known from then on."""
+    session, sql = reading.session, reading.sql
+    yield from call(session.run, sql["subscribe"], (reading.consumer, source, reading.floor))
+    yield from load_subscriptions(reading)
+    return reading.subscriptions[source]
+
+
+def load_subscriptions(reading: Reading) -> Program[None]:
+    """Read which sources this consumer reads, and from where."""
+    rows = yield from call(reading.session.run, reading.sql["subscriptions"], (reading.consumer,))
+    for source, id, floor in rows:
+        reading.subscriptions[source] = Subscription(id, floor)
+        reading.sources[id] = source
+
+
+_encode = msgpack.Encoder().encode
+_decode = msgpack.Decoder(Record).decode
+
+
+def record_bytes(record: Record) -> bytes:
+    """A record as it is stored while it waits."""
+    return _encode(record)
+
+
+def record_of(stored: bytes) -> Record:
+    """The record that `record_bytes` stored."""
+    return _decode(bytes(stored))

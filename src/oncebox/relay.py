@@ -1,0 +1,468 @@
+"""The relay: it reads what was emitted and publishes it, in the order of each key.
+
+A program over a store and a log. One relay is active for a service; others stand by and take over
+when its lease runs out. One transaction moves the cursor over what the log has acknowledged and
+reads the next batch; its commit flushes every commit that it has seen, and only then the batch is
+published. So nothing is published that a crash could take back, and the cursor never stands before
+something unpublished, but for keys whose next event the log refused: they are noted, wait, and
+hold nobody else. The cursor's update compares the term, so a relay that was replaced stops; what it
+still sends, consumers drop.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from asyncio import to_thread
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from msgspec import json
+
+from .envelope import STAMP_UNITS_PER_US
+from .errors import Fenced, Unreachable
+from .lease import LEASE_S, Held, acquire, add_cursor, release
+from .outbox import (
+    BEYOND_ALL,
+    Envelopes,
+    Hole,
+    Reached,
+    holes_text,
+    locate,
+    pass_over,
+    reached_text,
+    read_reached,
+    suspect,
+)
+from .ports import Log, Refusal
+from .program import Program, T, call
+from .session import Rows, Session, Store
+from .statements import statements
+
+logger = logging.getLogger("oncebox.relay")
+
+SETTLE_S = 0.05
+"""When nothing came for so long, the cursor is stored without a batch."""
+
+SUSPECT_S = 0.2
+"""How often transactions are looked at while positions are missing."""
+
+OUTAGE_PAUSE_S = 0.1
+OUTAGE_PAUSE_MAX_S = 5.0
+
+UPKEEP_STEPS_MAX = 100
+"""Steps of upkeep (a partition each, or 1,000 deleted events) that are done in a row."""
+
+PRUNED_MAX = 1_000
+"""Events that one step of upkeep deletes where there are no partitions."""
+
+
+class RelaySettings(NamedTuple):
+    """`batch_max` events of `bytes_max` are read and published at once. `retry_s` doubles up to
+    `retry_max_s` for a refused record; beyond `refused_max` keys or `holes_max` gaps in what was
+    seen, nothing new is read. `topics` names topics of streams that are not called as the stream.
+    """
+
+    batch_max: int = 5_000
+    bytes_max: int = 8 * 1024 * 1024
+    poll_s: float = 0.002
+    publish_timeout_s: float = 30.0
+    lease_s: float = LEASE_S
+    retry_s: float = 0.5
+    retry_max_s: float = 60.0
+    refused_max: int = 1_000
+    holes_max: int = 1_000
+    partitions: int = 4
+    topics: Mapping[str, str] = {}
+    retention_s: float = 7 * 24 * 3600.0
+    partition_events: int = 1_000_000
+    upkeep_s: float = 60.0
+    lock_wait_s: float = 0.05
+
+
+class Refused(NamedTuple):
+    """A key whose event at `position` the log did not take; it waits until `retry_at`."""
+
+    source_id: int
+    key: str | None
+    position: int
+    sequence: int | None
+    attempts: int
+    permanent: bool
+    retry_at: float
+    reason: str
+
+    @property
+    def name(self) -> tuple[int, str | int]:
+        """Whom it holds: its key, or the one event that has none."""
+        return self.source_id, self.position if self.key is None else self.key
+
+
+def relay_program(
+    store: Store,
+    log: Log,
+    service: str,
+    holder: str,
+    *,
+    stopping: Callable[[], bool],
+    sleep: Callable[[float], Awaitable[None] | None],
+    settings: RelaySettings | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Program[None]:
+    """Relay a service's events until `stopping`. `holder` names this process among its relays;
+    `sleep` returns early when it is to stop; `clock` gives Unix seconds.
+
+    Outages of store and log are waited out. Raises MissingTables, MissingRight, errors of
+    statements, ConfigurationError.
+    """
+    relay = Relay(store, log, service, holder, settings or RelaySettings(), clock, sleep)
+    return relay.run(stopping)
+
+
+class Relay:
+    """The relay of one service in one process."""
+
+    def __init__(
+        self,
+        store: Store,
+        log: Log,
+        service: str,
+        holder: str,
+        settings: RelaySettings,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None] | None],
+    ) -> None:
+        self.store = store
+        self.log = log
+        self.settings = settings
+        self.clock = clock
+        self.sleep = sleep
+        self.holder = holder
+        self.prefix = f"/{service}/"
+        self.reader = f"relay:{service}"
+        self.place = (service, 0)
+        self.sql = statements(store.dialect, store.schema)
+        self.session: Session
+        self.is_open = False
+        self.held: Held | None = None
+        self.identity = ""
+        self.reached = Reached()
+        self.stored = ""
+        self.refused: dict[tuple[int, str | int], Refused] = {}
+        self.names: dict[int, str] = {}
+        self.foreign: set[int] = set()
+        self.topics: set[str] = set()
+        self.envelopes = Envelopes({})
+        self.pause_s = OUTAGE_PAUSE_S
+        self.renew_at = self.settle_at = self.suspect_at = self.upkeep_at = 0.0
+
+    # ---- the loop
+
+    def run(self, stopping: Callable[[], bool]) -> Program[None]:
+        """Relay until `stopping`, then give the lease back."""
+        try:
+            while not stopping():
+                try:
+                    if not (yield from self.turn()):
+                        yield from call(self.sleep, self.settings.poll_s)
+                    self.pause_s = OUTAGE_PAUSE_S
+                except Fenced as error:
+                    logger.warning("%s: another relay has taken over: %s", self.reader, error)
+                    self.held = None
+                    yield from call(self.session.rollback)
+                except Exception as error:
+                    yield from self._outage(error)
+        finally:
+            yield from self._leave()
+
+    def turn(self) -> Program[bool]:
+        """One step; whether there may be more to do at once."""
+        if not self.is_open:
+            self.session = yield from call(self.store.open)
+            self.is_open = True
+        if self.held is None and not (yield from self._lead()):
+            yield from call(self.sleep, self.settings.lease_s / 4)
+            return True
+        now = self.clock()
+        if now >= self.upkeep_at:
+            self.upkeep_at = now + self.settings.upkeep_s
+            yield from self._upkeep()
+        if self.reached.holes and now >= self.suspect_at:
+            self.suspect_at = now + SUSPECT_S
+            rows = yield from call(self.session.run, self.sql["numbering"])
+            self.reached = suspect(self.reached, (name for (name,) in rows))
+        due = next((r for r in self.refused.values() if r.retry_at <= now), None)
+        if due is not None:
+            yield from self._retry(due)
+        if (yield from self._is_ready()) and (yield from self._relay()):
+            return True
+        if now >= self.renew_at or (now >= self.settle_at and self._position() != self.stored):
+            yield from self._save()
+        return due is not None
+
+    def _lead(self) -> Program[bool]:
+        """Take the lease if it is free, and find out where the last owner stood."""
+        session, sql = self.session, self.sql
+        yield from call(session.begin)
+        yield from add_cursor(session, sql, self.reader, self.place)
+        held = yield from acquire(
+            session, sql, self.reader, self.place, self.holder, self.settings.lease_s
+        )
+        yield from call(session.commit)
+        if held is None:
+            return False
+        ((self.identity,),) = yield from call(session.run, sql["identity"])
+        yield from self._learn_sources()
+        self.reached = read_reached(held.position)
+        rows = yield from call(session.run, sql["refused"], (self.prefix,))
+        self.refused = {one.name: one for one in (Refused(*row) for row in rows)}
+        if held.position is not None and held.identity != self.identity:
+            yield from self._begin_again(held.identity)
+        self.held = held
+        yield from self._save()
+        logger.info("%s: relaying from position %d", self.reader, self.reached.position)
+        return True
+
+    def _begin_again(self, before: str | None) -> Program[None]:
+        """Another database than the one that was relayed: a restored or promoted copy, whose
+        positions may mean other events. All that is there is published again, and stamps begin
+        above the clock, so that consumers can tell what is new from what was lost.
+        """
+        logger.warning(
+            "%s: this is another database than before (%s, now %s): publishing all that it has",
+            self.reader, before, self.identity,
+        )  # fmt: skip
+        self.reached = Reached()
+        low = int(self.clock() * 1_000_000) * STAMP_UNITS_PER_US
+        for name in self.names.values():
+            yield from call(self.session.run, self.sql["raise_low"], (name, low))
+
+    def _learn_sources(self) -> Program[None]:
+        """Which sources are ours, and that their topics are there."""
+        rows = yield from call(self.session.run, self.sql["sources"])
+        self.names = {id: name for id, name in rows if name.startswith(self.prefix)}
+        self.foreign = {id for id, _ in rows} - self.names.keys()
+        self.envelopes = Envelopes(self.names, self.settings.topics)
+        topics = {self.envelopes.topic(name) for name in self.names.values()}
+        for topic in sorted(topics - self.topics if self.settings.partitions else ()):
+            if (yield from self._ask_log(self.log.describe, topic)) is None:
+                yield from self._ask_log(self.log.create, topic, self.settings.partitions)
+                logger.info("%s: made topic %s", self.reader, topic)
+            self.topics.add(topic)
+
+    # ---- reading and publishing
+
+    def _is_ready(self) -> Program[bool]:
+        """Whether a read would change anything; asked without a transaction that writes."""
+        holes = self.reached.holes
+        if any(hole.suspects == frozenset() for hole in holes):
+            return True
+        if not holes and self._is_full():
+            return False
+        position = BEYOND_ALL if self._is_full() else self.reached.position
+        parameters = (position, holes_text(holes))
+        ((ready,),) = yield from call(self.session.run, self.sql["peek"], parameters)
+        return bool(ready)
+
+    def _is_full(self) -> bool:
+        """Whether too much is open already to read anything new."""
+        full = len(self.refused) > self.settings.refused_max
+        return full or len(self.reached.holes) > self.settings.holes_max
+
+    def _relay(self) -> Program[bool]:
+        """Read the next batch and publish it; whether there was anything."""
+        start = BEYOND_ALL if self._is_full() else self.reached.position
+        rows = yield from self._read(start, self.reached.holes)
+        if not {row[2] for row in rows} <= self.names.keys() | self.foreign:
+            yield from self._learn_sources()
+        mine = [row for row in rows if row[2] in self.names] if self.foreign else rows
+        if self.refused:
+            mine = [row for row in mine if _name(row) not in self.refused]
+        refusals = yield from self._publish(mine)
+        self.reached = pass_over(self.reached, [row[0] for row in rows])
+        self.settle_at = self.clock() + SETTLE_S
+        if refusals:
+            yield from self._hold(mine, refusals)
+        return bool(rows)
+
+    def _read(self, start: int, holes: Iterable[Hole]) -> Program[Rows]:
+        """Move the cursor over what is acknowledged and read on, in one transaction."""
+        session, settings = self.session, self.settings
+        foreign = json.encode(sorted(self.foreign)).decode()
+        parameters = (start, holes_text(holes), settings.batch_max, settings.bytes_max, foreign)
+        yield from call(session.begin)
+        position = yield from self._move()
+        rows: Rows = yield from call(session.run, self.sql["read"], parameters)
+        yield from call(session.commit)
+        self.stored = position
+        return rows
+
+    def _publish(self, rows: Sequence[Any]) -> Program[list[Refusal]]:
+        """Publish rows of `read`; refusals by their place among them."""
+        if not rows:
+            return []
+        record = self.envelopes.record
+        timeout_s = self.settings.publish_timeout_s
+        refusals = yield from self._ask_log(self.log.publish, [record(r) for r in rows], timeout_s)
+        if len(refusals) == len(rows) > 1 and not any(r.permanent for r in refusals):
+            self.topics.clear()
+            if len({_name(row) for row in rows}) > 1:  # not one key's fault
+                raise Unreachable(f"nothing was published: {refusals[0].reason}")
+        return refusals
+
+    def _ask_log(self, function: Callable[..., T], *arguments: Any) -> Program[T]:
+        """A call that may wait for the log: on a thread where programs share an event loop."""
+        if self.store.asynchronous:
+            in_thread: T = yield to_thread, (function, *arguments)
+            return in_thread
+        return (yield from call(function, *arguments))
+
+    # ---- refused records
+
+    def _hold(self, rows: Sequence[Any], refusals: Iterable[Refusal]) -> Program[None]:
+        """Note keys whose record was refused: from that one on they wait."""
+        new: dict[tuple[int, str | int], Refused] = {}
+        for refusal in sorted(refusals):
+            name = _name(rows[refusal.at])
+            if name not in new:
+                new[name] = self._refused(rows[refusal.at], refusal, 1)
+        self.refused |= new
+        yield from self._save(add=new.values())
+
+    def _refused(self, row: Any, refusal: Refusal, attempts: int) -> Refused:
+        settings = self.settings
+        wait_s = min(settings.retry_s * 2 ** min(attempts - 1, 30), settings.retry_max_s)
+        if refusal.permanent:
+            wait_s = settings.retry_max_s
+        source = self.names[row[2]]
+        logger.error(
+            "%s: %s %s waits: event %s was refused %d times: %s",
+            self.reader, source, row[3] or "", row[8], attempts, refusal.reason,
+        )  # fmt: skip
+        return Refused(
+            row[2], row[3], row[0], row[4], attempts, refusal.permanent,
+            self.clock() + wait_s, refusal.reason,
+        )  # fmt: skip
+
+    def _retry(self, due: Refused) -> Program[None]:
+        """Publish what waits of a key, up to where all others are."""
+        places = [(due.position, due.sequence)]
+        if due.key is not None:
+            source, first = self.names[due.source_id], due.sequence or 1
+            located = yield from locate(self.session, self.sql, source, due.key, first)
+            places = [(o.position, o.sequence) for o in located]
+            places = [p for p in places if due.position <= p[0] <= self.reached.position]
+        page = [Hole(at, at) for at, _ in places[: self.settings.batch_max]]
+        rows = yield from self._read(BEYOND_ALL, page)
+        refusals = yield from self._publish(rows)
+        left: list[Refused] = []
+        behind = [p for p in places if rows and p[0] > rows[-1][0]]
+        if refusals:
+            first_one = min(refusals)
+            row = rows[first_one.at]
+            attempts = due.attempts + 1 if row[0] == due.position else 1
+            left.append(self._refused(row, first_one, attempts))
+        elif behind:
+            left.append(due._replace(position=behind[0][0], sequence=behind[0][1], retry_at=0.0))
+        else:
+            logger.info("%s: %s goes on", self.reader, due.key or due.position)
+        del self.refused[due.name]
+        self.refused |= {one.name: one for one in left}
+        yield from self._save(drop=[due], add=left)
+
+    # ---- the cursor
+
+    def _position(self) -> str:
+        return reached_text(self.reached, (r.position for r in self.refused.values()))
+
+    def _move(self) -> Program[str]:
+        """Store where we are and run the lease on, if the term is still ours."""
+        assert self.held is not None
+        lease_s, position = self.settings.lease_s, self._position()
+        parameters = (
+            self.reader, self.place[0], self.held.term, position, self.identity, int(lease_s * 1000)
+        )  # fmt: skip
+        if not (yield from call(self.session.run, self.sql["move"], parameters)):
+            raise Fenced(f"term {self.held.term} has ended", source=self.prefix)
+        self.renew_at = self.clock() + lease_s / 3
+        return position
+
+    def _save(self, drop: Iterable[Refused] = (), add: Iterable[Refused] = ()) -> Program[None]:
+        """Store where we are, and which keys wait."""
+        session, sql = self.session, self.sql
+        yield from call(session.begin)
+        position = yield from self._move()
+        for one in drop:
+            yield from call(session.run, sql["forget_refusal"], (one.source_id, one.position))
+        for one in add:
+            yield from call(session.run, sql["refuse"], one)
+        yield from call(session.commit)
+        self.stored = position
+
+    def _upkeep(self) -> Program[None]:
+        """Partitions ahead, and nothing older than retention; a short transaction for each step."""
+        settings = self.settings
+        limits = (settings.retention_s, settings.partition_events, int(settings.lock_wait_s * 1000))
+        for table in ("chain", "event"):
+            for _ in range(UPKEEP_STEPS_MAX):
+                try:
+                    yield from call(self.session.begin)
+                    rows = yield from call(self.session.run, self.sql["maintain"], (table, *limits))
+                    yield from call(self.session.commit)
+                except Exception as error:
+                    if self.store.trouble(error) != "retry":  # retry: somebody holds the table
+                        raise
+                    yield from call(self.session.rollback)
+                    logger.info("%s: upkeep of %s later: it is in use", self.reader, table)
+                    break
+                if len(rows) < (1 if self.store.dialect == "postgres" else PRUNED_MAX):
+                    break
+
+    # ---- trouble
+
+    def _outage(self, error: Exception) -> Program[None]:
+        """Nobody's fault: wait, longer each time, and begin again where the store says."""
+        trouble = self.store.trouble(error)
+        outside = isinstance(error, ConnectionError | TimeoutError | Unreachable)
+        if trouble == "other" and not outside:
+            raise error
+        logger.warning("%s: waiting: %s", self.reader, str(error).strip() or type(error).__name__)
+        yield from call(self.sleep, self.pause_s)
+        self.pause_s = min(self.pause_s * 2, OUTAGE_PAUSE_MAX_S)
+        self.held = None  # what is not stored, such as a refusal, is found out again
+        try:
+            if self.is_open:
+                yield from call(self.session.rollback)
+        except Exception:
+            trouble = "unavailable"
+        if trouble == "unavailable":
+            yield from self._close()
+
+    def _close(self) -> Program[None]:
+        if not self.is_open:
+            return
+        self.is_open, self.held = False, None
+        try:
+            yield from call(self.session.close)
+        except Exception:
+            logger.debug("closing a broken session failed", exc_info=True)
+
+    def _leave(self) -> Program[None]:
+        """Give the lease back, so that another takes over at once. Never raises."""
+        try:
+            if self.is_open and self.held is not None:
+                yield from call(self.session.rollback)
+                yield from self._save()
+                yield from call(self.session.begin)
+                yield from release(
+                    self.session, self.sql, self.reader, self.place, self.holder, self.held.term
+                )
+                yield from call(self.session.commit)
+        except Exception:
+            logger.debug("leaving failed", exc_info=True)
+        yield from self._close()
+
+
+def _name(row: Any) -> tuple[int, str | int]:
+    """Whom a row of `read` holds up when it is refused: see `Refused.name`."""
+    return row[2], row[0] if row[3] is None else row[3]

@@ -1,0 +1,144 @@
+"""A service: it emits events and handles events. The face of oncebox.
+
+Declarations only: importing this loads no engine. `running.py` puts the parts together.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Concatenate, TypeVar
+
+from .codec import codec_of, decode
+from .emit import Emitter
+from .errors import ConfigurationError
+from .event import check_name, event_type, source_name
+from .reading import Handler, Settings
+from .statements import check_schema
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from .running import Running
+
+E = TypeVar("E")
+R = TypeVar("R")
+Function = Callable[Concatenate[Any, E, ...], R]
+"""A handler: `(tx, event)` or `(tx, event, context)`, plain or a coroutine function."""
+
+
+@dataclass
+class Consumer:
+    """A named consumer of a service: rows, positions and parked keys of its own."""
+
+    name: str
+    settings: Settings = field(default_factory=Settings)
+    handlers: dict[str, Handler] = field(default_factory=dict)
+
+    def on(self, cls: type[E]) -> Callable[[Function[E, R]], Function[E, R]]:
+        """Register a function for an event class; the function is returned unchanged.
+
+        It is called as `(tx, event)`, or `(tx, event, context)` if it takes three, inside one
+        transaction of the consumer's store. Raises ConfigurationError for a second handler of
+        the same type, and where plain functions and coroutines are mixed.
+        """
+        declared = event_type(cls)
+
+        def register(function: Function[E, R]) -> Function[E, R]:
+            known = self.handlers.get(declared.type)
+            if known is not None and known.function is not function:
+                raise ConfigurationError(
+                    f"{self.name} has a handler for {declared.type} already: {known.name}",
+                    hint='give the second one a consumer of its own: service.consumer("mail")',
+                )
+            codec_of(cls)  # a class that cannot be decoded is found now
+            with_context = _positional_count(function) >= 3
+            handler = Handler(function, declared, partial(decode, cls), with_context)
+            for other in self.handlers.values():
+                if _is_coroutine(other.function) != _is_coroutine(function):
+                    raise ConfigurationError(
+                        f"{self.name} mixes plain functions and coroutines: "
+                        f"{other.name}, {handler.name}",
+                        hint="one consumer's handlers are all plain or all coroutines",
+                    )
+            self.handlers[declared.type] = handler
+            return function
+
+        return register
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether its handlers are coroutine functions."""
+        return any(_is_coroutine(handler.function) for handler in self.handlers.values())
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams that its handlers' types travel on."""
+        return tuple(sorted({handler.type.stream for handler in self.handlers.values()}))
+
+
+class Service(Emitter):
+    """A service by its name. Emitting needs nothing else; handling needs a store and a log.
+
+    `store`: a URL (`sqlite:///billing.db`, `postgresql://…`) or what the application has already:
+    a SQLAlchemy engine or sessionmaker, a pool, `django://alias`. `log`: a URL
+    (`sqlite:///events.db`, `kafka://host:9092`). `instance` tells shards or tenants of one
+    service apart. `schema`: the name of oncebox's tables. `sources`: stores of other services
+    that this one may read, by source, to fill gaps at once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        store: Any = None,
+        log: str | None = None,
+        instance: str | None = None,
+        schema: str = "oncebox",
+        sources: Mapping[str, Any] | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.name = check_name("service", name)
+        self.instance = None if instance is None else check_name("instance", instance)
+        self.schema = check_schema(schema)
+        self.store = store
+        self.log = log
+        self.sources = dict(sources or {})
+        self.consumers: dict[str, Consumer] = {}
+        self.settings = settings or Settings()
+
+    def on(self, cls: type[E]) -> Callable[[Function[E, R]], Function[E, R]]:
+        """Register a handler of the service's own consumer; see `Consumer.on`."""
+        return self.consumer().on(cls)
+
+    def consumer(self, name: str | None = None, *, settings: Settings | None = None) -> Consumer:
+        """A consumer of this service: the default one, or another with its own rows."""
+        full = self.name if name is None else f"{self.name}.{check_name('consumer', name)}"
+        found = self.consumers.get(full)
+        if found is None:
+            found = self.consumers[full] = Consumer(full, settings or self.settings)
+        elif settings is not None:
+            found.settings = settings
+        return found
+
+    def source(self, stream: str) -> str:
+        """The CloudEvents source of this service's events on a stream."""
+        return source_name(self.name, self.instance, stream)
+
+    def running(self, *, state: Any = None) -> AbstractAsyncContextManager[Running]:
+        """Relay and consume for as long as the block lasts: for a web application's lifespan."""
+        from .running import running
+
+        return running([self], state=state)
+
+
+def _positional_count(function: Callable[..., Any]) -> int:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return sum(1 for p in parameters if p.kind in kinds and p.default is p.empty)
+
+
+def _is_coroutine(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(inspect.unwrap(function))

@@ -1,0 +1,141 @@
+"""A session: one database connection as programs see it, whatever the driver.
+
+Pure protocol. `stores/` has one file per engine with its sessions; `adapt` there finds the
+session for a connection that the caller has open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, Protocol
+
+from msgspec.json import encode as json_encode
+
+from .program import Program, call
+
+Dialect = Literal["sqlite", "postgres"]
+Rows = list[tuple[Any, ...]]
+
+
+class Session(Protocol):
+    """Methods of an asynchronous session return awaitables; programs do not see the difference.
+
+    SQL is written in the dialect's native form: `$1`, `$2` … on PostgreSQL (each may repeat),
+    `?` on SQLite. Rows are tuples of plain Python values.
+    """
+
+    dialect: Dialect
+    asynchronous: bool
+    lost: Callable[[], bool] | None
+    """Where a driver can tell at once: whether the transaction that we began is gone."""
+
+    @property
+    def handle(self) -> Any:
+        """What handlers receive as `tx`: the driver's connection, or the application's session."""
+        ...
+
+    def begin(self) -> Awaitable[None] | None:
+        """Open a transaction that may write (SQLite: BEGIN IMMEDIATE; PostgreSQL: the default
+        isolation, read committed).
+        """
+        ...
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> Awaitable[Rows] | Rows:
+        """Run one statement; its rows, or an empty list. Opens no transaction by itself."""
+        ...
+
+    def send(self, sql: str, parameters: Sequence[Any] = ()) -> Awaitable[Any] | Any:
+        """Run one statement whose rows nobody reads: in a pipeline it is not waited for."""
+        ...
+
+    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Awaitable[None] | None:
+        """Run one statement once per row of parameters."""
+        ...
+
+    def commit(self) -> Awaitable[None] | None: ...
+
+    def rollback(self) -> Awaitable[None] | None:
+        """Give up the transaction; harmless when there is none."""
+        ...
+
+    def in_transaction(self) -> bool:
+        """Whether a statement that runs now would be part of a transaction."""
+        ...
+
+    def require_transaction(self) -> Awaitable[None] | None:
+        """Raises NoTransaction, with how to open one, unless a transaction is open."""
+        ...
+
+    def savepoint(self) -> Awaitable[Any] | Any:
+        """Mark a place in the transaction. At most one at a time."""
+        ...
+
+    def release(self) -> Awaitable[Any] | Any:
+        """Forget the savepoint. Raises when it is gone: somebody committed or rolled back."""
+        ...
+
+    def rollback_to(self) -> Awaitable[Any] | Any:
+        """Undo what came after the savepoint. Raises when it is gone."""
+        ...
+
+    def pipeline(self, on: bool) -> Awaitable[None] | None:
+        """Begin or end sending statements without waiting for each; ending raises the first
+        failure. Nothing happens on drivers that cannot.
+        """
+        ...
+
+    def close(self) -> Awaitable[None] | None: ...
+
+
+class Store(Protocol):
+    """Where a service's tables live, and how to get a session of its own there."""
+
+    dialect: Dialect
+    asynchronous: bool
+    schema: str
+
+    def open(self) -> Awaitable[Session] | Session:
+        """A new session. Raises Unreachable, MissingDependency."""
+        ...
+
+    def trouble(self, error: BaseException) -> Trouble:
+        """What kind of failure a driver's exception is."""
+        ...
+
+    def close(self) -> Awaitable[None] | None: ...
+
+
+Trouble = Literal["retry", "unavailable", "other"]
+"""`retry`: deadlock or serialization failure, run the transaction again. `unavailable`: the
+connection or server is gone, locked, full. `other`: the statement's own fault."""
+
+
+def bulk(
+    session: Session, sql: str, rows: Sequence[Sequence[Any]], head: Sequence[Any] = ()
+) -> Program[None]:
+    """One statement for many rows: arrays by column on PostgreSQL, once per row on SQLite."""
+    if not rows:
+        return
+    if session.dialect == "postgres":
+        columns = map(list, zip(*rows, strict=True))
+        yield from call(session.run, sql, (*head, *columns))
+    else:
+        yield from call(session.run_many, sql, [(*head, *row) for row in rows] if head else rows)
+
+
+def lookup(
+    session: Session, sql: str, rows: Sequence[Sequence[Any]], head: Sequence[Any] = ()
+) -> Program[Rows]:
+    """One query for many rows: arrays by column on PostgreSQL, one JSON array on SQLite."""
+    if not rows:
+        return []
+    if session.dialect == "postgres":
+        columns: Sequence[Any] = [list(column) for column in zip(*rows, strict=True)]
+    else:
+        columns = [_json(rows)]
+    found: Rows = yield from call(session.run, sql, (*head, *columns))
+    return found
+
+
+def _json(rows: Sequence[Sequence[Any]]) -> str:
+    return json_encode(rows).decode()

@@ -1,0 +1,340 @@
+-- The producer's tables: who writes (source), what was emitted (event), and its place (chain).
+-- An event is inserted when it is emitted and numbered when its transaction commits: so nobody
+-- holds a key while he works, and keys are locked in sorted order. Nothing is marked per event:
+-- where a relay stands is one row of oncebox.cursor.
+
+create table oncebox.source (
+  id     int    generated always as identity primary key,
+  name   text   not null unique,                       -- '/shop/orders'
+  origin uuid   not null default gen_random_uuid(),    -- the database that owns the chains
+  low    bigint not null default 0,                    -- stamps to come are above it
+  check (name ~ '^/[^/]+(/[^/]+)?/[^/]+$')
+);
+
+create function oncebox.add_source(name text) returns int language sql as $$
+  insert into oncebox.source as s (name) values (add_source.name)
+  on conflict (name) do update set name = s.name returning s.id
+$$;
+
+create sequence oncebox.event_n;
+
+create table oncebox.event (
+  n            bigint   not null default nextval('oncebox.event_n') primary key,
+  xid          xid8     not null default pg_current_xact_id(),
+  id           uuid     not null,
+  source_id    int      not null,
+  version      smallint,
+  type         text     not null,
+  key          text     collate "C",       -- null: un-keyed
+  data         bytea,                      -- null: void
+  content_type text,                       -- null: application/json
+  attributes   json,                       -- further attributes, such as traceparent
+  after_source text,                       -- the event of another key that has to be first ...
+  after_key    text     collate "C",
+  after_stamp  bigint                      -- ... null: its key's last one here, found at commit
+) partition by range (n);
+
+-- The last event of each key. Its row is locked from numbering to commit, so the order of
+-- numbers is the order of commits, and a rollback gives the number back.
+create table oncebox.counter (
+  source_id int    not null,
+  sequence  bigint not null,
+  stamp     bigint not null,
+  previous  bigint,                        -- the stamp before `stamp`
+  position  bigint not null,               -- in oncebox.chain
+  before    bigint,                        -- the position before `position`
+  key       text   collate "C" not null,
+  primary key (source_id, key)
+) with (fillfactor = 50);
+
+-- Drawn while the key's counter is locked: along a key, positions rise as sequences do.
+create sequence oncebox.chain_position;
+
+create table oncebox.chain (
+  position    bigint not null primary key,
+  n           bigint not null,             -- in oncebox.event
+  stamp       bigint not null,             -- microseconds since 1970 * 1024 + random bits
+  sequence    bigint,                      -- null: un-keyed
+  previous    bigint,
+  before      bigint,
+  after_stamp bigint,
+  source_id   int    not null,
+  size        int    not null              -- bytes of data
+) partition by range (position);
+
+-- Keys whose next event the log did not take: they wait, all others go on.
+create table oncebox.refused (
+  source_id int     not null,
+  key       text    collate "C",           -- null: the un-keyed event at `position`
+  position  bigint  not null,              -- the first event that is not published
+  sequence  bigint,
+  attempts  int     not null,
+  permanent boolean not null,              -- trying again cannot help unless the log is changed
+  retry_at  double precision not null,     -- Unix seconds
+  reason    text    not null,
+  primary key (source_id, position)
+);
+
+-- Partitions of event and chain: made ahead and dropped by oncebox.maintain. The default ones
+-- take what comes when nobody made any.
+create table oncebox.partition (
+  parent  text   not null,
+  lower   bigint not null,
+  upper   bigint not null,                 -- exclusive
+  full_at timestamptz,                     -- seen full at this time
+  primary key (parent, lower)
+);
+create table oncebox.event_default partition of oncebox.event default;
+create table oncebox.chain_default partition of oncebox.chain default;
+
+create function oncebox.add_partition(parent text, lower bigint, upper bigint) returns void
+language plpgsql as $$
+begin
+  execute format('create table oncebox.%I (like oncebox.%I including all)',
+                 parent || '_' || lower, parent);
+  -- ATTACH, not PARTITION OF: emit goes on meanwhile.
+  execute format('alter table oncebox.%I attach partition oncebox.%I for values from (%s) to (%s)',
+                 parent, parent || '_' || lower, lower, upper);
+  insert into oncebox.partition values (parent, lower, upper);
+end $$;
+
+select oncebox.add_partition('event', 0, 100000), oncebox.add_partition('chain', 0, 100000);
+
+-- Microseconds since 1970 * 1024 and ten random bits.
+create function oncebox.clock_stamp() returns bigint language sql as $$
+  select (date_part('epoch', clock_timestamp()) * 1e6)::bigint * 1024 + (random() * 1023)::bigint
+$$;
+
+-- The stamp of the last event of a key, for `after`.
+create function oncebox.last_stamp(source text, key text) returns bigint language plpgsql as $$
+declare
+  last bigint;
+begin
+  select c.stamp into last from oncebox.counter c
+    where c.source_id = (select s.id from oncebox.source s where s.name = last_stamp.source)
+      and c.key = last_stamp.key and c.sequence > 0;
+  if last is null then
+    raise foreign_key_violation using
+      message = format('oncebox: after= names %s %s, which has no event here', source, key),
+      hint = 'emit that event first, or give its stamp too';
+  end if;
+  return last;
+end $$;
+
+-- Numbers all events of this transaction from `first` on: keys in sorted order, so that two
+-- transactions cannot deadlock, and each key's events in the order of their emits.
+create function oncebox.number_many(first bigint) returns void language plpgsql as $$
+declare
+  last  bigint := currval('oncebox.event_n');
+  clock bigint := oncebox.clock_stamp() & ~1023::bigint;
+begin
+  perform set_config('oncebox.numbered', last::text, true);
+  insert into oncebox.counter (source_id, key, sequence, stamp, position)
+    select distinct e.source_id, e.key, 0, 0, 0 from oncebox.event e
+    where e.n between first and last and e.xid = pg_current_xact_id() and e.key is not null
+    order by e.source_id, e.key
+    on conflict do nothing;
+  perform 1 from (
+      select distinct e.source_id, e.key from oncebox.event e
+      where e.n between first and last and e.xid = pg_current_xact_id()
+    ) d join oncebox.counter c using (source_id, key)
+    order by c.source_id, c.key for update of c;
+  -- A new statement: it sees what those that we waited for have left.
+  with mine as materialized (
+    select e.n, e.source_id, e.key, e.after_source, e.after_key, e.after_stamp,
+      coalesce(octet_length(e.data), 0) as size,
+      row_number() over (partition by e.source_id, e.key order by e.n) as i,
+      count(*) over (partition by e.source_id, e.key) as many
+    from oncebox.event e
+    where e.n between first and last and e.xid = pg_current_xact_id()
+  ), placed as materialized (
+    select o.*, nextval('oncebox.chain_position') as position,
+      greatest(clock, (greatest(o.last_stamp, o.low) | 1023) + 1)
+        + (o.i - 1) * 1024 + (random() * 1023)::bigint as stamp
+    from (
+      select m.*, s.low, coalesce(c.sequence, 0) as start,
+        nullif(c.stamp, 0) as last_stamp, nullif(c.position, 0) as last_position
+      from mine m join oncebox.source s on s.id = m.source_id
+        left join oncebox.counter c on c.source_id = m.source_id and c.key = m.key
+      order by m.n offset 0
+    ) o
+  ), linked as materialized (
+    select p.*,
+      coalesce(lag(p.stamp) over own, p.last_stamp) as previous,
+      coalesce(lag(p.position) over own, p.last_position) as before
+    from placed p window own as (partition by p.source_id, p.key order by p.n)
+  ), moved as (
+    update oncebox.counter c
+    set sequence = l.start + l.many, stamp = l.stamp, previous = l.previous,
+        position = l.position, before = l.before
+    from linked l where l.i = l.many and c.source_id = l.source_id and c.key = l.key
+  )
+  insert into oncebox.chain
+    (position, n, stamp, source_id, size, sequence, previous, before, after_stamp)
+  select l.position, l.n, l.stamp, l.source_id, l.size,
+    case when l.key is not null then l.start + l.i end,
+    case when l.key is not null then l.previous end,
+    case when l.key is not null then l.before end,
+    case when l.after_key is null or l.after_stamp is not null then l.after_stamp
+      else coalesce(
+        -- an earlier event of this transaction, else the key's last one before it
+        (select a.stamp from linked a join oncebox.source s on s.id = a.source_id
+         where s.name = l.after_source and a.key = l.after_key and a.n < l.n
+         order by a.n desc limit 1),
+        (select a.last_stamp from linked a join oncebox.source s on s.id = a.source_id
+         where s.name = l.after_source and a.key = l.after_key and a.i = 1),
+        oncebox.last_stamp(l.after_source, l.after_key)) end
+  from linked l;
+end $$;
+
+-- Fires at commit, once for each event. The first firing numbers all of the transaction's events;
+-- most transactions have one, for which there is a short way.
+create function oncebox.number() returns trigger language plpgsql as $$
+declare
+  random_bits int    := (random() * 1023)::int;
+  clock       bigint := (date_part('epoch', clock_timestamp()) * 1e6)::bigint * 1024 + random_bits;
+  after       bigint := new.after_stamp;
+  last        record;
+begin
+  if new.n <= coalesce(nullif(current_setting('oncebox.numbered', true), ''), '0')::bigint
+     or new.xid <> pg_current_xact_id() then  -- a row copied by a restore has its place
+    return null;
+  elsif new.n <> currval('oncebox.event_n') then
+    perform oncebox.number_many(new.n);
+    return null;
+  elsif new.after_key is not null and after is null then
+    after := oncebox.last_stamp(new.after_source, new.after_key);
+  end if;
+
+  if new.key is null then
+    insert into oncebox.chain (position, n, stamp, source_id, size, after_stamp)
+      values (nextval('oncebox.chain_position'), new.n, clock, new.source_id,
+              coalesce(octet_length(new.data), 0), after);
+    return null;
+  end if;
+  -- Where the row was locked by another, PostgreSQL evaluates these anew from its new state,
+  -- nextval too: the number drawn in vain is a hole, which the relay waits out.
+  update oncebox.counter c
+    set sequence = c.sequence + 1, previous = c.stamp, before = c.position,
+        position = nextval('oncebox.chain_position'),
+        stamp = greatest(clock, (greatest(c.stamp, (select s.low from oncebox.source s
+                                  where s.id = new.source_id)) | 1023) + 1 + random_bits)
+    where c.source_id = new.source_id and c.key = new.key
+    returning c.sequence, c.stamp, c.previous, c.position, c.before into last;
+  if not found then
+    insert into oncebox.counter as c (source_id, key, sequence, stamp, position)
+      values (new.source_id, new.key, 1,
+              greatest(clock, ((select s.low from oncebox.source s
+                               where s.id = new.source_id) | 1023) + 1 + random_bits),
+              nextval('oncebox.chain_position'))
+      on conflict (source_id, key) do update
+      set sequence = c.sequence + 1, previous = c.stamp, before = c.position,
+          position = nextval('oncebox.chain_position'),
+          stamp = greatest(excluded.stamp, (c.stamp | 1023) + 1 + random_bits)
+      returning c.sequence, c.stamp, c.previous, c.position, c.before into last;
+  end if;
+  insert into oncebox.chain
+      (position, n, stamp, source_id, size, sequence, previous, before, after_stamp)
+    values (last.position, new.n, last.stamp, new.source_id, coalesce(octet_length(new.data), 0),
+            last.sequence, last.previous, last.before, after);
+  return null;
+end $$;
+
+create constraint trigger number after insert on oncebox.event
+  deferrable initially deferred for each row execute function oncebox.number();
+
+-- A UUIDv7 (RFC 9562, section 5.7).
+create function oncebox.new_id() returns uuid language sql as $$
+  select encode(set_byte(b, 6, get_byte(b, 6) & 15 | 112), 'hex')::uuid
+  from overlay(uuid_send(gen_random_uuid()) placing substring(int8send(
+    (date_part('epoch', clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6) b
+$$;
+
+-- Emit for triggers and for other languages, in the caller's transaction. Returns the event's id.
+create function oncebox.emit(
+  source text, type text, key text, data jsonb, version int default 1,
+  after_source text default null, after_key text default null, attributes json default null
+) returns uuid language plpgsql as $$
+declare
+  id uuid := oncebox.new_id();
+begin
+  if key = '' or octet_length(key) > 1024 or version not between 1 and 9999
+     or type !~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$' or data is null then
+    raise check_violation using
+      message = format('oncebox: event %s version %s, key %s', type, version, left(key, 40)),
+      hint = 'a key has 1 to 1024 bytes, a type is dotted words, a version is 1 to 9999';
+  end if;
+  insert into oncebox.event (source_id, id, key, type, version, data,
+                             attributes, after_source, after_key)
+    values (coalesce((select s.id from oncebox.source s where s.name = emit.source),
+                     oncebox.add_source(source)),
+            id, key, type, version, convert_to(data::text, 'UTF8'),
+            attributes, after_source, after_key);
+  return id;
+end $$;
+
+-- The lowest position that some relay still needs; 0 while a service has no relay.
+create function oncebox.needed() returns bigint language plpgsql stable as $$
+begin
+  return min(coalesce((c.position::json ->> 0)::bigint, 0))
+    from (select distinct split_part(name, '/', 2) as service from oncebox.source) s
+      left join oncebox.cursor c on c.reader = 'relay:' || s.service;
+end $$;
+
+-- Whether a relay needs a row of a partition: of chain, one from `needed` on; of event, one whose
+-- place in the chain is from there on.
+create function oncebox.in_use(part oncebox.partition, needed bigint) returns boolean
+language plpgsql stable as $$
+begin
+  if part.parent = 'chain' then
+    return part.upper > needed;
+  end if;
+  return exists (select from oncebox.chain c where c.position >= needed and c.n < part.upper);
+end $$;
+
+-- Keeps a partition of `parent` ('event' or 'chain') ahead, and drops the oldest one if it is past
+-- retention and no relay needs it. Waits `wait_ms` at most for a lock, because emits wait behind
+-- it. Returns what it did.
+create function oncebox.maintain(
+  parent text, retention_s double precision, rows bigint, wait_ms int
+) returns text[] language plpgsql as $$
+declare
+  relays bigint := oncebox.needed();
+  done   text[] := '{}';
+  last   bigint;
+  top    bigint;
+  old    oncebox.partition;
+begin
+  if not pg_try_advisory_xact_lock(hashtext('oncebox.maintain')) then
+    return done;
+  end if;
+  perform set_config('lock_timeout', wait_ms || 'ms', true);
+  last := case parent when 'event' then (select s.last_value from oncebox.event_n s)
+                      else (select s.last_value from oncebox.chain_position s) end;
+  update oncebox.partition p set full_at = clock_timestamp()
+    where p.parent = maintain.parent and p.full_at is null and p.upper <= last;
+  select max(p.upper) into top from oncebox.partition p where p.parent = maintain.parent;
+  if top < last + rows then
+    -- What came above all partitions is in the default one: the next begins well above it.
+    top := case when top > last then top else last + rows / 10 + 1000 end;
+    perform oncebox.add_partition(parent, top, top + rows);
+    done := done || format('made %s_%s', parent, top);
+  end if;
+
+  select p.* into old from oncebox.partition p
+    where p.parent = maintain.parent
+      and p.full_at < clock_timestamp() - retention_s * interval '1 second'
+    order by p.lower limit 1;
+  if old is null or oncebox.in_use(old, relays) then
+    return done;
+  end if;
+  execute format('lock table only oncebox.%I in access exclusive mode', parent);
+  if oncebox.in_use(old, relays) then  -- now that nobody has an emit open
+    return done;
+  end if;
+  execute format('drop table oncebox.%I', parent || '_' || old.lower);
+  execute format('delete from oncebox.%I where %I < $1', parent || '_default',
+                 case parent when 'event' then 'n' else 'position' end) using old.lower;
+  delete from oncebox.partition p where p.parent = old.parent and p.lower = old.lower;
+  return done || format('dropped %s_%s', parent, old.lower);
+end $$;

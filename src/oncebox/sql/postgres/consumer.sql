@@ -1,0 +1,163 @@
+-- name: subscribe
+insert into oncebox.subscription (consumer, source, floor) values ($1, $2, $3)
+on conflict (consumer, source) do nothing;
+
+-- name: subscriptions
+select source, id, floor from oncebox.subscription where consumer = $1;
+
+-- name: begin_position
+-- A cursor that never stood anywhere starts here.
+update oncebox.cursor set position = $5, identity = $6
+where reader = $1 and topic = $2 and partition = $3 and term = $4
+returning position;
+
+-- name: limits
+-- A process that was stopped inside its batch must not hold the keys' locks for ever.
+select set_config('statement_timeout', $1, true),
+       set_config('idle_in_transaction_session_timeout', $1, true);
+
+-- name: fence
+-- Rows: the cursors that are still ours and stand where we think. They stay locked.
+update oncebox.cursor c set open_batch = 1
+from unnest($2::text[], $3::int[], $4::bigint[], $5::text[]) as v (topic, partition, term, position)
+where c.reader = $1 and c.topic = v.topic and c.partition = v.partition
+  and c.term = v.term and c.position = v.position
+returning c.topic, c.partition;
+
+-- name: close_batch
+-- No row: a handler rolled back, and the batch is not what it seems.
+update oncebox.cursor set
+  position = $5, open_batch = null, takeovers = 0, suspect = null,
+  lease_until = (extract(epoch from clock_timestamp()) * 1000)::bigint + $6,
+  applied = applied + $7, ignored = ignored + $8, voided = voided + $9,
+  duplicates = duplicates + $10, late = late + $11, orphans = orphans + $12,
+  before_start = before_start + $13, forks = forks + $14, quarantined = quarantined + $15
+where reader = $1 and topic = $2 and partition = $3 and term = $4 and open_batch = 1
+returning 1;
+
+-- name: suspect
+update oncebox.cursor set suspect = $5
+where reader = $1 and topic = $2 and partition = $3 and term = $4
+returning 1;
+
+-- name: lock_keys
+select k.subscription, k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff, k.park, k.skipped,
+  k.kept, k.awaited, k.attempts, k.reason, k.parked_ms, k.due_ms
+from unnest($1::int[], $2::text[]) as v (subscription, key)
+join oncebox.key k on k.subscription = v.subscription and k.key = v.key
+order by k.subscription, k.key for update of k;
+
+-- name: add_keys
+insert into oncebox.key (subscription, key)
+select subscription, key from unnest($1::int[], $2::text[]) as v (subscription, key)
+order by subscription, key
+on conflict do nothing;
+
+-- name: move_keys
+-- The common write: the event last done, and nothing else.
+update oncebox.key k set sequence = v.sequence, stamp = v.stamp, id = v.id, digest = v.digest
+from unnest($1::int[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[])
+  as v (subscription, key, sequence, stamp, id, digest)
+where k.subscription = v.subscription and k.key = v.key;
+
+-- name: write_key
+update oncebox.key set sequence = $3, stamp = $4, id = $5, digest = $6, cutoff = $7, park = $8,
+  skipped = $9, kept = $10, awaited = $11, attempts = $12, reason = $13, parked_ms = $14,
+  due_ms = $15
+where subscription = $1 and key = $2;
+
+-- name: load_kept
+select e.subscription, e.key, e.sequence, e.stamp, e.previous, e.id, e.digest, e.void, e.record
+from unnest($1::int[], $2::text[]) as v (subscription, key)
+join oncebox.kept e on e.subscription = v.subscription and e.key = v.key
+order by e.subscription, e.key, e.sequence, e.stamp;
+
+-- name: add_kept
+insert into oncebox.kept (subscription, key, sequence, stamp, previous, id, digest, void,
+  after_subscription, after_key, after_stamp, kept_ms, record)
+select * from unnest($1::int[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[],
+  $7::bigint[], $8::boolean[], $9::int[], $10::text[], $11::bigint[], $12::bigint[], $13::bytea[])
+on conflict do nothing;
+
+-- name: drop_kept
+delete from oncebox.kept e
+using unnest($1::int[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[],
+  $7::boolean[]) as v (subscription, key, sequence, stamp, id, digest, void)
+where e.subscription = v.subscription and e.key = v.key and e.sequence = v.sequence
+  and e.stamp = v.stamp and e.id = v.id and e.digest = v.digest and e.void = v.void;
+
+-- name: waiters
+-- Keys with an event that waited for one of these, and need wait no longer.
+select distinct e.subscription, e.key
+from unnest($1::int[], $2::text[], $3::bigint[]) as v (subscription, key, stamp)
+join oncebox.kept e on e.after_subscription = v.subscription and e.after_key = v.key
+where e.after_stamp <= v.stamp;
+
+-- name: released_waiters
+-- The same for a whole consumer: whoever died between a commit and its wake-ups is made good.
+select distinct e.subscription, e.key
+from oncebox.kept e
+join oncebox.subscription s on s.id = e.subscription and s.consumer = $1
+join oncebox.key k on k.subscription = e.subscription and k.key = e.key and k.park is null
+join oncebox.key a on a.subscription = e.after_subscription and a.key = e.after_key
+where e.after_key is not null and a.stamp >= e.after_stamp
+limit $2;
+
+-- name: take_due
+-- Keys of $1 whose time has come at $2, at most $3, to be gone on with. Each try counts before it
+-- is made and the next one is put off ($5 ms, doubling up to $6; none is left after $4): so a
+-- handler that kills its process spends its tries, and of two owners that look only one has it.
+update oncebox.key k set attempts = k.attempts + 1, due_ms = case
+  when k.park is not null and k.attempts + 1 >= $4 then null
+  else $2::bigint + least($5::bigint << least(k.attempts, 20), $6::bigint) end
+from (
+  select k.subscription, k.key
+  from oncebox.key k join oncebox.subscription s on s.id = k.subscription and s.consumer = $1
+  where k.due_ms <= $2::bigint
+  order by k.due_ms limit $3 for update of k skip locked) due  -- locked: somebody is at it
+where k.subscription = due.subscription and k.key = due.key
+returning k.subscription, k.key;
+
+-- name: gap_keys
+-- Keys that wait for an event that has not come, the longest waiting first.
+select k.subscription, k.key, min(e.kept_ms)
+from oncebox.key k join oncebox.subscription s on s.id = k.subscription and s.consumer = $1
+join oncebox.kept e on e.subscription = k.subscription and e.key = k.key
+where k.kept > 0 and k.park is null
+group by k.subscription, k.key having min(e.kept_ms) <= $2
+order by 3 limit $4 offset $3;
+
+-- name: held
+-- How much waits: keys parked, keys with a gap, events kept, bytes kept.
+select
+  (select count(*) from oncebox.key k join oncebox.subscription s on s.id = k.subscription
+    where s.consumer = $1 and k.park is not null),
+  (select count(*) from oncebox.key k join oncebox.subscription s on s.id = k.subscription
+    where s.consumer = $1 and k.park is null and k.kept > 0),
+  (select count(*) from oncebox.kept e join oncebox.subscription s on s.id = e.subscription
+    where s.consumer = $1),
+  (select coalesce(sum(octet_length(e.record)), 0)::bigint
+    from oncebox.kept e join oncebox.subscription s on s.id = e.subscription
+    where s.consumer = $1);
+
+-- name: note
+insert into oncebox.journal (at_ms, what, consumer, source, key, sequence, stamp, id, detail)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- name: quarantine
+insert into oncebox.quarantine (at_ms, consumer, topic, partition, "offset", reason, record)
+values ($1, $2, $3, $4, $5, $6, $7)
+on conflict (consumer, topic, partition, "offset") do nothing;
+
+-- name: effects
+select step, key, done_ms, result from oncebox.effect
+where consumer = $1 and source = $2 and id = $3;
+
+-- name: intend
+insert into oncebox.effect as e (consumer, source, id, step, key, begun_ms)
+values ($1, $2, $3, $4, $5, $6)
+on conflict (consumer, source, id, step) do update set tries = e.tries + 1;
+
+-- name: effect_done
+update oncebox.effect set done_ms = $5, result = $6
+where consumer = $1 and source = $2 and id = $3 and step = $4;

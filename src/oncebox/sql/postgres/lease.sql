@@ -1,0 +1,48 @@
+-- name: add_cursor
+insert into oncebox.cursor (reader, topic, partition) values ($1, $2, $3) on conflict do nothing;
+
+-- name: acquire
+-- Free, expired or ours: take it. Dying at the same position as the owner before counts up.
+update oncebox.cursor set
+  term = term + 1, holder = $4,
+  takeovers = case when holder is null or holder = $4 then 0 else takeovers + 1 end,
+  lease_until = (extract(epoch from clock_timestamp()) * 1000)::bigint + $5
+where (reader, topic, partition) in (
+  select reader, topic, partition from oncebox.cursor
+  where reader = $1 and topic = $2 and partition = $3
+    and (holder is null or holder = $4
+         or lease_until < (extract(epoch from clock_timestamp()) * 1000)::bigint)
+  for update skip locked)                     -- locked: its owner is in a batch, so it lives
+returning term, position, identity, takeovers, suspect;
+
+-- name: renew
+-- Rows: the partitions that are still ours, whose lease now runs on.
+update oncebox.cursor set
+  lease_until = (extract(epoch from clock_timestamp()) * 1000)::bigint + $3
+where reader = $1 and holder = $2
+returning topic, partition, term;
+
+-- name: release
+update oncebox.cursor set holder = null, lease_until = 0, takeovers = 0
+where reader = $1 and topic = $2 and partition = $3 and holder = $4 and term = $5;
+
+-- name: heartbeat
+insert into oncebox.member as m (reader, holder, lease_until)
+values ($1, $2, (extract(epoch from clock_timestamp()) * 1000)::bigint + $3)
+on conflict (reader, holder) do update set lease_until = excluded.lease_until;
+
+-- name: leave
+delete from oncebox.member where reader = $1
+  and (holder = $2 or lease_until < (extract(epoch from clock_timestamp()) * 1000)::bigint - $3);
+
+-- name: members
+select holder from oncebox.member
+where reader = $1 and lease_until >= (extract(epoch from clock_timestamp()) * 1000)::bigint
+order by holder;
+
+-- name: cursors
+-- Rows: topic, partition, holder or null when free or expired, milliseconds of lease left.
+select topic, partition,
+  case when lease_until >= (extract(epoch from clock_timestamp()) * 1000)::bigint then holder end,
+  lease_until - (extract(epoch from clock_timestamp()) * 1000)::bigint
+from oncebox.cursor where reader = $1 order by topic, partition;

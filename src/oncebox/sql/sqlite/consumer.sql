@@ -1,0 +1,151 @@
+-- name: subscribe
+INSERT INTO oncebox_subscription (consumer, source, floor) VALUES (?, ?, ?)
+ON CONFLICT (consumer, source) DO NOTHING;
+
+-- name: subscriptions
+SELECT source, id, floor FROM oncebox_subscription WHERE consumer = ?;
+
+-- name: begin_position
+-- A cursor that never stood anywhere starts here.
+UPDATE oncebox_cursor SET position = ?5, identity = ?6
+WHERE reader = ?1 AND topic = ?2 AND partition = ?3 AND term = ?4
+RETURNING position;
+
+-- name: limits
+-- Nothing to set: a process that stops inside its batch holds the file until it goes on or dies.
+SELECT ?1;
+
+-- name: fence
+-- Rows: the cursors that are still ours and stand where we think.
+UPDATE oncebox_cursor SET open_batch = 1
+WHERE reader = ?1 AND (topic, partition, term, position) IN (
+  SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?2))
+RETURNING topic, partition;
+
+-- name: close_batch
+-- No row: a handler rolled back, and the batch is not what it seems.
+UPDATE oncebox_cursor SET
+  position = ?5, open_batch = NULL, takeovers = 0, suspect = NULL,
+  lease_until = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) + ?6,
+  applied = applied + ?7, ignored = ignored + ?8, voided = voided + ?9,
+  duplicates = duplicates + ?10, late = late + ?11, orphans = orphans + ?12,
+  before_start = before_start + ?13, forks = forks + ?14, quarantined = quarantined + ?15
+WHERE reader = ?1 AND topic = ?2 AND partition = ?3 AND term = ?4 AND open_batch = 1
+RETURNING 1;
+
+-- name: suspect
+UPDATE oncebox_cursor SET suspect = ?5
+WHERE reader = ?1 AND topic = ?2 AND partition = ?3 AND term = ?4
+RETURNING 1;
+
+-- name: lock_keys
+-- One writer at a time: BEGIN IMMEDIATE has locked them already.
+SELECT k.subscription, k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff, k.park, k.skipped,
+  k.kept, k.awaited, k.attempts, k.reason, k.parked_ms, k.due_ms
+FROM json_each(?1) v
+CROSS JOIN oncebox_key k ON k.subscription = v.value ->> 0 AND k.key = v.value ->> 1;
+
+-- name: add_keys
+INSERT INTO oncebox_key (subscription, key) VALUES (?, ?) ON CONFLICT DO NOTHING;
+
+-- name: move_keys
+-- The common write: the event last done, and nothing else.
+UPDATE oncebox_key SET sequence = ?3, stamp = ?4, id = ?5, digest = ?6
+WHERE subscription = ?1 AND key = ?2;
+
+-- name: write_key
+UPDATE oncebox_key SET sequence = ?3, stamp = ?4, id = ?5, digest = ?6, cutoff = ?7, park = ?8,
+  skipped = ?9, kept = ?10, awaited = ?11, attempts = ?12, reason = ?13, parked_ms = ?14,
+  due_ms = ?15
+WHERE subscription = ?1 AND key = ?2;
+
+-- name: load_kept
+SELECT e.subscription, e.key, e.sequence, e.stamp, e.previous, e.id, e.digest, e.void, e.record
+FROM json_each(?1) v
+CROSS JOIN oncebox_kept e ON e.subscription = v.value ->> 0 AND e.key = v.value ->> 1
+ORDER BY e.subscription, e.key, e.sequence, e.stamp;
+
+-- name: add_kept
+INSERT INTO oncebox_kept (subscription, key, sequence, stamp, previous, id, digest, void,
+  after_subscription, after_key, after_stamp, kept_ms, record)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING;
+
+-- name: drop_kept
+DELETE FROM oncebox_kept WHERE subscription = ? AND key = ? AND sequence = ? AND stamp = ?
+  AND id = ? AND digest = ? AND void = ?;
+
+-- name: waiters
+-- Keys with an event that waited for one of these, and need wait no longer.
+SELECT DISTINCT e.subscription, e.key
+FROM json_each(?1) v
+CROSS JOIN oncebox_kept e ON e.after_subscription = v.value ->> 0 AND e.after_key = v.value ->> 1
+WHERE e.after_stamp <= v.value ->> 2;
+
+-- name: released_waiters
+-- The same for a whole consumer: whoever died between a commit and its wake-ups is made good.
+SELECT DISTINCT e.subscription, e.key
+FROM oncebox_kept e
+JOIN oncebox_subscription s ON s.id = e.subscription AND s.consumer = ?1
+JOIN oncebox_key k ON k.subscription = e.subscription AND k.key = e.key AND k.park IS NULL
+JOIN oncebox_key a ON a.subscription = e.after_subscription AND a.key = e.after_key
+WHERE e.after_key IS NOT NULL AND a.stamp >= e.after_stamp
+LIMIT ?2;
+
+-- name: take_due
+-- Keys of ?1 whose time has come at ?2, at most ?3, to be gone on with. Each try counts before it
+-- is made and the next one is put off (?5 ms, doubling up to ?6; none is left after ?4): so a
+-- handler that kills its process spends its tries, and of two owners that look only one has it.
+UPDATE oncebox_key SET attempts = attempts + 1, due_ms = CASE
+  WHEN park IS NOT NULL AND attempts + 1 >= ?4 THEN NULL
+  ELSE ?2 + min(?5 << min(attempts, 20), ?6) END
+WHERE (subscription, key) IN (
+  SELECT k.subscription, k.key
+  FROM oncebox_key k JOIN oncebox_subscription s ON s.id = k.subscription AND s.consumer = ?1
+  WHERE k.due_ms <= ?2
+  ORDER BY k.due_ms LIMIT ?3)
+RETURNING subscription, key;
+
+-- name: gap_keys
+-- Keys that wait for an event that has not come, the longest waiting first.
+SELECT k.subscription, k.key, min(e.kept_ms)
+FROM oncebox_key k JOIN oncebox_subscription s ON s.id = k.subscription AND s.consumer = ?1
+JOIN oncebox_kept e ON e.subscription = k.subscription AND e.key = k.key
+WHERE k.kept > 0 AND k.park IS NULL
+GROUP BY k.subscription, k.key HAVING min(e.kept_ms) <= ?2
+ORDER BY 3 LIMIT ?4 OFFSET ?3;
+
+-- name: held
+-- How much waits: keys parked, keys with a gap, events kept, bytes kept.
+SELECT
+  (SELECT count(*) FROM oncebox_key k JOIN oncebox_subscription s ON s.id = k.subscription
+    WHERE s.consumer = ?1 AND k.park IS NOT NULL),
+  (SELECT count(*) FROM oncebox_key k JOIN oncebox_subscription s ON s.id = k.subscription
+    WHERE s.consumer = ?1 AND k.park IS NULL AND k.kept > 0),
+  (SELECT count(*) FROM oncebox_kept e JOIN oncebox_subscription s ON s.id = e.subscription
+    WHERE s.consumer = ?1),
+  (SELECT coalesce(sum(length(e.record)), 0)
+    FROM oncebox_kept e JOIN oncebox_subscription s ON s.id = e.subscription
+    WHERE s.consumer = ?1);
+
+-- name: note
+INSERT INTO oncebox_journal (at_ms, what, consumer, source, key, sequence, stamp, id, detail)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: quarantine
+INSERT INTO oncebox_quarantine (at_ms, consumer, topic, partition, "offset", reason, record)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (consumer, topic, partition, "offset") DO NOTHING;
+
+-- name: effects
+SELECT step, key, done_ms, result FROM oncebox_effect
+WHERE consumer = ? AND source = ? AND id = ?;
+
+-- name: intend
+INSERT INTO oncebox_effect (consumer, source, id, step, key, begun_ms)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (consumer, source, id, step) DO UPDATE SET tries = tries + 1;
+
+-- name: effect_done
+UPDATE oncebox_effect SET done_ms = ?5, result = ?6
+WHERE consumer = ?1 AND source = ?2 AND id = ?3 AND step = ?4;

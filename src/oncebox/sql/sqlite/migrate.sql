@@ -1,0 +1,23 @@
+-- name: begin_migration
+-- BEGIN IMMEDIATE has the only lock there is; its wait (not ?1 ms) is the connection's.
+select ?1;
+
+-- name: has_migrations
+select exists (select 1 from sqlite_master where name = 'oncebox_migration');
+
+-- name: has_schema
+select ?1 is not null;
+
+-- name: make_migrations
+create table oncebox_migration (
+  version    integer primary key,
+  name       text    not null,
+  applied_at real    not null default ((julianday('now') - 2440587.5) * 86400)
+);
+
+-- name: migrated
+-- Unix seconds.
+select version, applied_at from oncebox_migration order by version;
+
+-- name: add_migration
+insert into oncebox_migration (version, name) values (?1, ?2);

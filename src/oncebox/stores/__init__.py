@@ -1,0 +1,1 @@
+"""Databases: one file per engine, each importing one client."""

@@ -1,0 +1,255 @@
+"""SQLAlchemy 2: sessions over its Session, Connection and their asynchronous forms.
+
+Stores over an application's engine or session factory, too; whichever driver is below. Statements
+go through `exec_driver_sql`, so SQLAlchemy begins its transaction as ever and its
+logging and events see them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import InvalidRequestError, UnboundExecutionError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
+
+from ..errors import ConfigurationError, NoTransaction
+from ..session import Dialect, Rows
+from .base import SessionBase, begins_by_itself, outside_transaction
+from .placeholders import prepared
+from .pooled import PooledStore
+
+T = TypeVar("T")
+
+_DIALECTS: dict[str, Dialect] = {"sqlite": "sqlite", "postgresql": "postgres"}
+_STYLES = {
+    "psycopg": "pyformat", "psycopg_async": "pyformat", "asyncpg": "numeric_dollar",
+    "pysqlite": "qmark", "aiosqlite": "qmark",
+}  # fmt: skip
+
+
+class SqlalchemySession(SessionBase):
+    """A SQLAlchemy `Session` or `Connection`.
+
+    Both begin a transaction by themselves, unless the engine's isolation level is AUTOCOMMIT or
+    the session was made with `autobegin=False`.
+    """
+
+    kind = "this SQLAlchemy connection"
+    how_to_begin = "Open one: with session.begin(): …, and not on an AUTOCOMMIT engine"
+    asynchronous = False
+
+    def __init__(self, handle: Session | Connection) -> None:
+        self.handle = handle
+        self.dialect = dialect_of(bind_of(handle) if isinstance(handle, Session) else handle)
+        self._root: Any = None
+        self._ran = False  # the driver begins with the first statement
+        self._nested: Any = None
+        self.lost = self.is_lost
+
+    def _connection(self) -> Connection:
+        if not isinstance(self.handle, Session):
+            return self.handle
+        try:
+            return self.handle.connection()
+        except InvalidRequestError as error:
+            if "autobegin" in str(error).lower():
+                raise self.no_transaction() from error
+            raise
+
+    def begin(self) -> None:
+        if not self.handle.in_transaction():
+            self.handle.begin()
+        self._root = self.handle.get_transaction()
+        self._ran = False
+        connection = self._connection()
+        self.require_transaction()
+        if self.dialect == "sqlite" and not _driver(connection).in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+        connection = self._connection()
+        statement = prepared(sql, style_of(connection))
+        self._ran = True
+        result = connection.exec_driver_sql(statement.sql, statement.arguments(parameters))
+        return [tuple(row) for row in result] if result.returns_rows else []
+
+    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        connection = self._connection()
+        statement = prepared(sql, style_of(connection))
+        connection.exec_driver_sql(statement.sql, [statement.arguments(row) for row in rows])
+
+    def is_lost(self) -> bool:
+        """Whether somebody has ended the transaction that `begin` opened."""
+        if self.handle.get_transaction() is not self._root:
+            return True
+        return self._ran and outside_transaction(_driver(self._connection()))
+
+    def commit(self) -> None:
+        self.handle.commit()
+
+    def rollback(self) -> None:
+        self.handle.rollback()
+
+    def savepoint(self) -> None:
+        self._nested = self.handle.begin_nested()
+
+    def release(self) -> None:
+        self._nested.commit()  # of a Session: flushes first, so a failure belongs to this event
+
+    def rollback_to(self) -> None:
+        self._nested.rollback()
+
+    def in_transaction(self) -> bool:
+        connection = self._connection()
+        if self.dialect == "sqlite":
+            inner = _driver(connection)
+            return inner.in_transaction or begins_by_itself(inner)
+        return not getattr(connection.connection.dbapi_connection, "autocommit", False)
+
+    def role(self) -> str | None:
+        return self._connection().engine.url.username
+
+    def close(self) -> None:
+        self.handle.close()
+
+
+class AsyncSqlalchemySession(SessionBase):
+    """A SQLAlchemy `AsyncSession` or `AsyncConnection`: the same, inside SQLAlchemy's greenlet."""
+
+    kind = "this SQLAlchemy connection"
+    how_to_begin = "Open one: async with session.begin(): …, and not on an AUTOCOMMIT engine"
+    asynchronous = True
+
+    def __init__(self, handle: AsyncSession | AsyncConnection) -> None:
+        self.handle = handle
+        bind = bind_of(handle.sync_session) if isinstance(handle, AsyncSession) else handle
+        self.dialect = dialect_of(bind)
+        self._inner: SqlalchemySession | None = None
+        self.lost = lambda: self._inner is not None and self._inner.is_lost()
+
+    async def _do(self, work: Callable[[SqlalchemySession], T]) -> T:
+        def inside(handle: Any) -> T:
+            if self._inner is None:
+                self._inner = SqlalchemySession(handle)
+            return work(self._inner)
+
+        return await self.handle.run_sync(inside)
+
+    async def begin(self) -> None:
+        await self._do(SqlalchemySession.begin)
+
+    async def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+        return await self._do(lambda inner: inner.run(sql, parameters))
+
+    async def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        await self._do(lambda inner: inner.run_many(sql, rows))
+
+    async def commit(self) -> None:
+        await self.handle.commit()
+
+    async def rollback(self) -> None:
+        await self.handle.rollback()
+
+    async def savepoint(self) -> None:
+        await self._do(SqlalchemySession.savepoint)
+
+    async def release(self) -> None:
+        await self._do(SqlalchemySession.release)
+
+    async def rollback_to(self) -> None:
+        await self._do(SqlalchemySession.rollback_to)
+
+    def in_transaction(self) -> bool:
+        return self.handle.in_transaction()
+
+    async def require_transaction(self) -> None:
+        try:
+            await self._do(SqlalchemySession.require_transaction)
+        except NoTransaction as error:
+            raise self.no_transaction() from error
+
+    def role(self) -> str | None:
+        return None if self._inner is None else self._inner.role()
+
+    async def close(self) -> None:
+        await self.handle.close()
+
+
+def bind_of(session: Session) -> Any:
+    """The engine or connection of a session. Raises ConfigurationError when there are several."""
+    try:
+        return session.get_bind()
+    except UnboundExecutionError as error:
+        raise ConfigurationError(
+            "this SQLAlchemy session has no one database",
+            hint='pass the connection: emit(session.connection(bind_arguments={"bind": …}), …)',
+        ) from error
+
+
+def dialect_of(bind: Any) -> Dialect:
+    """Which of our dialects an engine or connection speaks. Raises ConfigurationError: none."""
+    name = bind.dialect.name
+    if name not in _DIALECTS:
+        raise ConfigurationError(f"SQLAlchemy on {name}", expected="postgresql or sqlite")
+    return _DIALECTS[name]
+
+
+def style_of(connection: Connection) -> str:
+    """How the driver writes parameters, whatever `paramstyle` the engine was made with."""
+    dialect = connection.dialect
+    return _STYLES.get(dialect.driver) or dialect.paramstyle
+
+
+def _driver(connection: Connection) -> Any:
+    """The driver's connection at the bottom; below aiosqlite, that of `sqlite3`."""
+    driver: Any = connection.connection.driver_connection
+    return getattr(driver, "_conn", driver)
+
+
+# ---- stores
+
+Factory = Engine | AsyncEngine | sessionmaker[Any] | async_sessionmaker[Any]
+
+
+def store(factory: Factory, schema: str) -> PooledStore:
+    """A store over an engine (handlers receive a connection) or a session factory (a session)."""
+    if isinstance(factory, Engine):
+        return _sync_store(factory, schema, factory.connect)
+    if isinstance(factory, AsyncEngine):
+
+        async def connect() -> AsyncSqlalchemySession:
+            return AsyncSqlalchemySession(await factory.connect())
+
+        return _async_store(factory, schema, connect)
+    bind = factory.kw.get("bind")
+    if bind is None:
+        raise ConfigurationError(
+            "this session factory has no engine",
+            hint="make it with sessionmaker(engine), or pass the engine of oncebox's tables",
+        )
+    if isinstance(factory, sessionmaker):
+        return _sync_store(bind, schema, factory)
+
+    async def open_session() -> AsyncSqlalchemySession:
+        return AsyncSqlalchemySession(factory())
+
+    return _async_store(bind, schema, open_session)
+
+
+def _sync_store(bind: Any, schema: str, take: Callable[[], Session | Connection]) -> PooledStore:
+    return PooledStore(
+        dialect_of(bind),
+        schema,
+        lambda: SqlalchemySession(take()),
+        SqlalchemySession.close,
+        asynchronous=False,
+    )
+
+
+def _async_store(bind: Any, schema: str, take: Callable[[], Any]) -> PooledStore:
+    return PooledStore(
+        dialect_of(bind), schema, take, AsyncSqlalchemySession.close, asynchronous=True
+    )

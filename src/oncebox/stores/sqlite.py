@@ -1,0 +1,160 @@
+"""SQLite: sessions over `sqlite3` connections, and the store behind `sqlite:///file.db`.
+
+One writer at a time, so AUTOINCREMENT order is commit order. WAL, `synchronous=FULL`.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigurationError, CorruptStore, StoreUnavailable
+from ..session import Dialect, Rows, Trouble
+from .base import SessionBase, begins_by_itself, trouble
+
+BUSY_TIMEOUT_S = 5.0
+PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+"""As every connection of ours is set: commits survive power loss."""
+
+
+class SqliteSession(SessionBase):
+    """A `sqlite3` connection of ours or the caller's: its row factory does not matter."""
+
+    kind = "this sqlite3 connection"
+    how_to_begin = 'Open one: connection.execute("BEGIN IMMEDIATE"), then emit, then commit()'
+    dialect: Dialect = "sqlite"
+    asynchronous = False
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.handle = connection
+        self.lost = lambda: not connection.in_transaction
+
+    def begin(self) -> None:
+        begin(self.handle)
+
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
+        return run(self.handle, sql, parameters)
+
+    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        self.handle.executemany(sql, rows)
+
+    def commit(self) -> None:
+        commit(self.handle)
+
+    def rollback(self) -> None:
+        rollback(self.handle)
+
+    def in_transaction(self) -> bool:
+        return self.handle.in_transaction or begins_by_itself(self.handle)
+
+    def close(self) -> None:
+        self.handle.close()
+
+
+def run(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> Rows:
+    """Run one statement; a cursor that is made like this gives tuples, whatever the factory."""
+    return sqlite3.Cursor(connection).execute(sql, parameters).fetchall()
+
+
+def begin(connection: sqlite3.Connection) -> None:
+    """Open a transaction with the write lock.
+
+    If a handler ends it, Python opens another for what comes after, and the batch, which sees
+    that its own is gone, rolls that back: for so long the connection has an isolation level.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    connection.isolation_level = "IMMEDIATE"
+
+
+def commit(connection: sqlite3.Connection) -> None:
+    """Commit; from then on each statement is on its own again."""
+    connection.commit()
+    connection.isolation_level = None
+
+
+def rollback(connection: sqlite3.Connection) -> None:
+    """Roll back, likewise."""
+    connection.rollback()
+    connection.isolation_level = None
+
+
+class SqliteStore:
+    """A database file. `path` is relative to the working folder unless it starts with `/`."""
+
+    dialect: Dialect = "sqlite"
+    asynchronous = False
+
+    def __init__(self, path: str, schema: str = "oncebox") -> None:
+        self.path = checked_path(path)
+        self.schema = schema
+
+    def open(self) -> SqliteSession:
+        return SqliteSession(connect(self.path))
+
+    def trouble(self, error: BaseException) -> Trouble:
+        return trouble(error)
+
+    def close(self) -> None:
+        return None
+
+
+def checked_path(path: str) -> Path:
+    """A database's path. Raises ConfigurationError when it cannot be one."""
+    if not path or "\0" in path:
+        raise ConfigurationError(f"SQLite path {path!r}", expected="sqlite:///file.db")
+    return Path(path)
+
+
+def connect(path: Path, *, synchronous: str = "FULL") -> sqlite3.Connection:
+    """Open a database file as oncebox uses it: autocommit mode, WAL, foreign keys on.
+
+    Raises StoreUnavailable (locked, read-only, no such folder) and CorruptStore.
+    """
+    connection = None
+    try:
+        connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        for pragma in (*PRAGMAS, f"synchronous = {synchronous}"):
+            _patiently(connection, f"PRAGMA {pragma}")
+        connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    except sqlite3.DatabaseError as error:
+        if connection is not None:
+            connection.close()
+        raise translated(error, path) from error
+    return connection
+
+
+def _patiently(connection: sqlite3.Connection, sql: str) -> None:
+    """Processes that turn a new file to WAL at once wait for each other: all must step back."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute(sql)
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
+            if not busy or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.001, 0.02))
+        else:
+            return
+
+
+def translated(error: sqlite3.Error, path: Path) -> CorruptStore | StoreUnavailable:
+    """A driver's error at opening as ours, with what to do."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return CorruptStore(
+            f"{path} is damaged or not a SQLite database: {error}",
+            hint="restore it from a copy; oncebox wrote nothing",
+        )
+    hints = {
+        "SQLITE_CANTOPEN": "check that the folder exists and can be written",
+        "SQLITE_READONLY": "the file or its folder is read-only",
+        "SQLITE_BUSY": "another process holds the file locked",
+        "SQLITE_FULL": "the disk is full",
+    }
+    hint = next((h for start, h in hints.items() if name.startswith(start)), None)
+    return StoreUnavailable(f"{path}: {error}", hint=hint)

@@ -1,0 +1,161 @@
+"""Helpers for the tests of applications: the real consumer on the real store, no fakes.
+
+    deliver(billing, OrderPlaced("o-1", 1250))     the handlers run, as in production
+    emitted(tx)                                    what this database has emitted so far
+
+Both have the asynchronous forms that their subjects need: `await deliver_async(…)` for coroutine
+handlers, `await emitted(tx)` on asynchronous connections. Tables must be there: `oncebox db
+migrate`, or `migrate` below.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+from msgspec import json
+
+from ..batch import Batch, Setback, transact
+from ..codec import encode
+from ..consumer import CAREFUL_MAX
+from ..effects import have_effect
+from ..envelope import STAMP_UNITS_PER_US, chain_text, event_headers
+from ..errors import NotFound
+from ..event import EventType, event_type, new_id
+from ..ports import Record
+from ..program import Program, call, drive, drive_async
+from ..reading import BY_ID, Reading, subscribe, take_in
+from ..service import Consumer, Service
+from ..session import Session, lookup
+from ..statements import statements
+from ..stores.adapt import adapt, open_store
+
+EFFECTS_MAX = CAREFUL_MAX
+"""`once` steps of one handler that a delivery goes through."""
+
+
+class EmittedEvent(NamedTuple):
+    """An event in the outbox: `data` is its payload as JSON values."""
+
+    id: str
+    source: str
+    type: str
+    version: int | None
+    key: str | None
+    data: Any
+
+
+def deliver(service: Service, *events: object, state: Any = None) -> None:
+    """Run a service's plain handlers for events, each as the next of its key, and commit.
+
+    Raises what a handler raises (then nothing of that event is committed), and NotFound when no
+    handler takes the event's type. `state` is what handlers get as `context.state`.
+    """
+    drive(_deliver(service, events, state))
+
+
+async def deliver_async(service: Service, *events: object, state: Any = None) -> None:
+    """The same for coroutine handlers."""
+    await drive_async(_deliver(service, events, state))
+
+
+def emitted(tx: Any) -> Any:
+    """The events in the outbox that `tx` is connected to, in order, as `EmittedEvent`s.
+
+    Those of the transaction that `tx` has open are among them. Awaitable for an asynchronous
+    connection.
+    """
+    session = adapt(tx)
+    program = _emitted(session)
+    return drive_async(program) if session.asynchronous else drive(program)
+
+
+def _emitted(session: Session) -> Program[list[EmittedEvent]]:
+    rows = yield from call(session.run, statements(session.dialect)["emitted"])
+    return [
+        EmittedEvent(
+            str(id), source, type, version, key, None if data is None else json.decode(data)
+        )
+        for id, source, type, version, key, data in rows
+    ]
+
+
+def _deliver(service: Service, events: tuple[object, ...], state: Any) -> Program[None]:
+    for event in events:
+        declared = event_type(type(event))
+        takers = [c for c in service.consumers.values() if declared.type in c.handlers]
+        if not takers:
+            raise NotFound(
+                f"{service.name} has no handler for {declared.type}",
+                hint=f"@{service.name}.on({type(event).__name__})",
+            )
+        for consumer in takers:
+            yield from _deliver_to(service, consumer, declared, event, state)
+
+
+def _deliver_to(
+    service: Service, consumer: Consumer, declared: EventType, event: object, state: Any
+) -> Program[None]:
+    store = open_store(service.store, service.schema, asynchronous=consumer.asynchronous)
+    session = yield from call(store.open)
+    try:
+        reading = Reading(
+            consumer=consumer.name,
+            session=session,
+            sql=statements(store.dialect, service.schema),
+            handlers=consumer.handlers,
+            topics=consumer.streams,
+            settings=consumer.settings,
+            now_ms=lambda: time.time_ns() // 1_000_000,
+            trouble=store.trouble,
+            state=state,
+        )
+        record = yield from transact(reading, _next_record(reading, declared, event))
+        yield from _settle(reading, record)
+    finally:
+        yield from call(session.close)
+
+
+def _next_record(reading: Reading, declared: EventType, event: object) -> Program[Record]:
+    """The event as the next of its key, whatever this consumer has had of it before."""
+    source = f"/test/{declared.stream}"
+    key = declared.key_of(event)
+    stamp = time.time_ns() // 1000 * STAMP_UNITS_PER_US
+    chain = None
+    subscription = yield from subscribe(reading, source if key is not None else source + BY_ID)
+    if key is not None:
+        rows = yield from lookup(
+            reading.session, reading.sql["lock_keys"], [(subscription.id, key)]
+        )
+        sequence, last = (max(rows[0][2], 0), rows[0][3]) if rows else (0, -1)
+        stamp = max(stamp, last + 1)
+        chain = chain_text(sequence + 1, stamp, last if sequence else None)
+    headers = event_headers(str(new_id()), source, declared.type, declared.version, chain)
+    raw = [(name, value.encode()) for name, value in headers]
+    raw_key = None if key is None else key.encode()
+    time_ms = stamp // STAMP_UNITS_PER_US // 1000
+    return Record(declared.stream, 0, 0, raw_key, encode(event), raw, time_ms)
+
+
+def _settle(reading: Reading, record: Record) -> Program[None]:
+    """Run one record as a batch of its own; `once` is had and the handler runs again."""
+    items, _ = take_in(reading, [record])
+    drains: dict[Any, bool] = {}
+    for _ in range(EFFECTS_MAX):
+        batch = Batch(reading, items, {}, drains, careful=bool(reading.suspending))
+        try:
+            outcome = yield from batch.run()
+        except Setback as setback:
+            if setback.__cause__ is not None:
+                raise setback.__cause__ from None
+            continue  # the handler uses `once`: now it runs inside a savepoint
+        if batch.failures:
+            raise batch.failures[0]
+        if not outcome.wanted:
+            return
+        for one in outcome.wanted:
+            failure = yield from have_effect(reading, one)
+            if failure is not None:
+                raise RuntimeError(failure)
+            drains[one.item.place] = False
+        items = []

@@ -1,0 +1,215 @@
+"""Kafka for the suite: one real broker in KRaft mode.
+
+`kafka()` starts a broker of its own. `shared_kafka()` is for the session: the broker that
+`ONCEBOX_TEST_KAFKA` names if it is set, else one of its own.
+"""
+
+import base64
+import contextlib
+import functools
+import os
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from . import lookup
+from .server import LOOPBACK, POLL_S, Server, ServerFailed, free_ports
+
+VARIABLE = "ONCEBOX_TEST_KAFKA"
+SCHEME = "kafka://"
+HEAP = "512m"
+ANSWER_TIMEOUT_S = 10.0
+FORMAT_TIMEOUT_S = 60.0
+
+SETTINGS = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "num.partitions": "4",
+    # A topic that a program forgot to make must fail here, not appear with other settings.
+    "auto.create.topics.enable": "false",
+    # Internal topics for one broker: a copy each, few partitions, no wait for more members.
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "4",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    # A killed broker is let in again only when the session of its former life has ended.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+    "log.retention.check.interval.ms": "1000",
+    "log.cleaner.dedupe.buffer.size": "16777216",  # of the heap, where the default takes 128 MiB
+}
+
+
+class Kafka:
+    """A running Kafka."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        """`kafka://host:port`, with further hosts after commas."""
+
+    @property
+    def bootstrap(self) -> str:
+        """The brokers as Kafka's clients want them: `host:port,host:port`."""
+        return self.url.removeprefix(SCHEME).rstrip("/")
+
+    def topics(self) -> list[str]:
+        """Return the names of all topics, the internal ones too."""
+        return sorted(self.admin.list_topics(timeout=ANSWER_TIMEOUT_S).topics)
+
+    def create_topic(
+        self, name: str, partitions: int, settings: dict[str, str] | None = None
+    ) -> None:
+        """Create a topic and return when the broker knows a leader for each partition."""
+        topic = NewTopic(name, partitions, replication_factor=1, config=settings or {})
+        self.admin.create_topics([topic])[name].result(ANSWER_TIMEOUT_S)
+        end = time.monotonic() + ANSWER_TIMEOUT_S
+        while not self._led(name, partitions):
+            if time.monotonic() > end:
+                raise ServerFailed(f"topic {name} has no leader after {ANSWER_TIMEOUT_S:g} s")
+            time.sleep(POLL_S)
+
+    def _led(self, name: str, partitions: int) -> bool:
+        found = self.admin.list_topics(name, timeout=ANSWER_TIMEOUT_S).topics[name].partitions
+        return len(found) == partitions and all(part.leader >= 0 for part in found.values())
+
+    def delete_topics(self, prefix: str) -> None:
+        """Ask the broker to delete the topics whose names start so; does not wait for the disk."""
+        known = self.admin.list_topics(timeout=ANSWER_TIMEOUT_S).topics
+        doomed = [name for name in known if name.startswith(prefix)]
+        if doomed:
+            for answer in self.admin.delete_topics(doomed).values():
+                answer.result(ANSWER_TIMEOUT_S)
+
+    @functools.cached_property
+    def admin(self) -> AdminClient:
+        """An administration client, kept: what it was asked is dropped when it is collected."""
+        return AdminClient(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "reconnect.backoff.max.ms": 100,
+                "log_level": 2,  # a client that outlives its broker is normal here, and no news
+            }
+        )
+
+
+class OwnKafka(Kafka):
+    """A broker that this process started, and may stop and start as a test wants."""
+
+    def __init__(self, settings: dict[str, str] | None = None) -> None:
+        self._java = str(lookup.java())
+        self._class_path = str(lookup.kafka_jars() / "*")
+        self._server = Server("kafka")
+        self.port, controller_port = free_ports(2)
+        super().__init__(f"{SCHEME}{LOOPBACK}:{self.port}")
+        try:
+            self._configure(controller_port, settings or {})
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The broker's process id, 0 while it is stopped."""
+        return self._server.pid
+
+    @property
+    def log(self) -> Path:
+        """The broker's log of warnings and errors."""
+        return self._server.log
+
+    @property
+    def data(self) -> Path:
+        """The folder of the broker's partitions."""
+        return self._server.folder / "data"
+
+    def start(self) -> None:
+        """Start the stopped broker on its data and its ports."""
+        self._server.start(self._command("kafka.Kafka", str(self._properties)), self._ready)
+
+    def stop(self, *, immediate: bool = False) -> None:
+        """Stop the broker in order, or immediately (SIGKILL)."""
+        self._server.end(signal.SIGKILL if immediate else signal.SIGTERM)
+
+    def restart(self, *, immediate: bool = False) -> None:
+        """Stop and start again, on the same data and port."""
+        self.stop(immediate=immediate)
+        self.start()
+
+    def remove(self) -> None:
+        """End the broker and remove its data."""
+        self._server.remove()
+
+    @property
+    def _properties(self) -> Path:
+        return self._server.folder / "server.properties"
+
+    def _command(self, main: str, *arguments: str) -> list[str]:
+        options = [f"-Xmx{HEAP}", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+        return [self._java, *options, "-cp", self._class_path, main, *arguments]
+
+    def _configure(self, controller_port: int, settings: dict[str, str]) -> None:
+        lines = SETTINGS | {
+            "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},"
+            f"CONTROLLER://{LOOPBACK}:{controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.port}",
+            "controller.quorum.voters": f"1@{LOOPBACK}:{controller_port}",
+            "log.dirs": str(self.data),
+        }
+        lines |= settings
+        self._properties.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        command = self._command(
+            "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)
+        )
+        made = subprocess.run(
+            command, capture_output=True, text=True, timeout=FORMAT_TIMEOUT_S, check=False
+        )
+        if made.returncode:
+            raise ServerFailed(f"Kafka's storage was not formatted:\n{made.stdout}{made.stderr}")
+
+    def _ready(self) -> bool:
+        """Whether a client can list topics; a client is made only once the port answers."""
+        with socket.socket() as probe:
+            if probe.connect_ex((LOOPBACK, self.port)):
+                return False
+        try:
+            return bool(self.admin.list_topics(timeout=ANSWER_TIMEOUT_S).brokers)
+        except KafkaException:
+            return False
+
+
+@contextlib.contextmanager
+def kafka(settings: dict[str, str] | None = None) -> Iterator[OwnKafka]:
+    """Start a broker on free ports and remove it after.
+
+    `settings` are added to, or replace, those of `SETTINGS`. Raises `EngineMissing`.
+    """
+    broker = OwnKafka(settings)
+    try:
+        yield broker
+    finally:
+        broker.remove()
+
+
+@contextlib.contextmanager
+def shared_kafka() -> Iterator[Kafka]:
+    """Yield the broker that the environment names, or start one."""
+    url = os.environ.get(VARIABLE)
+    if not url:
+        with kafka() as own:
+            yield own
+        return
+    yield Kafka(url if url.startswith(SCHEME) else SCHEME + url)

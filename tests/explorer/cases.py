@@ -1,0 +1,157 @@
+"""Worlds in their usual sizes, and the bounds within which each is explored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from oncebox.explorer import Bounds, Run
+
+from .engines import Engine
+from .relaying import Relaying
+from .shop import FIVE, QUICK, Fact, Shop
+from .worlds import (
+    AtWork,
+    Causal,
+    Charging,
+    Claims,
+    Duel,
+    Failing,
+    Forked,
+    Killing,
+    Leaving,
+    Redrive,
+    RedriveLive,
+    Retries,
+    Rivals,
+    Start,
+    TakeOver,
+    Wake,
+)
+
+Make = Callable[[Engine], Shop]
+
+
+class Case(NamedTuple):
+    """A world, its bounds, and the deviations that have to have happened there."""
+
+    make: Make
+    bounds: Bounds
+    kinds: tuple[str, ...]
+
+
+SPREAD = (Fact("a", 1), Fact("a", 2, 1), Fact("b", 1, 1), Fact("a", 3), Fact("b", 2))
+"""A topic that got more partitions: events of one key are on two."""
+
+LATE = (Fact("a", 1), Fact("a", 3), Fact("b", 1), Fact("a", 2), Fact("b", 2))
+"""An event that was published late, by `republish`."""
+
+AFTER = (Fact("a", 1), Fact("b", 1, 1, ("a", 2)), Fact("a", 2), Fact("b", 2, 1))
+"""b 1 waits for a 2, which may come later and on another partition."""
+
+RESTORED = (Fact("a", 1), Fact("a", 2), Fact("a", 3, branch=1, behind=1), Fact("a", 2, branch=1))
+"""The source forgot a 2 and went on; of what it emitted then, the second comes first."""
+
+ORDERS = {"ann": [[Fact("a", 1), Fact("b", 1)], [Fact("a", 2)]], "bob": [[Fact("a", 3)]]}
+ONE_BY_ONE = replace(QUICK, batch_max=1)
+TWO_BY_TWO = replace(QUICK, batch_max=2)
+COARSE = {"stall": 1, "crash": 1}
+
+
+def failing(engine: Engine) -> Shop:
+    shop = Failing(engine, FIVE, failing=[("a", 2)], duplicates=False, every_step=False)
+    return shop.arranged()
+
+
+def failing_at_two(engine: Engine) -> Shop:
+    class Both(Failing):
+        def cast(self, run: Run) -> None:
+            super().cast(run)
+            run.start("two", self.life)
+
+    shop = Both(engine, FIVE[:3], failing=[("a", 2)], duplicates=False, every_step=False)
+    return shop.arranged()
+
+
+def charging_at_two(engine: Engine) -> Shop:
+    class Both(Charging):
+        def cast(self, run: Run) -> None:
+            super().cast(run)
+            run.start("two", self.life)
+
+    return Both(engine, FIVE[:3], duplicates=False, every_step=False).arranged()
+
+
+def rivals(engine: Engine) -> Shop:
+    return Rivals(engine, FIVE[:4], duplicates=False, every_step=False).arranged()
+
+
+def short(shop: Shop) -> Shop:
+    """Fetches may bring less than there is."""
+    shop.broker.short = True
+    return shop
+
+
+CASES = {
+    "an owner from its first moment": Case(
+        lambda e: Start(e, FIVE[:3], duplicates=False), Bounds(2), ("crash", "reordering")
+    ),
+    "an owner at work": Case(
+        lambda e: short(AtWork(e).arranged()),
+        Bounds(2),
+        ("crash", "duplicate", "reordering", "short fetch"),
+    ),
+    "a key on two partitions": Case(
+        lambda e: AtWork(e, SPREAD).arranged(), Bounds(2), ("crash", "duplicate", "reordering")
+    ),
+    "an event that comes late": Case(
+        lambda e: AtWork(e, LATE, settings=TWO_BY_TWO).arranged(), Bounds(2), ("crash", "duplicate")
+    ),
+    "two owners": Case(rivals, Bounds(2, COARSE), ("crash", "stall", "preemption")),
+    "an owner that leaves": Case(
+        lambda e: Leaving(e, FIVE[:2], duplicates=False, every_step=False).arranged(),
+        Bounds(2, {**COARSE, "stop": 1}),
+        ("crash", "stall", "preemption", "stop"),
+    ),
+    "a handler that fails": Case(failing, Bounds(2, COARSE), ("crash", "stall", "preemption")),
+    "one that fails at two owners": Case(failing_at_two, Bounds(1), ("crash", "preemption")),
+    "events that wait for others": Case(
+        lambda e: Causal(e, AFTER, duplicates=False).arranged(), Bounds(2), ("crash", "reordering")
+    ),
+    "effects outside": Case(
+        lambda e: Charging(e, FIVE[:3], duplicates=False, every_step=False).arranged(),
+        Bounds(2),
+        ("crash", "reordering"),
+    ),
+    "effects outside, two owners": Case(
+        charging_at_two, Bounds(2, {"crash": 0, "stall": 0}), ("preemption",)
+    ),
+    "a history that forks": Case(
+        lambda e: Forked(e, RESTORED).arranged(), Bounds(2), ("crash", "duplicate")
+    ),
+    "an event that kills": Case(
+        lambda e: Killing(e, FIVE, every_step=False).arranged(), Bounds(1), ("crash", "duplicate")
+    ),
+    "a relay": Case(
+        lambda e: Relaying(e, ORDERS, every_step=False),
+        Bounds(2),
+        ("crash", "stall", "preemption", "refusal", "half publish", "lost answer"),
+    ),
+    "two relays": Case(
+        lambda e: Relaying(
+            e, {"ann": ORDERS["ann"]}, relays=("r1", "r2"), pause_s=0.1, every_step=False
+        ),
+        Bounds(2, COARSE),
+        ("crash", "stall", "preemption", "refusal", "half publish", "lost answer"),
+    ),
+}
+DUELS: dict[str, Callable[[Engine], Duel]] = {
+    "take over": TakeOver.make,
+    "redrive": Redrive.make,
+    "retries": Retries.make,
+    "wake": Wake.make,
+    "redrive of what is retried": RedriveLive.make,
+    "claims": Claims.make,
+    "first claims": Claims.make_first,
+}

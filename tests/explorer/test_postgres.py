@@ -1,0 +1,133 @@
+"""The same scripts for two sessions on a real PostgreSQL, which has more than one writer.
+
+SQLite cannot show what happens between a read and a lock; here it can happen, and does with the
+bugs that are planted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from oncebox import relay
+from oncebox.explorer import Bounds, explore
+from oncebox.explorer.explore import Report
+
+from . import mutants
+from .cases import DUELS, Make
+from .engines import Engine
+from .postgres import PostgresEngine
+from .relaying import Relaying
+from .shop import Fact, Shop
+
+OTHERS = ("crash", "stall", "reordering", "refusal", "half publish", "lost answer")
+PREEMPTIONS = Bounds(2, dict.fromkeys(OTHERS, 0))
+
+
+@pytest.fixture
+def engine(postgres_url: str, caplog: pytest.LogCaptureFixture) -> Iterator[PostgresEngine]:
+    caplog.set_level(logging.CRITICAL, logger="oncebox")
+    made = PostgresEngine(postgres_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relay asks the log on a thread where its store is asynchronous: here there is none."""
+
+    def call(function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+    monkeypatch.setattr(relay, "to_thread", call)
+
+
+def explored(shop: Shop, bounds: Bounds) -> Report:
+    report = explore(shop, bounds)
+    print(report)
+    return report
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["", "swapped"])
+@pytest.mark.parametrize("name", DUELS)
+def test_every_interleaving_of_two(engine: PostgresEngine, name: str, *, swapped: bool) -> None:
+    duel = DUELS[name](engine)
+    duel.swapped = swapped
+    explored(duel, PREEMPTIONS).expect_clean("preemption")
+
+
+@pytest.mark.parametrize("name", DUELS)
+def test_a_crash_and_a_stall_before_every_step(engine: PostgresEngine, name: str) -> None:
+    explored(DUELS[name](engine), Bounds(1)).expect_clean("crash", "stall", "preemption")
+
+
+def crosswise(engine: Engine) -> Shop:
+    """Two transactions that emit for the same keys in opposite orders, and a relay."""
+    orders = {
+        "ann": [[Fact("a", 1), Fact("b", 1)]],
+        "bob": [[Fact("b", 2), Fact("a", 2)]],
+    }
+    return relaying(engine, orders, early=False)
+
+
+def numbered_early(engine: Engine) -> Shop:
+    """Transactions that stay open behind the moment when their events get their positions."""
+    return relaying(engine, {"ann": [[Fact("a", 1)]], "bob": [[Fact("b", 1)]]}, early=True)
+
+
+def relaying(engine: Engine, orders: dict[str, list[list[Fact]]], *, early: bool) -> Shop:
+    # What runs would make and not undo (partitions), or wait for each other to make (the source's
+    # row), is there from the beginning.
+    return Relaying(engine, orders, early=early).arranged(
+        (),
+        "INSERT INTO oncebox.source (name) VALUES ('/shop/orders')",
+        "UPDATE oncebox.cursor SET lease_until = 0",
+    )
+
+
+@pytest.mark.parametrize("make", [crosswise, numbered_early])
+def test_every_interleaving_of_emits_and_a_relay(
+    engine: PostgresEngine, at_once: None, make: Make
+) -> None:
+    explored(make(engine), PREEMPTIONS).expect_clean("preemption")
+
+
+@pytest.mark.parametrize("make", [crosswise, numbered_early])
+def test_a_relay_crashes_before_every_step(
+    engine: PostgresEngine, at_once: None, make: Make
+) -> None:
+    report = explored(make(engine), Bounds(1))
+    report.expect_clean("crash", "stall", "preemption", "refusal", "lost answer")
+
+
+PLANTED: list[tuple[mutants.Plant, Make]] = [
+    (mutants.rows_read_before_locked, DUELS["retries"]),
+    (mutants.redrive_without_the_lock, DUELS["redrive of what is retried"]),
+    (mutants.select_then_insert, DUELS["claims"]),
+    (mutants.above_the_last_position, numbered_early),
+]
+
+
+@pytest.mark.parametrize(("plant", "make"), PLANTED, ids=[p.__name__ for p, _ in PLANTED])
+def test_a_planted_bug_is_found(
+    engine: PostgresEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: None,
+    plant: mutants.Plant,
+    make: Make,
+) -> None:
+    shop = make(engine)
+    plant(monkeypatch, shop)
+    report = explored(shop, PREEMPTIONS)
+    assert report.failure is not None, "not found"
+    assert set(report.failure.fired) == {"preemption"}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", DUELS)
+def test_every_pair_of_deviations(engine: PostgresEngine, name: str) -> None:
+    explored(DUELS[name](engine), Bounds(2)).expect_clean("crash", "stall", "preemption")

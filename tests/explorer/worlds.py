@@ -1,0 +1,412 @@
+"""Worlds: who acts, what may go wrong there, and what each is for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Self
+
+from oncebox import inbox
+from oncebox.codec import decode
+from oncebox.consumer import ConsumerLoop
+from oncebox.context import Context
+from oncebox.errors import Fenced
+from oncebox.event import event_type
+from oncebox.explorer import Actor, Broken, Run
+from oncebox.explorer.run import Crash
+from oncebox.operate import redrive
+from oncebox.program import Program, call
+from oncebox.reading import Handler, Place
+from oncebox.waiting import Where, waiting
+
+from .engines import Engine
+from .shop import QUICK, Fact, Paid, Shop
+
+
+class Start(Shop):
+    """One owner from its first moment on empty tables."""
+
+    def cast(self, run: Run) -> None:
+        run.start("one", self.life)
+
+
+class AtWork(Shop):
+    """One owner at work, as it mostly is."""
+
+    def cast(self, run: Run) -> None:
+        run.start("one", self.work)
+
+
+class Rivals(Shop):
+    """An owner at work, and a second that starts: partitions change hands."""
+
+    def cast(self, run: Run) -> None:
+        run.start("one", self.work)
+        run.start("two", self.life)
+
+    def is_quiet(self) -> bool:
+        """Also, work is shared: everybody who is alive has a part of it."""
+        rows = self.engine.rows("SELECT DISTINCT holder FROM oncebox.cursor WHERE holder > ''")
+        return len(rows) == len(self.run.actors) and super().is_quiet()
+
+
+class Leaving(Shop):
+    """An owner that is asked to stop, at a moment that the tape chooses; another takes over."""
+
+    asked = False
+
+    def cast(self, run: Run) -> None:
+        self.asked = False
+        run.start("one", self.work)
+        run.start("two", self.life)
+
+    def stopping(self, actor: Actor) -> bool:
+        if actor.name == "one" and not self.asked and not self.arranging:
+            self.asked = bool(self.run.choose(("stop",)))
+        return self.asked and actor.name == "one"
+
+    def is_quiet(self) -> bool:
+        leaving = self.asked and any(actor.name == "one" for actor in self.run.actors)
+        return not leaving and super().is_quiet()
+
+    def check_owners(self) -> None:
+        """Also, who left in peace left nothing behind."""
+        super().check_owners()
+        rows = self.engine.rows(
+            "SELECT 1 FROM oncebox.member WHERE holder = 'one'"
+            " UNION SELECT 1 FROM oncebox.cursor WHERE holder = 'one'"
+        )
+        if self.asked and rows and "crash" not in self.run.choices.fired:
+            raise Broken("one left, and still counts as a member")
+
+
+class Failing(Shop):
+    """A handler that fails: its key is parked, tried again, given up, mended and redriven."""
+
+    def cast(self, run: Run) -> None:
+        run.start("one", self.work)
+        run.start("desk", self.operator)
+
+    def crashed(self, actor: Actor) -> None:
+        if actor.name.startswith("desk"):
+            self.engine.crashed(actor)
+            actor.run.start(actor.name + "'", self.operator)
+        else:
+            super().crashed(actor)
+
+
+class Causal(Shop):
+    """Events that wait for those of other keys (`after=`), on partitions of two owners."""
+
+    def cast(self, run: Run) -> None:
+        run.start("one", self.work)
+
+
+class Charging(Shop):
+    """Handlers with an effect outside the database."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        paid = event_type(Paid)
+        handler = Handler(self.charge, paid, partial(decode, Paid), with_context=True)
+        self.handlers = {paid.type: handler}
+        self.charged: dict[str, str] = {}
+        self.calls = 0
+
+    def cast(self, run: Run) -> None:
+        self.charged = {}
+        self.calls = 0
+        run.start("one", self.work)
+
+    def check_calls(self) -> None:
+        """Where nobody died or stood still, each effect was asked for once."""
+        if self.calls > len(self.facts) and not {"crash", "stall"} & set(self.run.choices.fired):
+            raise Broken(f"{self.calls} calls for {len(self.facts)} effects")
+
+    def charge(self, tx: Any, paid: Paid, context: Context[Any]) -> None:
+        due = f"{paid.order}{paid.cents}"
+        receipt = context.once("charge", partial(self.outside, due))
+        if receipt != f"receipt {due}":
+            raise Broken(f"{due} has {receipt}")
+        self.pay(tx, paid)
+
+    def outside(self, due: str, key: str) -> str:
+        """A payment service that knows idempotency keys."""
+        self.calls += 1
+        if self.charged.setdefault(key, due) != due:
+            raise Broken(f"{due} and {self.charged[key]} have one idempotency key")
+        return f"receipt {due}"
+
+    def check_effects(self) -> None:
+        super().check_effects()
+        self.check_calls()
+        charged = sorted(self.charged.values())
+        if charged != sorted(fact.id for fact, _ in self.facts):
+            raise Broken(f"charged: {charged}")
+
+
+class Killing(Shop):
+    """An event whose handler kills its process, every time: its key has to end up parked, and
+    nobody else's.
+    """
+
+    deadly = ("a", 2)
+
+    def cast(self, run: Run) -> None:
+        run.start("one", self.work)
+
+    def refuse(self, paid: Paid) -> None:
+        if (paid.order, paid.cents) == self.deadly and not self.arranging:
+            raise Crash
+
+    def is_quiet(self) -> bool:
+        rows = self.engine.rows("SELECT due_ms FROM oncebox.key WHERE park IS NOT NULL OR kept > 0")
+        return rows == [(None,)]
+
+    def check(self) -> object:
+        """Whoever dies by another hand while an event is under suspicion may park it, too: so of
+        the deadly event's key nothing is done but what comes before it.
+        """
+        key, number = self.deadly
+        done = self.engine.rows("SELECT key, value FROM ledger ORDER BY n")
+        mine = [value for k, value in done if k == key]
+        if mine != list(range(1, number))[: len(mine)]:
+            raise Broken(f"effects of key {key}: {mine}")
+        others = {k: values for k, values in self.expected().items() if k != key}
+        for other, values in others.items():
+            if [value for k, value in done if k == other] != values:
+                raise Broken(f"effects of key {other}, which has no part in it: {done}")
+        rows = self.engine.rows("SELECT key, park, due_ms FROM oncebox.key WHERE park IS NOT NULL")
+        if rows != [(key, "poison", None)]:
+            raise Broken(f"parked: {rows}")
+        return None
+
+
+class Forked(Shop):
+    """A producer's database that was restored: what it emits then belongs to another history."""
+
+    def cast(self, run: Run) -> None:
+        run.start("one", self.work)
+
+    def expected(self) -> dict[str, list[int]]:
+        """The history that was seen first; of the other one, nothing."""
+        return {"a": [fact.value for fact, _ in self.facts if not fact.branch]}
+
+    def is_quiet(self) -> bool:
+        return True
+
+    def check_pending(self) -> None:
+        rows = self.engine.rows("SELECT key, park FROM oncebox.key WHERE park IS NOT NULL")
+        if rows != [("a", "fork")]:
+            raise Broken(f"parked: {rows}, and the source forgot what it had published")
+
+
+# ---- small enough for every interleaving on every engine
+
+
+def once(loop: ConsumerLoop, work: Program[object]) -> Program[None]:
+    """A part of the loop's work, with what the loop does when it fails."""
+    try:
+        yield from work
+    except Fenced:
+        return
+    except Exception as error:
+        yield from loop.outage(error)
+
+
+class Duel(Shop):
+    """Short programs, once each, and then an owner that goes on with whatever is left."""
+
+    last = False
+    swapped = False
+    """Whether the second one has the first turn, which is no preemption then."""
+    places: Sequence[Place] = ()
+    persistent: Callable[[Actor], Program[None]] | None = None
+    """A program that somebody starts again when it dies."""
+
+    def begin(self, run: Run) -> None:
+        self.last = False
+        super().begin(run)
+        if self.swapped:
+            run.actors.reverse()
+
+    def crashed(self, actor: Actor) -> None:
+        self.engine.crashed(actor)
+        if actor.name == "last":
+            actor.run.start("last", self.life, rest_s=self.settings.lease_s + 0.1)
+        elif self.persistent is not None and actor.name not in ("one", "two"):
+            actor.run.start(actor.name + "'", self.persistent)
+
+    def settled(self) -> bool:
+        if self.arranging:
+            return super().settled()
+        if self.run.actors:
+            return self.last and super().settled()
+        if not self.last:
+            self.last = True
+            self.run.start("last", self.life, rest_s=self.settings.lease_s + 0.1)
+            return False
+        return True
+
+    def turn(self, actor: Actor) -> Program[None]:
+        """One fetch of an owner at work, and what it brings."""
+        loop = yield from self.loop(actor)
+        self.resume(loop)
+        yield from once(loop, loop.turn())
+
+    def first_turn(self, actor: Actor) -> Program[None]:
+        """The same for an owner that starts."""
+        loop = yield from self.loop(actor)
+        yield from once(loop, loop.turn())
+
+    def drain(self, actor: Actor) -> Program[None]:
+        """A retry of every key."""
+        loop = yield from self.loop(actor)
+        yield from once(loop, loop.drain(dict.fromkeys(self.places, True)))
+
+    def redrive(self, actor: Actor) -> Program[None]:
+        """Mend the handler, and redrive whatever is parked."""
+        desk = yield from self.desk(actor)
+        found, _ = yield from waiting(desk, Where())
+        yield self.failing.clear, ()
+        yield from redrive(desk, found)
+
+    def is_quiet(self) -> bool:
+        return super().is_quiet() or not self.settling()
+
+    def settling(self) -> bool:
+        """Whether something that waits will be tried again by itself."""
+        rows = self.engine.rows(
+            "SELECT 1 FROM oncebox.key WHERE due_ms IS NOT NULL OR (kept > 0 AND park IS NULL)"
+        )
+        return bool(rows)
+
+
+EXPIRED = "UPDATE oncebox.cursor SET lease_until = 0"
+TWO_OWNERS = "UPDATE oncebox.cursor SET holder = 'two' WHERE partition = 1"
+PARKED = "UPDATE oncebox.key SET due_ms = NULL, attempts = 4 WHERE park IS NOT NULL"
+CLAIMED_BEFORE = "INSERT INTO oncebox.subscription (consumer, source) VALUES ('mail', 'hooks')"
+DUE = "UPDATE oncebox.key SET due_ms = 1 WHERE park IS NOT NULL"
+
+
+class TakeOver(Duel):
+    """An owner whose lease has just run out, and the one that takes over."""
+
+    @classmethod
+    def make(cls, engine: Engine) -> Self:
+        facts = (Fact("a", 1), Fact("a", 2))
+        return cls(engine, facts, duplicates=False).arranged((), EXPIRED)
+
+    def cast(self, run: Run) -> None:
+        run.start("one", self.turn)
+        run.start("two", self.first_turn)
+
+
+class Redrive(Duel):
+    """A key that is parked, an operator who redrives it, and its next event."""
+
+    @classmethod
+    def make(cls, engine: Engine) -> Self:
+        failing = {("a", 1)}
+        # Each crash behind a retry spends one of its tries: these are for two crashes.
+        patient = replace(QUICK, attempts_max=4)
+        facts = (Fact("a", 2),)
+        shop = cls(engine, facts, failing=failing, settings=patient, duplicates=False)
+        return shop.arranged((Fact("a", 1),), PARKED)
+
+    def cast(self, run: Run) -> None:
+        self.persistent = self.redrive
+        run.start("one", self.turn)
+        run.start("desk", self.redrive)
+
+
+class RedriveLive(Duel):
+    """The same key, redriven at the moment when its retry succeeds by itself; its next event comes
+    later, and shows whether the row still knows what was done.
+    """
+
+    @classmethod
+    def make(cls, engine: Engine) -> Self:
+        shop = Retries.make(engine)
+        other = cls(engine, (Fact("a", 3),), duplicates=False)
+        other.past, other.places, other.held = shop.past, shop.places, shop.held
+        return other
+
+    def cast(self, run: Run) -> None:
+        self.persistent = self.redrive
+        run.start("one", self.drain)
+        run.start("desk", self.redrive)
+
+
+class Retries(Duel):
+    """Two owners that have both seen a key which is due."""
+
+    @classmethod
+    def make(cls, engine: Engine) -> Self:
+        shop = cls(engine, (), failing={("a", 1)}, duplicates=False)
+        shop.arranged((Fact("a", 1), Fact("a", 2)), DUE)
+        shop.breaks = frozenset()
+        rows = engine.rows("SELECT subscription, key FROM oncebox.key")
+        shop.places = [(subscription, key) for subscription, key in rows]
+        return shop
+
+    def cast(self, run: Run) -> None:
+        run.start("one", self.drain)
+        run.start("two", self.drain)
+
+
+class Wake(Duel):
+    """An event that waits for another key's, and that key's event, at two owners."""
+
+    @classmethod
+    def make(cls, engine: Engine) -> Self:
+        facts = (Fact("b", 1, 1, ("a", 2)), Fact("a", 2, 0))
+        shop = cls(engine, facts, duplicates=False)
+        shop.broker.parts.extend([] for _ in range(2 - len(shop.broker.parts)))
+        return shop.arranged((Fact("a", 1, 0),), TWO_OWNERS)
+
+    def cast(self, run: Run) -> None:
+        run.start("one", self.turn)
+        run.start("two", self.turn)
+
+
+class Claims(Duel):
+    """Two callers that claim the same id."""
+
+    @classmethod
+    def make(cls, engine: Engine) -> Self:
+        return cls(engine, (), duplicates=False).arranged((), CLAIMED_BEFORE)
+
+    @classmethod
+    def make_first(cls, engine: Engine) -> Self:
+        """Nothing of this consumer and source was ever claimed."""
+        return cls(engine, (), duplicates=False).arranged()
+
+    def cast(self, run: Run) -> None:
+        self.persistent = self.caller
+        run.start("first", self.caller)
+        run.start("second", self.caller)
+
+    def caller(self, actor: Actor) -> Program[None]:
+        store = self.engine.store(actor)
+        session = yield from call(store.open)
+        yield from call(session.begin)
+        if (yield from inbox._claim(session, "oncebox", "mail", "hooks", "id-1", None)):
+            insert = self.engine.native("INSERT INTO ledger (key, value) VALUES (?, ?)")
+            yield from call(session.run, insert, ("a", 1))
+        yield from call(session.commit)
+
+    def is_read(self) -> bool:
+        return True
+
+    def expected(self) -> dict[str, list[int]]:
+        return {"a": [1]}
+
+    def check(self) -> object:
+        self.check_effects()
+        ((claims,),) = self.engine.rows("SELECT count(*) FROM oncebox.inbox")
+        ((effects,),) = self.engine.rows("SELECT count(*) FROM ledger")
+        if claims != effects:
+            raise Broken(f"{claims} claims, {effects} effects")
+        return None

@@ -1,0 +1,176 @@
+"""The consumer on what an application has already: plain handlers get its own kind of session.
+
+Coroutine handlers: test_consumer_async.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from sqlalchemy import orm
+
+from chains import Paid, World, make_store
+from made_stores import STORES, Made
+from oncebox.stores.adapt import open_store
+
+PLAIN = [name for name, (_, asynchronous, _) in STORES.items() if not asynchronous]
+ORM = ["sessionmaker-psycopg", "sessionmaker-sqlite3"]
+
+
+class Base(orm.DeclarativeBase):
+    pass
+
+
+class Entry(Base):
+    __tablename__ = "ledger"
+    n: orm.Mapped[int] = orm.mapped_column(primary_key=True)
+    who: orm.Mapped[str]
+    what: orm.Mapped[int]
+
+
+@dataclass
+class Place:
+    """A world over one kind of store, and how its handlers write."""
+
+    world: World
+    made: Made
+
+    def write(self, tx: Any, who: str, what: int) -> None:
+        assert isinstance(tx, self.made.handle)
+        sql = f"insert into ledger (who, what) values ('{who}', {what})"
+        if isinstance(tx, BaseDatabaseWrapper):
+            with tx.cursor() as cursor:
+                cursor.execute(sql)
+        elif isinstance(tx, orm.Session | sqlalchemy.Connection):
+            tx.execute(sqlalchemy.text(sql))
+        else:
+            tx.execute(sql)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    dialect, _, make = STORES[request.param]
+    url = request.getfixturevalue("postgres_url") if dialect == "postgres" else None
+    store = make_store(dialect, tmp_path, url)
+    world = World(store, tmp_path)
+    made: Made = make(url or str(tmp_path / "store.db"))
+    world.store = open_store(made.source)
+    yield Place(world, made)
+    world.close()
+    made.close()
+
+
+@pytest.mark.parametrize("place", PLAIN, indirect=True)
+def test_effects_once_and_a_failure_holds_its_key(place: Place) -> None:
+    world, broken = place.world, {"b"}
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        place.write(tx, paid.order, paid.cents)
+        if paid.order in broken:
+            raise ValueError("no such account")
+
+    a, b = world.producer.paid("a", 1, 2, 3), world.producer.paid("b", 10, 20)
+    world.deliver(a[0], b[0], a[0], a[2], a[1], b[1], a[1])
+    loop = world.settle()
+    assert world.of("a") == [1, 2, 3]
+    assert world.of("b") == []
+    assert world.parked() == {"b": ("poison", "ValueError: no such account", 1)}
+    broken.clear()
+    world.after(5.0, loop)
+    assert world.of("b") == [10, 20]
+
+
+def swallow(place: Place, tx: Any) -> None:
+    try:
+        if isinstance(tx, BaseDatabaseWrapper):
+            with tx.cursor() as cursor:
+                cursor.execute("select * from nowhere")
+        elif isinstance(tx, orm.Session | sqlalchemy.Connection):
+            tx.execute(sqlalchemy.text("select * from nowhere"))
+        else:
+            tx.execute("select * from nowhere")
+    except Exception:
+        pass
+
+
+def commit(place: Place, tx: Any) -> None:
+    if isinstance(tx, BaseDatabaseWrapper):
+        with tx.cursor() as cursor:
+            cursor.execute("COMMIT")
+    else:
+        tx.commit()
+
+
+def roll_back(place: Place, tx: Any) -> None:
+    if isinstance(tx, BaseDatabaseWrapper):
+        with tx.cursor() as cursor:
+            cursor.execute("ROLLBACK")
+    else:
+        tx.rollback()
+
+
+@pytest.mark.parametrize("place", PLAIN, indirect=True)
+@pytest.mark.parametrize("mistake", [commit, roll_back, swallow])
+def test_a_handler_that_breaks_the_transaction_is_parked(
+    place: Place, mistake: Callable[[Place, Any], None]
+) -> None:
+    world = place.world
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        place.write(tx, paid.order, paid.cents)
+        if paid.order == "b":
+            mistake(place, tx)
+
+    a, b = world.producer.paid("a", 1, 2, 3), world.producer.paid("b", 10, 20)
+    world.deliver(a[0], b[0], a[1], b[1], a[2])
+    world.settle()
+    assert world.of("a") == [1, 2, 3]
+    if mistake is swallow and world.store.dialect == "sqlite":  # where an error ends nothing
+        assert world.of("b") == [10, 20]
+    else:
+        assert world.of("b") == []
+        assert world.parked()["b"][0] == "poison"
+
+
+@pytest.mark.parametrize("place", ORM, indirect=True)
+def test_objects_that_a_handler_adds_are_its_effects(place: Place) -> None:
+    """The session is not flushed by the handler; a failure of the flush is still its own."""
+    world = place.world
+
+    @world.consumer.on(Paid)
+    def pay(tx: orm.Session, paid: Paid) -> None:
+        tx.add(Entry(n=paid.cents, who=paid.order, what=paid.cents))
+
+    a, b = world.producer.paid("a", 1, 2), world.producer.paid("b", 1, 3)
+    world.deliver(a[0], b[0], a[1], b[1])
+    world.settle()
+    assert world.of("a") == [1, 2]
+    assert world.of("b") == []
+    assert "IntegrityError" in str(world.parked()["b"][1])
+
+
+@pytest.mark.parametrize("place", ["django-postgres", "django-sqlite"], indirect=True)
+def test_blocks_of_django_nest(place: Place) -> None:
+    world, done = place.world, []
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        with transaction.atomic(using=tx.alias):
+            place.write(tx, paid.order, paid.cents)
+        transaction.on_commit(lambda: done.append(paid.cents), using=tx.alias)
+        if paid.cents == 2:
+            raise ValueError("undone")
+
+    world.deliver(*world.producer.paid("a", 1, 2), *world.producer.paid("b", 3))
+    world.settle()
+    assert world.ledger() == [("a", 1), ("b", 3)]
+    assert done == [1, 3]

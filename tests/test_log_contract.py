@@ -1,0 +1,88 @@
+"""Both logs keep the contract of `oncebox.testing.log_contract`, check by check."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
+
+from conftest import hint_if_missing
+from engines.kafka import OwnKafka, kafka
+from oncebox.logs import blocks
+from oncebox.logs import kafka as kafka_log
+from oncebox.logs.embedded import EmbeddedLog
+from oncebox.logs.kafka import KafkaLog
+from oncebox.testing.log_contract import LOG_CHECKS, LogEngine
+
+ANSWER_TIMEOUT_S = 20.0
+
+Check = Callable[[LogEngine], None]
+each_check = pytest.mark.parametrize("check", LOG_CHECKS, ids=lambda check: check.__name__)
+
+
+@each_check
+def test_embedded_log(check: Check, tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    with contextlib.closing(EmbeddedLog(path)) as log:
+        check(
+            LogEngine(
+                open=partial(EmbeddedLog, path),
+                drop=log.drop,
+                grow=log.grow,
+                truncate=log.truncate,
+                crash=lambda: None,
+                record_bytes_max=blocks.RECORD_BYTES_MAX,
+                calls_are_atomic=True,
+            )
+        )
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[OwnKafka]:
+    """A broker of these tests' own: one of them kills it."""
+    with hint_if_missing(), kafka() as own:
+        yield own
+
+
+@each_check
+def test_kafka_log(check: Check, broker: OwnKafka) -> None:
+    check(kafka_engine(broker))
+
+
+def kafka_engine(broker: OwnKafka) -> LogEngine:
+    admin = broker.admin
+    log = KafkaLog(broker.url)
+
+    def drop(topic: str) -> None:
+        admin.delete_topics([topic])[topic].result(ANSWER_TIMEOUT_S)
+        until(lambda: log.describe(topic) is None)
+
+    def grow(topic: str, partitions: int) -> None:
+        wish = NewPartitions(topic, partitions)
+        admin.create_partitions([wish])[topic].result(ANSWER_TIMEOUT_S)
+        until(lambda: len(log.extents(topic)) == partitions)
+
+    def truncate(topic: str, partition: int, before: int) -> None:
+        place = TopicPartition(topic, partition, before)
+        admin.delete_records([place])[place].result(ANSWER_TIMEOUT_S)
+
+    return LogEngine(
+        open=partial(KafkaLog, broker.url),
+        drop=drop,
+        grow=grow,
+        truncate=truncate,
+        crash=partial(broker.restart, immediate=True),
+        record_bytes_max=kafka_log.RECORD_BYTES_MAX,
+        calls_are_atomic=False,
+    )
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + ANSWER_TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -1,0 +1,606 @@
+"""The ten properties of the outbox, each on real engines: see `docs/design.md`."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from engines.postgres import OwnPostgres, Postgres, postgres
+from oncebox.errors import Unreachable
+from oncebox.migrate import split
+from oncebox.outbox import history
+from oncebox.ports import Refusal
+from oncebox.program import drive
+from oncebox.statements import statements
+from producing import SOURCE, Outbox, Published, await_true, check_chains
+
+STRESS_S = 3.0
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outbox]:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_url")
+    made = Outbox(url, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def on_postgres(postgres_url: str, tmp_path: Path) -> Iterator[Outbox]:
+    made = Outbox(postgres_url, tmp_path)
+    yield made
+    made.close()
+
+
+# ---- 1
+
+
+class Writers:
+    """Writers that commit, roll back, undo savepoints, repeat keys, wait in between."""
+
+    def __init__(self, outbox: Outbox, rng: random.Random, count: int) -> None:
+        self.outbox = outbox
+        self.stop = time.monotonic() + STRESS_S
+        self.committed: set[str] = set()
+        self.failures: list[BaseException] = []
+        seeds = [rng.random() for _ in range(count)]
+        self.threads = [threading.Thread(target=self.write, args=(seed,)) for seed in seeds]
+        for thread in self.threads:
+            thread.start()
+
+    def write(self, seed: float) -> None:
+        rng, mine = random.Random(seed), set()
+        session: Any = self.outbox.store.open()
+        try:
+            while time.monotonic() < self.stop:
+                mine |= self.transaction(session, rng)
+        except BaseException as error:
+            self.failures.append(error)
+        self.committed |= mine
+        session.close()
+
+    def transaction(self, session: Any, rng: random.Random) -> set[str]:
+        ids: set[str] = set()
+        session.begin()
+        if self.outbox.dialect == "postgres" and rng.random() < 0.5:
+            session.run("select pg_current_xact_id()")
+            self.wait(rng, 0.05)
+        for _ in range(rng.choice([1, 1, 2, 3])):
+            key = rng.choice([None, *(f"k{i}" for i in range(40))])
+            if rng.random() < 0.2:
+                session.savepoint()
+                id = self.outbox.put(session, key)
+                if rng.random() < 0.5:
+                    session.rollback_to()
+                else:
+                    ids.add(id)
+                session.release()
+            else:
+                ids.add(self.outbox.put(session, key))
+        self.wait(rng, 0.05)
+        if rng.random() < 0.1:
+            session.rollback()
+            return set()
+        session.commit()
+        return ids
+
+    def wait(self, rng: random.Random, share: float) -> None:
+        if self.outbox.dialect == "postgres" and rng.random() < share:
+            time.sleep(rng.random() * 0.1)
+
+
+def test_property_01_concurrent_writers_lose_nothing(outbox: Outbox, rng: random.Random) -> None:
+    outbox.emit("k0")
+    relay = outbox.relay(batch_max=300)
+    writers = Writers(outbox, rng, 16 if outbox.dialect == "postgres" else 4)
+    while any(thread.is_alive() for thread in writers.threads):
+        if not drive(relay.turn()):
+            time.sleep(0.002)
+        outbox.clock.now = time.time()
+    for thread in writers.threads:
+        thread.join()
+    outbox.settle_holes(relay)
+    assert writers.failures == []
+    published = outbox.published()
+    ids = [one.envelope.id for one in published]
+    assert len(ids) == len(set(ids)), "published twice"
+    assert writers.committed - set(ids) == set(), "lost"
+    assert len(set(ids) - writers.committed) == 1, "phantoms, besides the one emitted before"
+    assert len(ids) > 200
+    check_chains(published)
+
+
+# ---- 2
+
+
+def test_property_02_keys_are_in_the_order_of_commits(on_postgres: Outbox) -> None:
+    outbox = on_postgres
+    relay = outbox.settle(outbox.relay())
+    early, late = outbox.open(), outbox.open()
+    early.begin()
+    early.run("select pg_current_xact_id()")
+    first = outbox.put(early, "k")
+    late.begin()
+    second = outbox.put(late, "k")
+    late.commit()
+    outbox.settle(relay)
+    early.commit()
+    outbox.settle(relay)
+    assert [one.envelope.id for one in outbox.of_key("k")] == [second, first]
+    check_chains(outbox.published())
+
+
+# ---- 3
+
+
+def test_property_03_open_transactions_delay_nothing(
+    on_postgres: Outbox, postgres_server: Postgres
+) -> None:
+    outbox = on_postgres
+    relay = outbox.settle(outbox.relay())
+    with postgres_server.database() as other, psycopg.connect(other) as elsewhere:
+        elsewhere.execute("select pg_current_xact_id()")
+        here, numbered = outbox.open(), outbox.open()
+        here.begin()
+        outbox.put(here, "k")  # emitted, and open
+        numbered.begin()
+        outbox.put(numbered, "h")
+        numbered.run("set constraints all immediate")  # has its position, and is open
+        for i in range(3):
+            outbox.emit("a", "b", None)
+            outbox.settle(relay)
+            assert len(outbox.ids()) == (i + 1) * 3
+        assert len(relay.reached.holes) == 1
+        numbered.commit()
+        outbox.settle(relay)
+        assert len(outbox.of_key("h")) == 1
+        assert not len(relay.reached.holes)
+        here.commit()
+        outbox.settle(relay)
+    assert len(outbox.ids()) == 11
+    check_chains(outbox.published())
+
+
+def test_property_03_a_position_of_a_rollback_is_given_up_while_others_are_open(
+    on_postgres: Outbox,
+) -> None:
+    outbox = on_postgres
+    relay = outbox.settle(outbox.relay())
+    open_still, session = outbox.open(), outbox.open()
+    open_still.begin()
+    outbox.put(open_still, "k")
+    session.begin()
+    outbox.put(session, "h")
+    session.run("set constraints all immediate")
+    outbox.emit("a")
+    outbox.settle(relay)
+    assert len(relay.reached.holes) == 1
+    outbox.clock.sleep(1.0)
+    outbox.settle(relay)
+    assert relay.reached.holes[0].suspects, "its transaction could commit still"
+    session.rollback()
+    outbox.settle_holes(relay)
+    open_still.commit()
+    outbox.settle(relay)
+    assert len(outbox.ids()) == 2
+
+
+# ---- 4
+
+
+def test_property_04_only_what_is_durable_is_published(tmp_path: Path) -> None:
+    with postgres(settings={"wal_writer_delay": "10s", "synchronous_commit": "off"}) as server:
+        outbox = Outbox(server.url, tmp_path)
+        relay = outbox.settle(outbox.relay())
+        behind = []
+
+        def look(records: Any) -> None:
+            sql = "select pg_current_wal_flush_lsn() < $1::pg_lsn"
+            behind.append(watch.run(sql, (committed,))[0][0])
+            assert records
+
+        watch = outbox.open()
+        outbox.log.before = look
+        for i in range(5):
+            outbox.emit(f"k{i}", "x")
+            ((committed,),) = watch.run("select pg_current_wal_insert_lsn()::text")
+            drive(relay.turn())
+        assert behind == [False] * 5
+        ids = outbox.ids()
+        for session in (relay.session, watch, outbox.session):
+            session.close()
+        server.restart(immediate=True)  # as a loss of power: what was not flushed is gone
+        with psycopg.connect(server.url) as after:
+            rows = after.execute("select id::text from oncebox.event").fetchall()
+        assert set(ids) <= {id for (id,) in rows}
+        assert len(ids) == 10
+        relay.is_open = False
+        outbox.close()
+
+
+def test_property_04_a_restored_database_is_published_again(
+    on_postgres: Outbox, postgres_server: Postgres, tmp_path: Path
+) -> None:
+    """As dumped and restored: identities and transaction ids are others."""
+    outbox = on_postgres
+    outbox.emit("a", "b", "a", None)
+    relay = outbox.settle(outbox.relay())
+    outbox.rest(relay)
+    outbox.emit("a")
+    with postgres_server.database() as url:
+        dump = subprocess.run(["pg_dump", "-Fc", outbox.url], capture_output=True, check=True)
+        subprocess.run(
+            ["pg_restore", "--no-owner", "-d", url], input=dump.stdout, capture_output=True, check=True
+        )  # fmt: skip
+        (tmp_path / "second").mkdir()
+        restored = Outbox(url, tmp_path / "second")
+        restored.emit("a", "b")
+        again = restored.settle_holes(restored.relay())
+        published = restored.published()
+        check_chains(published)
+        assert sorted(one.chain.sequence for one in published if one.key == "a") == [1, 2, 3, 4]
+        assert len(published) == 7
+        restored.settle(again)
+        assert len(restored.ids()) == 7
+        ((low,),) = restored.run("select low from oncebox.source")
+        assert low > 0, "what is emitted from now on cannot be taken for what was lost"
+        restored.close()
+
+
+def test_property_04_a_promoted_standby_is_published_again(tmp_path: Path) -> None:
+    with postgres() as server:
+        outbox = Outbox(server.url, tmp_path)
+        outbox.emit("a", "b")
+        relay = outbox.settle(outbox.relay())
+        drive(relay._leave())
+        promote(server, outbox)
+        outbox.session = outbox.open()
+        outbox.emit("a")
+        outbox.settle_holes(outbox.relay())
+        ids = outbox.ids()
+        assert len(ids) == 5
+        assert len(set(ids)) == 3
+        outbox.close()
+
+
+def promote(server: OwnPostgres, outbox: Outbox) -> None:
+    """The server on a new timeline, as after a failover."""
+    outbox.session.close()
+    server.stop()
+    (server.data / "standby.signal").touch(mode=0o666)
+    server.start()
+    with psycopg.connect(server.url, autocommit=True) as c:
+        c.execute("select pg_promote()")
+
+
+# ---- 5
+
+
+class Died(BaseException):
+    """What ends a relay at once, in place of SIGKILL."""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_property_05_a_crash_around_publishing_loses_nothing(outbox: Outbox, when: str) -> None:
+    outbox.emit("a", "b", "a")
+    first = outbox.rest(outbox.relay())
+    outbox.emit("a", "c")
+
+    def die(records: Any) -> None:
+        raise Died
+
+    setattr(outbox.log, when, die)
+    with pytest.raises(Died):
+        outbox.settle(first)
+    setattr(outbox.log, when, lambda _: None)
+    outbox.emit("a")
+    outbox.settle(outbox.relay())
+    ids = outbox.ids()
+    assert len(set(ids)) == 6
+    assert len(ids) == (6 if when == "before" else 8), "what was not stored is published again"
+    assert order_of_first_seen(outbox.of_key("a")) == [1, 2, 3, 4]
+
+
+def order_of_first_seen(published: list[Published]) -> list[int]:
+    return list(dict.fromkeys(one.chain.sequence for one in published))
+
+
+def test_property_05_the_cursor_moves_only_over_what_was_acknowledged(outbox: Outbox) -> None:
+    outbox.emit("a", "b")
+    relay = outbox.rest(outbox.relay())
+    watch, seen = outbox.open(), []
+    dot = "." if outbox.dialect == "postgres" else "_"
+
+    def look(records: Any) -> None:
+        ((position,),) = watch.run(f"select position from oncebox{dot}cursor")
+        seen.append(position)
+
+    outbox.log.before = outbox.log.after = look
+    outbox.emit("a", "b")
+    outbox.settle(relay)
+    assert seen == ["[3,2,[]]"] * 2
+    outbox.rest(relay)
+    assert outbox.stored(relay) == "[5,4,[]]"
+
+
+def test_property_05_a_refused_key_waits_and_all_others_go_on(outbox: Outbox) -> None:
+    poor = {b"b"}
+    outbox.log.refuse = lambda r: Refusal(0, "no", permanent=False) if r.key in poor else None
+    relay = outbox.relay(retry_s=10.0)
+    outbox.emit("a", "b", "a", "b", None, "c")
+    outbox.settle(relay)
+    outbox.emit("b", "a")
+    outbox.settle(relay)
+    assert [len(outbox.of_key(key)) for key in "abc"] == [3, 0, 1]
+    poor.clear()
+    outbox.settle(relay)
+    assert outbox.of_key("b") == [], "it waits for its time"
+    outbox.clock.sleep(11.0)
+    outbox.emit("b")
+    outbox.settle(relay)
+    assert [one.chain.sequence for one in outbox.of_key("b")] == [1, 2, 3, 4]
+    assert outbox.run("select count(*) from oncebox.refused") == [(0,)]
+    check_chains(outbox.published())
+
+
+def test_property_05_an_outage_of_the_log_is_waited_out(outbox: Outbox) -> None:
+    failures = 3
+
+    def fail(records: Any) -> None:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise Unreachable("nobody answers")
+
+    outbox.log.before = fail
+    outbox.emit("a", "b")
+    began = outbox.clock.now
+    relay = outbox.relay()
+    drive(relay.run(lambda: bool(outbox.ids())))
+    assert len(outbox.ids()) == 2
+    assert outbox.clock.now - began >= 0.1 + 0.2 + 0.4
+    assert outbox.run("select count(*) from oncebox.refused") == [(0,)]
+
+
+# ---- 6
+
+
+def test_property_06_one_relays_and_another_takes_over(outbox: Outbox) -> None:
+    outbox.emit("a")
+    first, second = outbox.relay("first", lease_s=0.3), outbox.relay("second", lease_s=0.3)
+    outbox.settle(first)
+    outbox.emit("a")
+    drive(second.turn())
+    assert second.held is None
+    assert len(outbox.ids()) == 1
+
+    # The first falls silent: the second takes over when the lease has run out.
+    await_true(lambda: drive(second.turn()) and second.held is not None, "the second to lead")
+    outbox.emit("a")
+    outbox.settle(second)
+    outbox.settle(second)
+    stored = outbox.stored(second)
+
+    # The first wakes up: its term has ended, so it reads and publishes nothing.
+    outbox.emit("a")
+    drive(first.run(lambda: first.held is None))
+    assert outbox.stored(second) == stored
+    outbox.settle(second)
+    assert [one.chain.sequence for one in outbox.of_key("a")] == [1, 2, 3, 4]
+
+
+def test_property_06_a_zombie_is_stopped_and_its_duplicates_are_in_order(outbox: Outbox) -> None:
+    outbox.emit("a")
+    first, second = outbox.relay("first", lease_s=0.3), outbox.relay("second", lease_s=0.3)
+    outbox.rest(first)
+
+    def stall(records: Any) -> None:
+        """What the first has read, the second publishes; then the first goes on."""
+        outbox.log.before = lambda _: None
+        await_true(lambda: drive(second.turn()) and second.held is not None, "the second to lead")
+        outbox.emit("a")
+        outbox.rest(second)
+
+    outbox.log.before = stall
+    outbox.emit("a", "a")
+    drive(first.run(lambda: first.held is None))
+    assert outbox.stored(second) == "[5,4,[]]"
+    assert [one.chain.sequence for one in outbox.of_key("a")] == [1, 2, 3, 4, 2, 3]
+
+
+def test_property_06_a_relay_that_ends_makes_room_at_once(outbox: Outbox) -> None:
+    outbox.emit("a")
+    first = outbox.relay("first", lease_s=60.0)
+    turns = iter(range(3))
+    drive(first.run(lambda: next(turns, None) is None))
+    outbox.emit("a")
+    outbox.settle(outbox.relay("second"))
+    assert [one.chain.sequence for one in outbox.of_key("a")] == [1, 2]
+
+
+# ---- 7
+
+
+def test_property_07_published_events_stay_readable_and_size_stays_flat(outbox: Outbox) -> None:
+    outbox.small_partitions(200)
+    relay = outbox.relay(retention_s=3600.0, partition_events=200, upkeep_s=0.0)
+    for _ in range(3):
+        outbox.emit_many([f"k{i % 20}" for i in range(300)])
+        outbox.rest(relay)
+    found = drive(history(outbox.session, outbox.sql, SOURCE, "k7"))
+    assert [link.sequence for link in found.links] == list(range(1, 46))
+    assert len(found.records) == 45
+
+    drive(relay.run(lambda: True))
+    relay = outbox.relay(retention_s=0.0, partition_events=200, upkeep_s=0.0)
+    sizes = []
+    for _ in range(12):
+        outbox.emit_many([f"k{i % 20}" for i in range(300)])
+        outbox.rest(relay)
+        sizes.append(outbox.run("select count(*) from oncebox.event")[0][0])
+    assert len(outbox.ids()) == 15 * 300
+    check_chains(outbox.published())
+    assert max(sizes) <= 400, sizes
+    if outbox.dialect == "postgres":
+        ((tables,),) = outbox.run("select count(*) from oncebox.partition")
+        assert tables <= 8
+    outbox.emit("k7")
+    found = drive(history(outbox.session, outbox.sql, SOURCE, "k7"))
+    assert found.links[-1].sequence == 15 * 15 + 1
+    assert 1 <= len(found.links) <= 40
+
+
+def test_property_07_what_no_relay_has_published_is_never_dropped(outbox: Outbox) -> None:
+    outbox.small_partitions(200)
+    limits: dict[str, Any] = {"retention_s": 0.0, "partition_events": 200, "upkeep_s": 0.0}
+    outbox.log.refuse = lambda r: Refusal(0, "no", permanent=True) if r.key == b"poor" else None
+    relay = outbox.relay(**limits)
+    outbox.emit("poor")
+    for _ in range(6):
+        outbox.emit_many([f"k{i % 20}" for i in range(300)])
+        outbox.rest(relay)
+    outbox.log.refuse = lambda _: None
+    outbox.clock.sleep(3600.0)
+    outbox.rest(relay)
+    assert len(outbox.of_key("poor")) == 1
+    ((before,),) = outbox.run("select count(*) from oncebox.event")
+    assert before <= 400
+
+    outbox.emit("z", source="/mail/letters")  # another service, which has no relay yet
+    for _ in range(3):
+        outbox.emit_many([f"k{i % 20}" for i in range(300)])
+        outbox.rest(relay)
+    ((after,),) = outbox.run("select count(*) from oncebox.event")
+    assert after == before + 901
+    other = outbox.rest(outbox.relay("other", service="mail", **limits))
+    assert len(outbox.ids("letters")) == 1
+    outbox.rest(relay)
+    outbox.rest(other)
+    ((after,),) = outbox.run("select count(*) from oncebox.event")
+    assert after <= 400
+
+
+def test_property_07_dropping_waits_for_nobody_long(on_postgres: Outbox) -> None:
+    outbox = on_postgres
+    outbox.small_partitions(100)
+    relay = outbox.rest(
+        outbox.relay(retention_s=0.0, partition_events=100, upkeep_s=0.0, lock_wait_s=0.02)
+    )
+    session = outbox.open()
+    session.begin()
+    outbox.put(session, "open")  # uses the table until it commits
+    outbox.emit_many(["a"] * 250)
+    outbox.rest(relay)
+    oldest = "select min(lower) from oncebox.partition where parent = 'event'"
+    assert outbox.run(oldest) == [(0,)]
+    outbox.emit("a")
+    session.commit()
+    outbox.rest(relay)
+    assert outbox.run(oldest) == [(200,)]
+    assert len(outbox.ids()) == 252
+
+
+# ---- 8
+
+
+def test_property_08_no_notify_in_transactions_of_users(outbox: Outbox) -> None:
+    text = " ".join(statements(outbox.dialect).values())
+    rows = []
+    if outbox.dialect == "postgres":
+        rows = outbox.run("select prosrc from pg_proc where pronamespace = 'oncebox'::regnamespace")
+    assert "notify" not in (text + " ".join(source for (source,) in rows)).lower()
+
+
+# ---- 9
+
+
+def test_property_09_one_statement_in_the_callers_transaction(outbox: Outbox) -> None:
+    for name in ("append", "append_with", "append_many", "append_many_with"):
+        statement = outbox.sql[name]
+        assert statement.lower().startswith("insert"), "Python opens transactions before DML only"
+        assert list(split(statement + ";")) == [statement + ";"]
+    session, watch = outbox.session, outbox.open()
+    dot = "." if outbox.dialect == "postgres" else "_"
+    seen = f"select count(*) from oncebox{dot}event"
+    session.begin()
+    outbox.put(session, "a")
+    assert watch.run(seen) == [(0,)]
+    session.commit()
+    assert watch.run(seen) == [(1,)]
+
+
+# ---- 10
+
+
+def test_property_10_opposite_orders_do_not_deadlock(on_postgres: Outbox) -> None:
+    outbox = on_postgres
+    outbox.emit(*"abcdefgh")
+    failures: list[BaseException] = []
+
+    def write(keys: str) -> None:
+        session: Any = outbox.store.open()
+        try:
+            for _ in range(50):
+                session.begin()
+                for key in keys:
+                    outbox.put(session, key)
+                session.commit()
+        except BaseException as error:
+            failures.append(error)
+        session.close()
+
+    orders = ["abcdefgh", "hgfedcba", "hagbfced", "bdfhaceg"]
+    threads = [threading.Thread(target=write, args=(order,)) for order in orders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert outbox.run("select min(sequence), max(sequence) from oncebox.counter") == [(201, 201)]
+
+
+def test_property_10_work_after_emit_does_not_hold_the_key(on_postgres: Outbox) -> None:
+    outbox = on_postgres
+    outbox.emit("k")
+    slow, quick = outbox.open(), outbox.open()
+    slow.begin()
+    outbox.put(slow, "k")
+    quick.begin()
+    quick.run("set local lock_timeout = '1s'")
+    outbox.put(quick, "k")
+    quick.commit()
+    slow.commit()
+    assert [sequence for sequence, _, _ in outbox.chains("k")] == [1, 2, 3]
+
+
+def test_records_are_what_was_emitted(outbox: Outbox) -> None:
+    """Bytes, key, headers: nothing added, nothing decoded."""
+    session = outbox.session
+    session.begin()
+    id = outbox.put(session, "ключ/1", b"\xff\x00not json", attributes='{"traceparent": "00-a"}')
+    outbox.put(session, "x", after=(SOURCE, "ключ/1", None))
+    session.commit()
+    outbox.settle(outbox.relay())
+    (one,) = outbox.of_key("ключ/1")
+    record: Any = one.record
+    assert record.value == b"\xff\x00not json"
+    assert record.key == "ключ/1".encode()
+    assert dict(record.headers) == {
+        "ce_specversion": b"1.0", "ce_id": id.encode(), "ce_source": b"/shop/orders",
+        "ce_type": b"order.placed", "content-type": b"application/json",
+        "ce_dataschema": b"oncebox:order.placed/1", "traceparent": b"00-a",
+        "ce_chain": f"1:{one.chain.stamp}:".encode(),
+    }  # fmt: skip
+    assert record.time_ms == one.chain.stamp // 1024 // 1000
+    (other,) = outbox.of_key("x")
+    assert other.envelope.after == (SOURCE, "ключ/1", one.chain.stamp)

@@ -1,0 +1,78 @@
+"""The helpers for users' own tests, on real stores."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chains import Noted, Opened, Paid, make_store
+from oncebox import Context, Service
+from oncebox.errors import NotFound
+from oncebox.testing.helpers import deliver, deliver_async, emitted
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
+    return make_store(request.param, tmp_path, url)
+
+
+def service_on(store: Any, tmp_path: Path) -> Service:
+    url = f"sqlite:///{tmp_path}/store.db" if store.dialect == "sqlite" else store.url
+    return Service("billing", store=url)
+
+
+def test_deliver_runs_the_handlers_in_order_of_the_calls(store: Any, tmp_path: Path) -> None:
+    billing = service_on(store, tmp_path)
+    insert = "INSERT INTO ledger (who, what) VALUES (?, ?)"
+    insert = insert if store.dialect == "sqlite" else insert.replace("?", "%s")
+
+    @billing.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        tx.execute(insert, (paid.order, paid.cents))
+        billing.emit(tx, Noted(paid.order, "paid"))
+
+    @billing.on(Opened)
+    def opened(tx: Any, event: Opened, context: Context[str]) -> None:
+        tx.execute(insert, (context.state, context.once("double", lambda _: event.cents * 2)))
+
+    deliver(billing, Paid("a", 1), Paid("a", 2))
+    deliver(billing, Paid("a", 3))
+    deliver(billing, Opened(5), state="the state")
+    session = store.open()
+    rows = session.run("SELECT who, what FROM ledger ORDER BY n")
+    assert [tuple(r) for r in rows] == [("a", 1), ("a", 2), ("a", 3), ("the state", 10)]
+    found = emitted(session.handle)
+    assert [(e.type, e.key, e.data["note"]) for e in found] == [("order.noted", "a", "paid")] * 3
+    session.close()
+
+
+def test_deliver_raises_what_the_handler_raises(store: Any, tmp_path: Path) -> None:
+    billing = service_on(store, tmp_path)
+
+    @billing.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        raise ZeroDivisionError("as the handler said")
+
+    with pytest.raises(ZeroDivisionError, match="as the handler said"):
+        deliver(billing, Paid("a", 1))
+    with pytest.raises(NotFound, match="no handler"):
+        deliver(billing, Noted("a", "x"))
+
+
+def test_deliver_awaits_coroutine_handlers(store: Any, tmp_path: Path) -> None:
+    billing = service_on(store, tmp_path)
+    insert = "INSERT INTO ledger (who, what) VALUES (?, ?)"
+    insert = insert if store.dialect == "sqlite" else insert.replace("?", "%s")
+
+    @billing.on(Paid)
+    async def pay(tx: Any, paid: Paid) -> None:
+        await tx.execute(insert, (paid.order, paid.cents))
+
+    asyncio.run(deliver_async(billing, Paid("a", 1)))
+    session = store.open()
+    assert [tuple(r) for r in session.run("SELECT who, what FROM ledger")] == [("a", 1)]
+    session.close()
