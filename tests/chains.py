@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from msgspec import json
 
@@ -86,13 +87,14 @@ class Producer:
     def __init__(self, source: str = SOURCE) -> None:
         self.source = source
         self.clock = time.time_ns() // 1000
+        self.new_id: Callable[[], UUID] = new_id
         self.history: dict[str, list[Sent]] = {}
 
     def commit(self, what: object, *, after: Reference | None = None) -> Sent:
         declared = event_type(type(what))
         key = declared.key_of(what)
         self.clock += 1000
-        id = str(new_id())
+        id = str(self.new_id())
         chain = None
         if key is not None:
             past = self.history.setdefault(key, [])
