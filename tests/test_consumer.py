@@ -16,7 +16,9 @@ from chains import TOPIC, Noted, Opened, Paid, Producer, World, make_store
 from oncebox.context import Context
 from oncebox.envelope import Reference
 from oncebox.event import event
+from oncebox.operate import redrive
 from oncebox.program import drive
+from operating import desk_of, wait_list
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -243,7 +245,7 @@ def test_a_handler_that_breaks_its_transaction_is_named_and_parked(
 
     a, b = world.producer.paid("a", 1), world.producer.paid("b", 10, 20)
     world.deliver(b[0], a[0], b[1])
-    world.settle()
+    loop = world.settle()
     assert world.of("b") == [10, 20]
     if misdeed == "swallow" and world.store.dialect == "sqlite":
         assert world.of("a") == [1]  # SQLite undoes the statement alone: nothing is broken
@@ -252,6 +254,12 @@ def test_a_handler_that_breaks_its_transaction_is_named_and_parked(
     park, reason, _ = world.parked()["a"]
     assert park == "poison"
     assert "pay" in reason or "FOREIGN KEY" in reason  # the open batch refuses a COMMIT
+    for _ in range(3):
+        world.after(60.0, loop)
+        drive(redrive(desk_of(world), wait_list(world)))  # nor does one that is tried again
+    world.after(1.0, loop)
+    assert world.of("a") == []
+    assert world.parked()["a"][0] == "poison"
 
 
 def test_a_constraint_that_fails_at_commit_parks_the_event_that_broke_it(world: World) -> None:
@@ -379,8 +387,12 @@ def test_the_event_that_kills_its_process_is_found_and_parked(world: World) -> N
         pytest.fail("the process died eight times")
     assert world.of("b") == [10, 20]
     assert "died" in world.parked()["a"][1]
+    assert world.rows("SELECT due_ms FROM oncebox.key WHERE key = 'a'") == [(None,)]
+    for _ in range(5):
+        world.after(3600.0, loop)  # it is not tried again by itself: it would kill once more
     deadly.clear()
-    world.after(5.0, loop)
+    drive(redrive(desk_of(world), wait_list(world)))
+    world.after(1.0, loop)
     assert world.of("a") == [1]
 
 

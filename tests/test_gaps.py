@@ -12,7 +12,6 @@ import pytest
 from chains import SOURCE, TOPIC, Paid, World, make_store
 from oncebox.batch import Batch
 from oncebox.consumer import ConsumerLoop
-from oncebox.desk import Desk
 from oncebox.errors import NotFound
 from oncebox.gaps import AGAIN_S, Gaps, asker
 from oncebox.operate import accept, skip
@@ -26,7 +25,7 @@ from oncebox.session import Session, Store
 from oncebox.statements import statements
 from oncebox.stores.postgres import PostgresStore
 from oncebox.stores.sqlite import SqliteStore
-from oncebox.waiting import Where, waiting
+from operating import desk_of, wait_list
 
 
 class Shop:
@@ -107,15 +106,8 @@ def late(world: World, seconds: float = 1.0) -> int:
     return world.now_ms
 
 
-def desk_of(world: World) -> Desk:
-    return Desk(
-        "billing", cast("Session", world.session), statements(world.store.dialect),
-        world.store.trouble, lambda: world.now_ms,
-    )  # fmt: skip
-
-
 def kinds(world: World) -> list[tuple[str, str]]:
-    return [(w.key, w.kind) for w in drive(waiting(desk_of(world), Where())).found]
+    return [(one.key, one.kind) for one in wait_list(world)]
 
 
 def test_missing_events_come_from_the_outbox(world: World, shop: Shop) -> None:

@@ -12,7 +12,6 @@ from typing import Any, cast
 import pytest
 
 from chains import SOURCE, TOPIC, Opened, Paid, World, make_store
-from oncebox.desk import Desk
 from oncebox.envelope import Reference
 from oncebox.errors import ConfigurationError, NotFound, Refused
 from oncebox.operate import accept, consider, redrive, skip
@@ -23,11 +22,9 @@ from oncebox.quarantine import drop, quarantined, retry, shown
 from oncebox.reading import take_in
 from oncebox.rewind import finish, prepare, rebuild, replay
 from oncebox.session import Session
-from oncebox.statements import statements
 from oncebox.summary import lag, summary
 from oncebox.waiting import PAGE_MAX, START, Waiting, Where, conditions, waiting
-
-ALL = Where()
+from operating import ALL, desk_of, wait_list
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -36,21 +33,6 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     made = World(make_store(request.param, tmp_path, url), tmp_path)
     yield made
     made.close()
-
-
-def desk_of(world: World, session: Any = None) -> Desk:
-    return Desk(
-        consumer="billing",
-        session=cast("Session", session or world.session),
-        sql=statements(world.store.dialect),
-        trouble=world.store.trouble,
-        now_ms=lambda: world.now_ms,
-        by="a test",
-    )
-
-
-def wait_list(world: World, where: Where = ALL) -> list[Waiting]:
-    return drive(waiting(desk_of(world), where)).found
 
 
 def one_waiting(world: World) -> Waiting:

@@ -160,6 +160,7 @@ class Batch:
             limit = f"{int(reading.settings.handler_timeout_s * 1000)}ms"
             yield from call(reading.session.send, reading.sql["limits"], (limit,))
         if not self.fence:
+            yield from call(reading.session.send, reading.sql["open_batch"])
             return
         rows = [
             (topic, partition, held.term, held.position)
@@ -175,6 +176,8 @@ class Batch:
     def close_fence(self, settled: int) -> Program[None]:
         """Move the positions over what is settled; the counts go to the first cursor."""
         reading, counts = self.reading, self.counts
+        if not self.fence and not (yield from call(reading.session.run, reading.sql["shut_batch"])):
+            raise Setback("a handler rolled the batch's transaction back")
         reached = {place: held.position for place, held in self.fence.items()}
         for item in self.items[:settled]:
             record = item.record
@@ -310,17 +313,18 @@ class Batch:
             return True
         condemned = self.reading.condemned.get((entry.place, link.sequence, link.stamp))
         if condemned is not None:
-            return self.fail(entry, link, condemned)
+            reason, again = condemned
+            return self.fail(entry, link, reason, again=again)
         if self.careful or item.type in self.reading.suspending:
             return (yield from self.perform_alone(entry, item, link, handler))
         yield from self.perform_together(entry, item, handler)
         return True
 
-    def fail(self, entry: Entry, link: Link, reason: str) -> bool:
-        """An event failed: its key is parked as poison, to be tried again later."""
+    def fail(self, entry: Entry, link: Link, reason: str, *, again: bool = True) -> bool:
+        """An event failed: its key is parked as poison, to be tried again later or by somebody."""
         entry.state = poison(entry.state, link)
         entry.attempts += 1
-        self.hold(entry, reason, due=self.due_ms(entry.attempts))
+        self.hold(entry, reason, due=self.due_ms(entry.attempts) if again else None)
         return False
 
     def perform_together(self, entry: Entry, item: Item, handler: Handler) -> Program[None]:

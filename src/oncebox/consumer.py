@@ -329,7 +329,7 @@ class ConsumerLoop:
             return
         held = self.held[place]
         if held.suspect == str(record.offset) and item.bad is None:
-            self.condemn(item, f"{held.takeovers} processes died while it ran")
+            self.condemn(item, f"{held.takeovers} processes died while it ran", again=False)
         parameters = (reading.consumer, *place, held.term, str(record.offset))
         rows = yield from self.transact(
             call(reading.session.run, reading.sql["suspect"], parameters)
@@ -356,7 +356,7 @@ class ConsumerLoop:
             except Setback:
                 careful = True
             except Broken as broken:
-                self.condemn(broken.item, broken.error.what)
+                self.condemn(broken.item, broken.error.what, again=False)
                 careful = True
             except Exception as error:
                 if is_outage(self.reading, error):
@@ -378,15 +378,18 @@ class ConsumerLoop:
             item = chunk[0]
             if item.bad is not None or self.is_condemned(item):
                 raise error  # not the handler: it did not run
-            self.condemn(item, f"the transaction failed at its end: {describe(error)}")
+            reason = f"the transaction failed at its end: {describe(error)}"
+            self.condemn(item, reason, again=True)
             return 1
         return len(chunk) // 2
 
     def is_condemned(self, item: Item) -> bool:
         return (item.place, item.link.sequence, item.link.stamp) in self.reading.condemned
 
-    def condemn(self, item: Item, reason: str) -> None:
-        self.reading.condemned[item.place, item.link.sequence, item.link.stamp] = reason
+    def condemn(self, item: Item, reason: str, *, again: bool) -> None:
+        """Have an event parked instead of run; not `again`: somebody has to look at it first."""
+        place = (item.place, item.link.sequence, item.link.stamp)
+        self.reading.condemned[place] = (reason, again)
 
     def follow(self, outcome: Outcome) -> None:
         """What a committed batch leaves to do."""
@@ -423,7 +426,7 @@ class ConsumerLoop:
         try:
             outcome = yield from batch.run()
         except Broken as broken:
-            self.condemn(broken.item, broken.error.what)
+            self.condemn(broken.item, broken.error.what, again=False)
             yield from self.drain(drains, items)
         except Exception as error:
             if is_outage(self.reading, error):
@@ -452,7 +455,7 @@ class ConsumerLoop:
         reading, item = self.reading, one.item
         failure = yield from have_effect(reading, one)
         if failure is not None:
-            self.condemn(item, failure)
+            self.condemn(item, failure, again=True)
         yield from self.drain({item.place: False})
         reading.effects.pop((item.envelope.source, item.envelope.id), None)
 

@@ -120,8 +120,9 @@ class Reading:
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     sources: dict[int, str] = field(default_factory=dict)
     floor: int = 0
-    condemned: dict[tuple[Place, int, int], str] = field(default_factory=dict)
-    """Events (by place, sequence, stamp) that must not run: what they did to the process."""
+    condemned: dict[tuple[Place, int, int], tuple[str, bool]] = field(default_factory=dict)
+    """Events (by place, sequence, stamp) that must not run in this batch: what they did, and
+    whether they may be tried again without anybody looking."""
     effects: dict[tuple[str, str], dict[str, Effect]] = field(default_factory=dict)
     """Known results of `once`, by (source, id), of events about to run again."""
     suspending: set[str] = field(default_factory=set)

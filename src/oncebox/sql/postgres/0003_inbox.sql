@@ -98,3 +98,9 @@ create table oncebox.effect (
   result     bytea,
   primary key (consumer, source, id, step)
 );
+
+-- A batch that has no cursor (retries, wake-ups) has a row here while it is open, for the same
+-- reason: it would fail a COMMIT inside it.
+create table oncebox.open_batch (
+  closed int not null references oncebox.closed (id) deferrable initially deferred
+);

@@ -35,6 +35,14 @@ update oncebox.cursor set
 where reader = $1 and topic = $2 and partition = $3 and term = $4 and open_batch = 1
 returning 1;
 
+-- name: open_batch
+-- For a batch without a cursor.
+insert into oncebox.open_batch values (1);
+
+-- name: shut_batch
+-- No row, as in close_batch. Nobody ever sees the rows of others: they are not committed.
+delete from oncebox.open_batch returning 1;
+
 -- name: suspect
 update oncebox.cursor set suspect = $5
 where reader = $1 and topic = $2 and partition = $3 and term = $4

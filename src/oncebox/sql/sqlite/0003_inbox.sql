@@ -98,3 +98,9 @@ create table oncebox_effect (
   result     BLOB,
   primary key (consumer, source, id, step)
 );
+
+-- A batch that has no cursor (retries, wake-ups) has a row here while it is open, for the same
+-- reason: it would fail a COMMIT inside it.
+create table oncebox_open_batch (
+  closed INTEGER not null references oncebox_closed (id) deferrable initially deferred
+);

@@ -33,6 +33,14 @@ UPDATE oncebox_cursor SET
 WHERE reader = ?1 AND topic = ?2 AND partition = ?3 AND term = ?4 AND open_batch = 1
 RETURNING 1;
 
+-- name: open_batch
+-- For a batch without a cursor.
+INSERT INTO oncebox_open_batch VALUES (1);
+
+-- name: shut_batch
+-- No row, as in close_batch. Nobody ever sees the rows of others: they are not committed.
+DELETE FROM oncebox_open_batch RETURNING 1;
+
 -- name: suspect
 UPDATE oncebox_cursor SET suspect = ?5
 WHERE reader = ?1 AND topic = ?2 AND partition = ?3 AND term = ?4
