@@ -179,7 +179,7 @@ def test_what_retention_dropped_is_said_once_and_asked_for_again_later(
     assert kinds(world) == [("a", "gap")]
     (late_one,) = gaps.late.values()
     assert late_one.tries == 2
-    (one,) = drive(waiting(desk_of(world), Where())).found
+    (one,) = wait_list(world)
     given = drive(skip(desk_of(world), one, asker(shop.session, shop.sql), ""))
     assert given == ("missing", 2, 3)
     world.after(2, loop)
@@ -239,7 +239,7 @@ def test_a_store_that_is_not_the_sources_is_never_believed(
     session = cast("Session", other.open())
     ask = asker(session, statements("sqlite"))
     with pytest.raises(NotFound, match="no such source"):
-        drive(skip(desk_of(world), drive(waiting(desk_of(world), Where())).found[0], ask, ""))
+        drive(skip(desk_of(world), wait_list(world)[0], ask, ""))
     with pytest.raises(NotFound, match="no such source"):
         drive(accept(desk_of(world), SOURCE, "a", ask, None, ""))
     assert kinds(world) == [("a", "gap")]
