@@ -120,6 +120,65 @@ def test_property_01_concurrent_writers_lose_nothing(outbox: Outbox, rng: random
     check_chains(published)
 
 
+def test_property_01_a_position_is_waited_for_from_the_moment_it_is_drawn(
+    on_postgres: Outbox,
+) -> None:
+    """The one that drew it is stopped before its row is there."""
+    outbox = on_postgres
+    outbox.emit("slow", "quick")
+    outbox.run(
+        "create function stall() returns trigger language plpgsql as $body$ begin"
+        " perform pg_advisory_xact_lock(7); return null; end $body$"
+    )
+    outbox.run(
+        "create trigger stall after update on oncebox.counter for each row"
+        " when (new.key = 'slow') execute function stall()"
+    )
+    relay = outbox.settle(outbox.relay())
+    gate, stalled = outbox.open(), outbox.open()
+    gate.begin()
+    gate.run("select pg_advisory_xact_lock(7)")
+    stalled.begin()
+    outbox.put(stalled, "slow")
+    committing = threading.Thread(target=stalled.commit)
+    committing.start()
+    waits = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
+    await_true(lambda: outbox.run(waits) == [(True,)], "the commit to stand still")
+    outbox.emit("quick")
+    for _ in range(3):
+        outbox.settle(relay)
+        outbox.clock.sleep(1.0)
+    gate.rollback()
+    committing.join()
+    outbox.settle_holes(relay)
+    assert [one.chain.sequence for one in outbox.of_key("slow")] == [1, 2]
+    check_chains(outbox.published())
+
+
+def test_property_01_a_prepared_transaction_is_waited_for(on_postgres: Outbox) -> None:
+    """It was seen before it was prepared, so it must be known again under its new name."""
+    outbox = on_postgres
+    outbox.emit("a")
+    relay = outbox.settle(outbox.relay())
+    session = outbox.open()
+    session.begin()
+    outbox.put(session, "k")
+    session.run("set constraints all immediate")
+    outbox.emit("a")
+    for _ in range(3):
+        outbox.settle(relay)
+        outbox.clock.sleep(1.0)
+    session.run("prepare transaction 'it'")
+    session.rollback()
+    for _ in range(3):
+        outbox.settle(relay)
+        outbox.clock.sleep(1.0)
+    assert len(relay.reached.holes) == 1
+    outbox.run("commit prepared 'it'")
+    outbox.settle_holes(relay)
+    assert len(outbox.of_key("k")) == 1
+
+
 # ---- 2
 
 

@@ -112,10 +112,11 @@ where c.sequence >= $3::bigint
 order by c.sequence;
 
 -- name: numbering
--- The transactions that may still give positions: an insert locks the table until its transaction
--- ends, also a prepared one. A name may come again, which costs time only.
+-- The transactions that have drawn a position and not ended: nextval locks the sequence before it
+-- draws, until its transaction ends, also a prepared one. A name may come again, which costs time
+-- only.
 select distinct virtualtransaction from pg_locks
-where locktype = 'relation' and relation = 'oncebox.chain'::regclass
+where locktype = 'relation' and relation = 'oncebox.chain_position'::regclass
   and database = (select oid from pg_database where datname = current_database())
   and mode = 'RowExclusiveLock' and granted and pid is distinct from pg_backend_pid();
 
