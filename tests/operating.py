@@ -1,17 +1,45 @@
-"""What tests do as an operator."""
+"""What tests of operators share: a world with a consumer, a desk at it, and the command line."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
-from chains import World
+import pytest
+from msgspec import json
+
+from chains import SOURCE, Paid, World, make_store
+from oncebox.cli import main
 from oncebox.desk import Desk
-from oncebox.program import drive
+from oncebox.order import Link
+from oncebox.outbox import History
+from oncebox.ports import Record
+from oncebox.program import Program, drive
+from oncebox.reading import take_in
 from oncebox.session import Session
 from oncebox.statements import statements
 from oncebox.waiting import Waiting, Where, waiting
 
 ALL = Where()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
+    made = World(make_store(request.param, tmp_path, url), tmp_path)
+    made.url = url or f"sqlite:///{tmp_path}/store.db"  # type: ignore[attr-defined]
+    yield made
+    made.close()
+
+
+def at(world: World) -> tuple[str, ...]:
+    """Flags that name a world's store and log."""
+    url: str = world.url  # type: ignore[attr-defined]
+    log: Any = world.log
+    return "--store", url, "--log", f"sqlite:///{log.path}"
 
 
 def desk_of(world: World, session: Any = None) -> Desk:
@@ -27,3 +55,92 @@ def desk_of(world: World, session: Any = None) -> Desk:
 
 def wait_list(world: World, where: Where = ALL) -> list[Waiting]:
     return drive(waiting(desk_of(world), where)).found
+
+
+def one_waiting(world: World) -> Waiting:
+    (one,) = wait_list(world)
+    return one
+
+
+def ask_producer(world: World) -> Any:
+    """The producer's present history, as its outbox would tell it."""
+    reading = drive(desk_of(world).reading())
+
+    def ask(source: str, key: str, first: int, last: int | None) -> Program[History]:
+        assert source == SOURCE
+        links: list[Link] = []
+        records = {}
+        for sent in world.producer.history[key]:
+            log_record = world_record(sent)
+            (item,), _ = take_in(reading, [log_record])
+            if item.link.sequence >= first:
+                links.append(item.link)
+                records[item.link[:2]] = log_record
+        yield from ()
+        return History(tuple(links), records)
+
+    return ask
+
+
+def world_record(sent: Any) -> Any:
+    out = sent.outgoing
+    headers = [(n, v.encode() if isinstance(v, str) else v) for n, v in out.headers]
+    return Record(out.topic, 0, -1, out.key, out.value, headers, out.time_ms)
+
+
+def failing(world: World, broken: set[str]) -> None:
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        if f"{paid.order}{paid.cents}" in broken or paid.order in broken:
+            raise ValueError(f"no account {paid.order}")
+        world.record(tx, paid.order, paid.cents)
+
+
+def fork(world: World, key: str) -> list[Any]:
+    """Three events are done, the source forgets two, and publishes two others."""
+    first = world.producer.paid(key, 1, 2, 3)
+    world.deliver(*first)
+    world.settle()
+    world.producer.restore(key, 1)
+    other = world.producer.paid(key, 20, 30)
+    world.deliver(other[1])
+    world.settle()
+    return other
+
+
+# ---- the command line
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.decode(text) for text in self.out.splitlines()]
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def oncebox(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
+    """Run a command in an empty folder; what it printed, and its exit code."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("ONCEBOX_") and "TEST" not in name]:
+        monkeypatch.delenv(name)
+    path, modules = list(sys.path), set(sys.modules)
+
+    def run(*arguments: str) -> Done:
+        capsys.readouterr()
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        return Done(code, str(out), str(err))
+
+    yield run
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if name in ("services", "myapp"):
+            del sys.modules[name]
