@@ -15,14 +15,17 @@ import pytest
 import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
-from chains import TOPIC, Paid, World, make_store
+from chains import TOPIC, Noted, Paid, World, make_store
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
-from oncebox.program import drive_async
+from oncebox.program import drive, drive_async
 from oncebox.reading import Reading
+from oncebox.rewind import rebuild
+from oncebox.service import Service
 from oncebox.statements import statements
 from oncebox.stores.adapt import open_store
 from oncebox.timeouts import limited_async
+from operating import desk_of
 
 KINDS = ("aiosqlite", "psycopg", "psycopg pool", "asyncpg pool", "sqlalchemy session")
 
@@ -185,6 +188,31 @@ async def test_once_awaits_a_coroutine(world: AsyncWorld) -> None:
     await world.settle()
     assert world.world.of("a") == [14]
     assert len(keys) == 1
+
+
+async def test_a_rebuild_emits_nothing_again(world: AsyncWorld) -> None:
+    service, charged = Service("billing"), []
+
+    @world.world.consumer.on(Paid)
+    async def pay(tx: Any, paid: Paid, context: Context[None]) -> None:
+        async def charge(key: str) -> int:
+            charged.append(key)
+            return paid.cents * 2
+
+        receipt = context.once("charge", charge)
+        await asyncio.create_task(service.emit(tx, Noted(paid.order, "paid")))
+        await service.emit_many(tx, [Noted(paid.order, "again")])
+        await world.record(tx, paid.order, receipt)  # type: ignore[arg-type]
+
+    world.world.deliver(*world.world.producer.paid("a", 1, 2))
+    await world.settle()
+    drive(rebuild(desk_of(world.world), {}, ["DELETE FROM ledger"], "", perform=False))
+    world.world.deliver(*world.world.producer.paid("a", 3))
+    world.world.now_ms += 2000
+    await world.settle()
+    assert world.world.of("a") == [2, 4, 6]
+    assert len(charged) == 3
+    assert world.world.rows("SELECT count(*) FROM oncebox.event") == [(6,)]
 
 
 async def test_a_coroutine_that_runs_too_long_is_cancelled(world: AsyncWorld) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
-from .context import Context, Suspend
+from .context import Context, Suspend, rebuilding
 from .errors import DecodeFailed, Fenced, HandlerBroke
 from .keys import Entry, Keys
 from .lease import Held
@@ -76,10 +76,11 @@ class Broken(Exception):
 
 
 class Wanted(NamedTuple):
-    """An effect that a handler asked for by `once`."""
+    """An effect that a handler asked for by `once`; `had`: of an event that runs again."""
 
     item: Item
     suspend: Suspend
+    had: bool
 
 
 class Outcome(NamedTuple):
@@ -217,6 +218,7 @@ class Batch:
             if (
                 is_next(state, link, entry.floor)
                 and item.after is None
+                and link.stamp > entry.had
                 and not careful
                 and not condemned
             ):
@@ -357,7 +359,7 @@ class Batch:
             yield from self.invoke(entry, item, handler)
         except Suspend as suspend:
             yield from self.undo(item, handler, None)
-            self.wanted.append(Wanted(item, suspend))
+            self.wanted.append(Wanted(item, suspend, link.stamp <= entry.had))
             entry.suspended = entry.other = True
             # Whoever comes after a crash goes on with it; nobody does while the effect is had.
             entry.due_ms = self.now_ms + int(self.reading.settings.handler_timeout_s * 1000)
@@ -396,21 +398,26 @@ class Batch:
 
     def invoke(self, entry: Entry, item: Item, handler: Handler) -> Program[None]:
         """Decode and call. Raises what the handler raises, DecodeFailed, Suspend."""
-        reading = self.reading
-        event = decoded(handler, item)
-        if not handler.with_context:
-            yield handler.function, (reading.session.handle, event)
-            return
-        envelope = item.envelope
-        done = reading.effects.get((envelope.source, envelope.id), {})
-        context: Context[Any] = Context(
-            envelope, item.record, reading.consumer, entry.attempts + 1, reading.state, done
-        )
-        yield handler.function, (reading.session.handle, event, context)
-        if context.suspended is not None:
+        reading, had = self.reading, item.link.stamp <= entry.had
+        arguments: tuple[Any, ...] = (reading.session.handle, decoded(handler, item))
+        context: Context[Any] | None = None
+        if handler.with_context:
+            envelope = item.envelope
+            done = reading.effects.get((envelope.source, envelope.id), {})
+            context = Context(
+                envelope, item.record, reading.consumer, entry.attempts + 1, reading.state, done,
+                rebuilding=had,
+            )  # fmt: skip
+            arguments += (context,)
+        rebuilding.set(had)
+        try:
+            yield handler.function, arguments
+        finally:
+            rebuilding.set(False)
+        if context is not None and context.suspended is not None:
             raise HandlerBroke(
                 f"{handler.name} caught what `once` raised",
-                event=envelope.id,
+                event=context.id,
                 hint="catch Exception, not BaseException, around once()",
             )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import datetime
 from hashlib import sha256
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -13,6 +14,10 @@ from .ports import Record
 
 S = TypeVar("S")
 R = TypeVar("R")
+
+
+rebuilding: ContextVar[bool] = ContextVar("oncebox_rebuilding", default=False)
+"""Whether the handler that runs now runs again, in a rebuild: then `emit` writes nothing."""
 
 
 class Suspend(BaseException):
@@ -38,10 +43,14 @@ class Context(Generic[S]):
 
     `id`, `source`, `key`, `type`, `version`, `time` (UTC), `chain`, `record` (bytes, headers and
     position) describe the event; `attempt` counts from 1; `state` is what the application passed
-    to `running(state=…)` or `run`.
+    to `running(state=…)` or `run`. `rebuilding`: the state is made anew and this event was had
+    before (see `oncebox rebuild`), so `emit` writes nothing and `once` calls nobody; whatever
+    else the handler does outside its database is for it to leave out.
     """
 
-    __slots__ = ("_done", "_envelope", "_scope", "attempt", "record", "state", "suspended")
+    __slots__ = (
+        "_done", "_envelope", "_scope", "attempt", "rebuilding", "record", "state", "suspended",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -51,6 +60,8 @@ class Context(Generic[S]):
         attempt: int,
         state: S,
         done: Mapping[str, Effect],
+        *,
+        rebuilding: bool = False,
     ) -> None:
         self._envelope = envelope
         self._scope = scope
@@ -58,6 +69,7 @@ class Context(Generic[S]):
         self.record = record
         self.attempt = attempt
         self.state = state
+        self.rebuilding = rebuilding
         self.suspended: Suspend | None = None
 
     @property
@@ -112,7 +124,8 @@ class Context(Generic[S]):
         The first call leaves the handler: intent is committed, `effect` runs with no transaction
         open, its result (JSON values) is committed, and the handler runs again from its first
         line; now `once` returns the result. A crash in between calls `effect` again with the
-        same key. `step` names the effect within this handler.
+        same key. `step` names the effect within this handler. In a rebuild it is not called again:
+        `once` returns the result of the first time, or None where this consumer has none.
         """
         done = self._done.get(step)
         if done is not None:

@@ -20,13 +20,18 @@ Event = tuple[str, str, str]
 def have_effect(reading: Reading, one: Wanted) -> Program[str | None]:
     """Have one effect; its result is in `reading.effects` then, for the handler's next run.
 
-    Returns why it failed, or None. Raises what is nobody's fault (see `is_outage`).
+    Returns why it failed, or None. Raises what is nobody's fault (see `is_outage`). For an event
+    that runs again (see `rewind.rebuild`) nothing is called: a result that is not known is None.
     """
-    item, suspend = one
+    item, suspend, had = one
     envelope = item.envelope
     event = (reading.consumer, envelope.source, envelope.id)
     key = idempotency_key(reading.consumer, envelope, suspend.step)
-    known = yield from transact(reading, _intend(reading, event, suspend.step, key))
+    if had:
+        known = yield from transact(reading, _known(reading, event))
+        known.setdefault(suspend.step, Effect(None))
+    else:
+        known = yield from transact(reading, _intend(reading, event, suspend.step, key))
     reading.effects[envelope.source, envelope.id] = known
     if suspend.step in known:
         return None
@@ -44,11 +49,16 @@ def have_effect(reading: Reading, one: Wanted) -> Program[str | None]:
     return None
 
 
+def _known(reading: Reading, event: Event) -> Program[dict[str, Effect]]:
+    """Results that are known."""
+    rows = yield from call(reading.session.run, reading.sql["effects"], event)
+    return {s: Effect(json.decode(result)) for s, _, done, result in rows if done is not None}
+
+
 def _intend(reading: Reading, event: Event, step: str, key: str) -> Program[dict[str, Effect]]:
     """Results that are known; the intent of `step` noted unless it is among them."""
-    session, sql = reading.session, reading.sql
-    rows = yield from call(session.run, sql["effects"], event)
-    known = {s: Effect(json.decode(result)) for s, _, done, result in rows if done is not None}
+    known = yield from _known(reading, event)
     if step not in known:
-        yield from call(session.run, sql["intend"], (*event, step, key, reading.now_ms()))
+        parameters = (*event, step, key, reading.now_ms())
+        yield from call(reading.session.run, reading.sql["intend"], parameters)
     return known

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, overload
 from uuid import UUID
 
 from .codec import codec_of, encode
+from .context import rebuilding
 from .envelope import Reference
 from .errors import BadEvent, ConfigurationError
 from .event import event_type, new_id, source_name
@@ -68,6 +69,7 @@ class Emitter:
         `tx`: a connection, session or cursor of sqlite3, aiosqlite, psycopg, asyncpg, SQLAlchemy
         or Django. `after`: an event of another key, from `emit` or a handler's
         `context.reference`, that has to take effect first wherever both are consumed.
+        In a handler that runs again (see `oncebox rebuild`) nothing is written.
         Raises NoTransaction, BadEvent, MissingTables, MissingRight; the driver's own errors pass.
         """
         session = adapt(tx)
@@ -182,7 +184,8 @@ def _append(session: Session, schema: str, row: Row, emitted: Emitted) -> Progra
     sql = statements(session.dialect, schema)
     statement = sql["append" if len(row) == 6 else "append_with"]
     yield from call(session.require_transaction)
-    yield from _written(session, call(session.send, statement, row))
+    if not rebuilding.get():
+        yield from _written(session, call(session.send, statement, row))
     return emitted
 
 
@@ -193,7 +196,7 @@ def _append_many(
     width = max(map(len, rows), default=6)
     with_more = "_with" if width > 6 else ""
     yield from call(session.require_transaction)
-    for part in _chunks(rows):
+    for part in () if rebuilding.get() else _chunks(rows):
         chunk = [row + (None,) * (width - len(row)) for row in part] if width > 6 else part
         if session.dialect == "postgres":
             columns = [list(column) for column in zip(*chunk, strict=True)]

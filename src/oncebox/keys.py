@@ -11,10 +11,11 @@ from typing import Any
 
 from msgspec import json
 
-from .envelope import Reference
+from .envelope import NUMBER_MAX, Reference
 from .order import KeyState, Link, Park
 from .program import Program, call
 from .reading import (
+    BY_ID,
     Item,
     Place,
     Reading,
@@ -40,9 +41,10 @@ class Entry:
     suspended = False  # its handler waits for an effect: not to be gone on with in this batch
     other = False  # something besides the event last done has changed
 
-    def __init__(self, place: Place, floor: int, state: KeyState) -> None:
+    def __init__(self, place: Place, floor: int, had: int, state: KeyState) -> None:
         self.place = place
         self.floor = floor
+        self.had = had  # up to this stamp handlers run again, so they emit nothing
         self.state = state
         self.loaded = state
         self.items: dict[Link, Item] = {}
@@ -55,6 +57,7 @@ class Entry:
             None if state.park is None else str(state.park),
             json.encode(state.skipped).decode() if state.skipped else None,
             len(state.kept), self.awaited, self.attempts, self.reason, self.parked_ms, self.due_ms,
+            self.had if self.had > state.stamp else -1,
         )  # fmt: skip
 
 
@@ -86,14 +89,15 @@ class Keys:
     def load_rows(self, places: Iterable[Place]) -> Program[None]:
         session, sql = self.reading.session, self.reading.sql
         rows = yield from lookup(session, sql["lock_keys"], sorted(places))
-        floors = {s.id: s.floor for s in self.reading.subscriptions.values()}
-        if any(row[0] not in floors for row in rows):  # another process began to read this source
+        known = {s.id: s for s in self.reading.subscriptions.values()}
+        if any(row[0] not in known for row in rows):  # another process began to read this source
             yield from load_subscriptions(self.reading)
-            floors = {s.id: s.floor for s in self.reading.subscriptions.values()}
+            known = {s.id: s for s in self.reading.subscriptions.values()}
         entries, behind = self.entries, []
         for row in rows:
             place = (row[0], row[1])
-            entry = entries[place] = Entry(place, floors[row[0]], KeyState(*row[2:7]))
+            _, floor, had = known[row[0]]
+            entry = entries[place] = Entry(place, floor, had, KeyState(*row[2:7]))
             if row[7:] != _PLAIN:
                 self.load_rest(entry, row)
                 if row[9]:
@@ -104,7 +108,10 @@ class Keys:
 
     def load_rest(self, entry: Entry, row: tuple[Any, ...]) -> None:
         park, skipped, _, awaited, entry.attempts, entry.reason = row[7:13]
-        entry.parked_ms, entry.due_ms = row[13:]
+        entry.parked_ms, entry.due_ms, had = row[13:]
+        if had >= 0:  # what is known by its id alone may come with another time
+            by_id = self.reading.sources[entry.place[0]].endswith(BY_ID)
+            entry.had = NUMBER_MAX if by_id else max(had, entry.had)
         entry.awaited = bool(awaited)
         ranges = json.decode(skipped, type=_Ranges) if skipped else ()
         park = None if park is None else Park(park)
@@ -142,6 +149,8 @@ class Keys:
             state, loaded = entry.state, entry.loaded
             if state is loaded and not entry.other:
                 continue
+            if loaded.stamp < entry.had <= state.stamp:
+                entry.other = True
             if state.kept or loaded.kept:
                 old, new = set(loaded.kept), set(state.kept)
                 for link in new - old:
@@ -179,8 +188,8 @@ class Keys:
         return sum(1 for e in entries if e.state.park and not e.loaded.park)
 
 
-_PLAIN = (None, None, 0, 0, 0, None, None, None)
-"""park, skipped, kept, awaited, attempts, reason, parked_ms, due_ms of nearly every row."""
+_PLAIN = (None, None, 0, 0, 0, None, None, None, -1)
+"""park, skipped, kept, awaited, attempts, reason, parked_ms, due_ms, had of nearly every row."""
 
 
 def _kept_key(link: Link) -> tuple[Any, ...]:

@@ -53,6 +53,8 @@ class Subscription(NamedTuple):
 
     id: int
     floor: int
+    had: int = -1
+    """Up to this stamp handlers run again: what they emit, or ask for by `once`, was had before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +191,8 @@ def subscribe(reading: Reading, source: str) -> Program[Subscription]:
 def load_subscriptions(reading: Reading) -> Program[None]:
     """Read which sources this consumer reads, and from where."""
     rows = yield from call(reading.session.run, reading.sql["subscriptions"], (reading.consumer,))
-    for source, id, floor in rows:
-        reading.subscriptions[source] = Subscription(id, floor)
+    for source, id, floor, had in rows:
+        reading.subscriptions[source] = Subscription(id, floor, had)
         reading.sources[id] = source
 
 

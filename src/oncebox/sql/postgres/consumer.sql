@@ -1,9 +1,11 @@
 -- name: subscribe
-insert into oncebox.subscription (consumer, source, floor) values ($1, $2, $3)
+insert into oncebox.subscription (consumer, source, floor, had)
+select $1, $2, $3, coalesce(
+  (select had from oncebox.subscription where consumer = $1 and source = ''), -1)
 on conflict (consumer, source) do nothing;
 
 -- name: subscriptions
-select source, id, floor from oncebox.subscription where consumer = $1;
+select source, id, floor, had from oncebox.subscription where consumer = $1;
 
 -- name: begin_position
 -- A cursor that never stood anywhere starts here.
@@ -50,7 +52,7 @@ returning 1;
 
 -- name: lock_keys
 select k.subscription, k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff, k.park, k.skipped,
-  k.kept, k.awaited, k.attempts, k.reason, k.parked_ms, k.due_ms
+  k.kept, k.awaited, k.attempts, k.reason, k.parked_ms, k.due_ms, k.had
 from unnest($1::int[], $2::text[]) as v (subscription, key)
 join oncebox.key k on k.subscription = v.subscription and k.key = v.key
 order by k.subscription, k.key for update of k;
@@ -71,7 +73,7 @@ where k.subscription = v.subscription and k.key = v.key;
 -- name: write_key
 update oncebox.key set sequence = $3, stamp = $4, id = $5, digest = $6, cutoff = $7, park = $8,
   skipped = $9, kept = $10, awaited = $11, attempts = $12, reason = $13, parked_ms = $14,
-  due_ms = $15
+  due_ms = $15, had = $16
 where subscription = $1 and key = $2;
 
 -- name: load_kept

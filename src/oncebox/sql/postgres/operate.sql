@@ -166,11 +166,11 @@ update oncebox.key set
 where subscription in (select id from oncebox.subscription where consumer = $1);
 
 -- name: forget_floors
--- The floor that the consumer began with, and whether what it read before was had.
+-- The floor that the consumer began with; what was pruned below another one was had.
 update oncebox.subscription s set
   floor = coalesce((select b.floor from oncebox.subscription b
                     where b.consumer = $1 and b.source = ''), 0),
-  had = case when $2::boolean then -1 else s.had end
+  had = case when $2::boolean then -1 else greatest(s.had, s.floor - 1) end
 where s.consumer = $1;
 
 -- name: begin_quietly

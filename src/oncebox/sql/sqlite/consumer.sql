@@ -1,9 +1,11 @@
 -- name: subscribe
-INSERT INTO oncebox_subscription (consumer, source, floor) VALUES (?, ?, ?)
+INSERT INTO oncebox_subscription (consumer, source, floor, had)
+VALUES (?1, ?2, ?3, coalesce(
+  (SELECT had FROM oncebox_subscription WHERE consumer = ?1 AND source = ''), -1))
 ON CONFLICT (consumer, source) DO NOTHING;
 
 -- name: subscriptions
-SELECT source, id, floor FROM oncebox_subscription WHERE consumer = ?;
+SELECT source, id, floor, had FROM oncebox_subscription WHERE consumer = ?;
 
 -- name: begin_position
 -- A cursor that never stood anywhere starts here.
@@ -49,7 +51,7 @@ RETURNING 1;
 -- name: lock_keys
 -- One writer at a time: BEGIN IMMEDIATE has locked them already.
 SELECT k.subscription, k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff, k.park, k.skipped,
-  k.kept, k.awaited, k.attempts, k.reason, k.parked_ms, k.due_ms
+  k.kept, k.awaited, k.attempts, k.reason, k.parked_ms, k.due_ms, k.had
 FROM json_each(?1) v
 CROSS JOIN oncebox_key k ON k.subscription = v.value ->> 0 AND k.key = v.value ->> 1;
 
@@ -64,7 +66,7 @@ WHERE subscription = ?1 AND key = ?2;
 -- name: write_key
 UPDATE oncebox_key SET sequence = ?3, stamp = ?4, id = ?5, digest = ?6, cutoff = ?7, park = ?8,
   skipped = ?9, kept = ?10, awaited = ?11, attempts = ?12, reason = ?13, parked_ms = ?14,
-  due_ms = ?15
+  due_ms = ?15, had = ?16
 WHERE subscription = ?1 AND key = ?2;
 
 -- name: load_kept

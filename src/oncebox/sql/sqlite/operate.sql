@@ -171,11 +171,11 @@ UPDATE oncebox_key SET
 WHERE subscription IN (SELECT id FROM oncebox_subscription WHERE consumer = ?1);
 
 -- name: forget_floors
--- The floor that the consumer began with, and whether what it read before was had.
+-- The floor that the consumer began with; what was pruned below another one was had.
 UPDATE oncebox_subscription SET
   floor = coalesce((SELECT b.floor FROM oncebox_subscription b
                     WHERE b.consumer = ?1 AND b.source = ''), 0),
-  had = CASE WHEN ?2 THEN -1 ELSE had END
+  had = CASE WHEN ?2 THEN -1 ELSE max(had, floor - 1) END
 WHERE consumer = ?1;
 
 -- name: begin_quietly
