@@ -88,6 +88,7 @@ def test_a_failing_handler_parks_its_key_and_the_rest_flows(world: World) -> Non
     assert world.of("a") == [1, 2]
     assert world.parked() == {}
     assert world.kept() == 0
+    assert world.count("applied") == 4
 
 
 def test_attempts_end_and_the_key_waits_for_somebody(world: World) -> None:
@@ -199,6 +200,7 @@ def test_after_waits_for_an_event_of_another_key(world: World) -> None:
     world.deliver(a[1])
     world.settle(loop)
     assert world.ledger() == [("b", 10), ("a", 1), ("a", 2), ("b", 20)]
+    assert world.count("applied") == 4
 
 
 def test_after_a_source_that_nobody_here_reads_is_satisfied(world: World) -> None:

@@ -175,7 +175,9 @@ class Batch:
             )  # fmt: skip
 
     def close_fence(self, settled: int) -> Program[None]:
-        """Move the positions over what is settled; the counts go to the first cursor."""
+        """Move the positions over what is settled; the counts go to the first cursor, those of a
+        batch without one to any cursor that nobody is about to change.
+        """
         reading, counts = self.reading, self.counts
         if not self.fence and not (yield from call(reading.session.run, reading.sql["shut_batch"])):
             raise Setback("a handler rolled the batch's transaction back")
@@ -190,6 +192,8 @@ class Batch:
             if not closed:
                 raise Setback("a handler rolled the batch's transaction back")
             counts = [0] * len(COUNTS)
+        if any(counts):
+            yield from call(reading.session.run, reading.sql["count"], (reading.consumer, *counts))
         for place, position in reached.items():
             if place in self.fence:
                 self.fence[place] = self.fence[place]._replace(position=position, takeovers=0)

@@ -37,6 +37,16 @@ update oncebox.cursor set
 where reader = $1 and topic = $2 and partition = $3 and term = $4 and open_batch = 1
 returning 1;
 
+-- name: count
+-- For a batch without a cursor. A locked one is passed over: its owner may wait for our keys.
+update oncebox.cursor set
+  applied = applied + $2, ignored = ignored + $3, voided = voided + $4, duplicates = duplicates + $5,
+  late = late + $6, orphans = orphans + $7, before_start = before_start + $8,
+  forks = forks + $9, quarantined = quarantined + $10
+where (reader, topic, partition) in (
+  select reader, topic, partition from oncebox.cursor where reader = $1
+  order by topic, partition limit 1 for update skip locked);
+
 -- name: open_batch
 -- For a batch without a cursor.
 insert into oncebox.open_batch values (1);

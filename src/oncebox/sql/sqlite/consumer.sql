@@ -35,6 +35,16 @@ UPDATE oncebox_cursor SET
 WHERE reader = ?1 AND topic = ?2 AND partition = ?3 AND term = ?4 AND open_batch = 1
 RETURNING 1;
 
+-- name: count
+-- For a batch without a cursor.
+UPDATE oncebox_cursor SET
+  applied = applied + ?2, ignored = ignored + ?3, voided = voided + ?4, duplicates = duplicates + ?5,
+  late = late + ?6, orphans = orphans + ?7, before_start = before_start + ?8,
+  forks = forks + ?9, quarantined = quarantined + ?10
+WHERE (reader, topic, partition) IN (
+  SELECT reader, topic, partition FROM oncebox_cursor WHERE reader = ?1
+  ORDER BY topic, partition LIMIT 1);
+
 -- name: open_batch
 -- For a batch without a cursor.
 INSERT INTO oncebox_open_batch VALUES (1);
