@@ -21,7 +21,9 @@ import aiosqlite
 import asyncpg
 import psycopg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+from sqlalchemy.orm import Session, sessionmaker
 
+from oncebox import Service
 from oncebox.emit import Emitted, Emitter
 from oncebox.inbox import claim
 
@@ -56,6 +58,25 @@ async def forgets(
     done: bool = claim(three, "billing", source="stripe", id="1")  # both
     if claim(three, "billing", source="stripe", id="1"):  # pyright
         print("an effect")  # mypy
+
+
+class Paid:
+    pass
+
+
+billing = Service("billing", store=sessionmaker[Session]())
+
+
+@billing.on(Paid)  # both
+def of_another_kind(tx: AsyncSession, paid: Paid) -> None: ...
+
+
+@billing.on(Paid)  # both
+def of_another_event(tx: Session, paid: str) -> None: ...
+
+
+@billing.on(Paid)  # both
+def of_too_few(tx: Session) -> None: ...
 """
 
 

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, TypeVar
 
 from .codec import codec_of, decode
 from .emit import Emitter
@@ -17,6 +17,7 @@ from .errors import ConfigurationError
 from .event import check_name, event_type, source_name
 from .reading import Handler, Settings
 from .statements import check_schema
+from .transaction import StoreOf, Tx
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -25,19 +26,20 @@ if TYPE_CHECKING:
 
 E = TypeVar("E")
 R = TypeVar("R")
-Function = Callable[Concatenate[Any, E, ...], R]
+T = TypeVar("T")
+Function = Callable[Concatenate[T, E, ...], R]
 """A handler: `(tx, event)` or `(tx, event, context)`, plain or a coroutine function."""
 
 
 @dataclass
-class Consumer:
+class Consumer(Generic[Tx]):
     """A named consumer of a service: rows, positions and parked keys of its own."""
 
     name: str
     settings: Settings = field(default_factory=Settings)
     handlers: dict[str, Handler] = field(default_factory=dict)
 
-    def on(self, cls: type[E]) -> Callable[[Function[E, R]], Function[E, R]]:
+    def on(self, cls: type[E]) -> Callable[[Function[Tx, E, R]], Function[Tx, E, R]]:
         """Register a function for an event class; the function is returned unchanged.
 
         It is called as `(tx, event)`, or `(tx, event, context)` if it takes three, inside one
@@ -46,7 +48,7 @@ class Consumer:
         """
         declared = event_type(cls)
 
-        def register(function: Function[E, R]) -> Function[E, R]:
+        def register(function: Function[Tx, E, R]) -> Function[Tx, E, R]:
             known = self.handlers.get(declared.type)
             if known is not None and known.function is not function:
                 raise ConfigurationError(
@@ -79,21 +81,21 @@ class Consumer:
         return tuple(sorted({handler.type.stream for handler in self.handlers.values()}))
 
 
-class Service(Emitter):
+class Service(Emitter, Generic[Tx]):
     """A service by its name. Emitting needs nothing else; handling needs a store and a log.
 
     `store`: a URL (`sqlite:///billing.db`, `postgresql://…`) or what the application has already:
-    a SQLAlchemy engine or sessionmaker, a pool, `django://alias`. `log`: a URL
-    (`sqlite:///events.db`, `kafka://host:9092`). `instance` tells shards or tenants of one
-    service apart. `schema`: the name of oncebox's tables. `sources`: stores of other services
-    that this one may read, by source, to fill gaps at once.
+    a SQLAlchemy engine or sessionmaker, a pool, `django://alias`; what it opens is what handlers
+    receive. `log`: a URL (`sqlite:///events.db`, `kafka://host:9092`). `instance` tells shards or
+    tenants of one service apart. `schema`: the name of oncebox's tables. `sources`: stores of
+    other services that this one may read, by source, to fill gaps at once.
     """
 
     def __init__(
         self,
         name: str,
         *,
-        store: Any = None,
+        store: StoreOf[Tx] | str | None = None,
         log: str | None = None,
         instance: str | None = None,
         schema: str = "oncebox",
@@ -103,17 +105,19 @@ class Service(Emitter):
         self.name = check_name("service", name)
         self.instance = None if instance is None else check_name("instance", instance)
         self.schema = check_schema(schema)
-        self.store = store
+        self.store: Any = store
         self.log = log
         self.sources = dict(sources or {})
-        self.consumers: dict[str, Consumer] = {}
+        self.consumers: dict[str, Consumer[Tx]] = {}
         self.settings = settings or Settings()
 
-    def on(self, cls: type[E]) -> Callable[[Function[E, R]], Function[E, R]]:
+    def on(self, cls: type[E]) -> Callable[[Function[Tx, E, R]], Function[Tx, E, R]]:
         """Register a handler of the service's own consumer; see `Consumer.on`."""
         return self.consumer().on(cls)
 
-    def consumer(self, name: str | None = None, *, settings: Settings | None = None) -> Consumer:
+    def consumer(
+        self, name: str | None = None, *, settings: Settings | None = None
+    ) -> Consumer[Tx]:
         """A consumer of this service: the default one, or another with its own rows."""
         full = self.name if name is None else f"{self.name}.{check_name('consumer', name)}"
         found = self.consumers.get(full)

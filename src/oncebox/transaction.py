@@ -1,12 +1,15 @@
-"""What emit and claim take as `tx`, for type checkers: by shape, so that no engine is imported.
+"""What emit and claim take as `tx`, and what handlers receive, for type checkers: by shape, so
+that no engine is imported. What is really passed, `stores/adapt.py` finds out.
 
 A connection whose `commit` is a plain function is synchronous; one whose `commit` is a coroutine
-function, or asyncpg's, is asynchronous. What is really passed, `stores/adapt.py` finds out.
+function, or asyncpg's, is asynchronous. What an engine, sessionmaker or pool opens is what the
+handlers of a service on it receive.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 
 class _Connection(Protocol):
@@ -42,3 +45,30 @@ SyncTransaction = _Connection | _Cursor
 
 AsyncTransaction = _AsyncConnection | _AsyncCursor | _AsyncpgConnection
 """aiosqlite, psycopg's AsyncConnection, asyncpg, SQLAlchemy's AsyncSession and AsyncConnection."""
+
+if TYPE_CHECKING:  # known to type checkers, and in Python from 3.13 on
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    Tx = TypeVarWithDefault("Tx", default=Any)
+else:
+    Tx = TypeVar("Tx")
+
+Tx_co = TypeVar("Tx_co", covariant=True)
+_Manager = AbstractContextManager[Tx_co, Any] | AbstractAsyncContextManager[Tx_co, Any]
+
+
+class _Begins(Protocol[Tx_co]):
+    def begin(self) -> _Manager[Tx_co]: ...
+
+
+class _Connects(Protocol[Tx_co]):
+    def connection(self) -> _Manager[Tx_co]: ...
+
+
+class _Acquires(Protocol[Tx_co]):
+    def acquire(self) -> _Manager[Tx_co]: ...
+
+
+StoreOf = _Begins[Tx] | _Connects[Tx] | _Acquires[Tx]
+"""A SQLAlchemy engine or sessionmaker, a psycopg pool, an asyncpg pool, each plain or
+asynchronous, whose connections or sessions are a `Tx`."""

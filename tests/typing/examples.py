@@ -1,4 +1,4 @@
-"""What type checkers know of emit and claim: checked by mypy and pyright, never run."""
+"""What type checkers know of emit, claim and handlers: checked by mypy and pyright, never run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ import aiosqlite
 import asyncpg
 import psycopg
 from django.db import connection, connections
-from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
-from sqlalchemy.orm import Session, scoped_session
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+)
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
+from oncebox import Context, Service
 from oncebox.emit import Emitted, Emitter
 from oncebox.inbox import claim
 
@@ -69,3 +77,42 @@ async def asynchronous(
     assert_type(await claim(four, "billing", source="stripe", id="1"), bool)
     later: Coroutine[Any, Any, Emitted] = shop.emit(four, "event")
     await later
+
+
+class Paid:
+    """An event class."""
+
+
+def handlers_receive_what_their_store_opens(
+    one: Engine,
+    two: sessionmaker[Session],
+    three: AsyncEngine,
+    four: async_sessionmaker[AsyncSession],
+    five: ConnectionPool[psycopg.Connection[Any]],
+    six: AsyncConnectionPool[psycopg.AsyncConnection[Any]],
+    seven: asyncpg.Pool[asyncpg.Record],
+) -> None:
+    assert_type(Service("a", store=one), Service[Connection])
+    assert_type(Service("a", store=two), Service[Session])
+    assert_type(Service("a", store=three), Service[AsyncConnection])
+    assert_type(Service("a", store=four), Service[AsyncSession])
+    assert_type(Service("a", store=five), Service[psycopg.Connection[Any]])
+    assert_type(Service("a", store=six), Service[psycopg.AsyncConnection[Any]])
+    assert_type(
+        Service("a", store=seven), Service[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]
+    )
+    assert_type(Service("a", store="sqlite:///a.db"), Service[Any])
+    assert_type(Service("a"), Service[Any])
+
+    @Service("a", store=two).on(Paid)
+    def pay(tx: Session, paid: Paid) -> int:
+        return 1
+
+    assert_type(pay(two(), Paid()), int)
+
+    @Service("a", store=four).consumer("mail").on(Paid)
+    async def write(tx: AsyncSession, paid: Paid, context: Context[str]) -> None:
+        assert_type(context.state, str)
+
+    @Service("a", store="sqlite:///a.db").on(Paid)
+    def owe(tx: sqlite3.Connection, paid: Paid) -> None: ...
