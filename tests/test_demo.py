@@ -354,11 +354,11 @@ def on_a_terminal(code: str, **environment: str) -> bytes:
 REPORT = """
 from oncebox.demo.report import Report
 from oncebox.demo.check import Finding
-from oncebox.demo.customers import Size, workload
+from oncebox.demo.customers import Size
 from oncebox.demo.stage import Outcome
 size = Size(2000, 200, 1)
 report = Report(json=False)
-report.begin(size, workload(size), "SQLite files, without a server")
+report.begin(size, "SQLite files, without a server")
 with report.progress("naive") as notice:
     for served in range(0, 1001, 100):
         notice(served, 1000, served // 100)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from oncebox.errors import ConfigurationError
 
-from .customers import Size, workload
+from .customers import Size
 from .report import Report
 from .servers import place, rows_of
 from .stage import HALVES, Outcome, Stage
@@ -29,7 +29,7 @@ def play(
             expected=f"{EVENTS_MIN} to {EVENTS_MAX} events, at least 50 orders",
         )
     size, report = Size(events, keys, seed), Report(json=json)
-    report.begin(size, workload(size), _where(store, log))
+    report.begin(size, _where(store, log))
     outcomes: dict[str, Outcome] = {}
     folder = Path(tempfile.mkdtemp(prefix="oncebox-demo-"))
     keep = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from textwrap import fill
 from typing import Any
@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from .customers import Size, Workload
-from .stage import HALVES, Outcome
+from .check import Finding
+from .customers import Size
+from .stage import HALVES, ROLES, Outcome
 
 WIDTH = 80
-KILLS = "processes killed (SIGKILL)"
 
 Notice = Callable[[int, int, int], None]
 """Takes customers served, all customers, processes killed so far."""
@@ -30,16 +30,16 @@ class Report:
         self.console = Console(highlight=False, soft_wrap=False, quiet=json)
         self.console.width = min(WIDTH, self.console.width)
 
-    def begin(self, size: Size, work: Workload, where: str) -> None:
+    def begin(self, size: Size, where: str) -> None:
         self.say(Text("One small shop, run twice under the same faults", style="bold"))
         self.say()
         self.say("  naive    as many teams write it      oncebox/demo/without.py")
         self.say("  oncebox  the same shop with oncebox  oncebox/demo/with_oncebox.py")
         self.say()
         self.say(
-            f"{size.keys:,} orders, {len(work.actions):,} requests of customers, seed {size.seed}."
+            f"Orders, payments, refunds, stock and shipping: {size.events:,} events of "
+            f"{size.keys:,} orders,\nin {len(ROLES['naive'])} processes, on {where}."
         )
-        self.say(f"Orders, payments, refunds, stock and shipping on {where}.")
         self.say()
 
     def say(self, text: str | Text = "") -> None:
@@ -92,13 +92,11 @@ class Report:
         for line in (*_findings(outcomes), Text(), *_faults(outcomes)):
             self.say(line)
         self.say(f"\n{same_faults(size.seed)}\n")
-        if verdict:
-            for sentence in verdict:
-                self.say(Text(f"FAILED: {sentence}", style="bold red"))
-        else:
-            self.say(
-                Text("oncebox: nothing twice, lost, made up or out of order.", style="bold green")
-            )
+        for sentence in verdict:
+            self.say(Text(f"FAILED: {sentence}", style="bold red"))
+        if not verdict:
+            self.say(Text("oncebox: nothing twice, lost, made up or out of order.", "bold green"))
+            self.say("Begin with one of your own: oncebox init")
 
     def write_json(self, size: Size, outcomes: dict[str, Outcome], verdict: list[str]) -> None:
         import json
@@ -107,26 +105,33 @@ class Report:
 
 
 def same_faults(seed: int) -> str:
-    """The one sentence that says in what sense the faults are the same."""
-    sentence = (
-        f"Both halves meet the same faults: seed {seed} says at which requests and events a "
-        "process dies (between the two writes of the naive half; just before or after the one "
-        "commit with oncebox), a handler fails, a partition stalls or the log delivers again; "
-        "random kills and freezes come when a set share of the requests was served."
+    """In what sense the faults are the same, in a sentence or two."""
+    return fill(
+        f"The same faults: seed {seed} fixes at which requests and events a process is killed, "
+        "a handler fails, a partition stalls, the log delivers again. Where the naive half dies "
+        "between two writes, oncebox's, which has one, dies just before or after its commit.",
+        WIDTH - 1,
     )
-    return fill(sentence, WIDTH - 1)
 
 
 def _findings(outcomes: dict[str, Outcome]) -> Iterator[Text]:
     heads = "".join(f"{half:>10}{'in money':>13}" for half in HALVES)
     yield Text(f"{'what went wrong':30}{heads}", style="bold")
     for name in outcomes["oncebox"].findings:
-        row = Text(f"{name:30}")
-        for half in HALVES:
-            found = outcomes[half].findings[name]
-            cells = f"{found.times:>10,}{found.cents / 100:>13,.2f}"
-            row.append(cells, style="red" if found.times else _zero(half))
-        yield row
+        yield _row(name, {half: outcomes[half].findings[name] for half in HALVES})
+    yield _row("in all", {half: _sum(outcomes[half].findings.values()) for half in HALVES})
+
+
+def _row(name: str, found: dict[str, Finding]) -> Text:
+    row = Text(f"{name:30}")
+    for half, (times, cents) in found.items():
+        cells = f"{times:>10,}{cents / 100:>13,.2f}"
+        row.append(cells, style="red" if times else _zero(half))
+    return row
+
+
+def _sum(found: Iterable[Finding]) -> Finding:
+    return Finding(*map(sum, zip(*found, strict=True)))
 
 
 def _zero(half: str) -> str:
@@ -134,15 +139,17 @@ def _zero(half: str) -> str:
 
 
 def _faults(outcomes: dict[str, Outcome]) -> Iterator[Text]:
-    heads = "".join(f"{half:>10}{'':13}" for half in HALVES).rstrip()
-    yield Text(f"{'faults that fired':30}{heads}", style="bold")
     naive, oncebox = outcomes["naive"], outcomes["oncebox"]
+
+    def line(name: str, left: str, right: str, style: str = "") -> Text:
+        return Text(f"{name:30}{left:>10}{'':13}{right:>10}", style)
+
+    yield line("faults that fired", *HALVES, "bold")
     for name, times in oncebox.faults.items():
-        yield Text(f"{name:30}{naive.faults[name]:>10,}{'':13}{times:>10,}")
-    yield Text(
-        f"{'different events in the log':30}{naive.events:>10,}{'':13}{oncebox.events:>10,}", "dim"
-    )
-    yield Text(f"{'seconds':30}{naive.seconds:>10.1f}{'':13}{oncebox.seconds:>10.1f}", "dim")
+        yield line(name, f"{naive.faults[name]:,}", f"{times:,}")
+    yield line("different events in the log", f"{naive.events:,}", f"{oncebox.events:,}", "dim")
+    yield line("their keys", f"{naive.keys:,}", f"{oncebox.keys:,}", "dim")
+    yield line("seconds", f"{naive.seconds:.1f}", f"{oncebox.seconds:.1f}", "dim")
 
 
 def as_object(size: Size, outcomes: dict[str, Outcome], verdict: list[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from oncebox.connect import open_log
 from oncebox.ports import Log
+from oncebox.stores import sqlite
 
 from . import tables
 from .contracts import STREAMS, Ordered
@@ -52,6 +53,11 @@ class Process:
         return self.stop.is_set() or os.getppid() != self.parent
 
     def open_log(self, url: str) -> Log:
+        """The log with its faults. By hand, a file of it is not synced for every record: nobody
+        cuts the power here, and the wait would be most of that half's time. oncebox's half does.
+        """
+        if self.by_hand:
+            sqlite.PRAGMAS = ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON")
         return FaultyLog(open_log(url), self.injector, self.prefix, by_hand=self.by_hand)
 
 

@@ -109,7 +109,7 @@ def checked_path(path: str) -> Path:
     return Path(path)
 
 
-def connect(path: Path, *, synchronous: str = "FULL") -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     """Open a database file as oncebox uses it: autocommit mode, WAL, foreign keys on.
 
     Raises StoreUnavailable (locked, read-only, no such folder) and CorruptStore.
@@ -117,7 +117,7 @@ def connect(path: Path, *, synchronous: str = "FULL") -> sqlite3.Connection:
     connection = None
     try:
         connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-        for pragma in (*PRAGMAS, f"synchronous = {synchronous}"):
+        for pragma in PRAGMAS:
             _patiently(connection, f"PRAGMA {pragma}")
         connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
     except sqlite3.DatabaseError as error:
