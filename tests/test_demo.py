@@ -14,8 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
+from engines.kafka import Kafka
+from engines.postgres import Postgres
 from oncebox.demo import main
 from oncebox.demo.check import QUESTIONS, TABLES, findings
 from oncebox.demo.contracts import Ordered, Returned
@@ -26,6 +29,7 @@ from oncebox.demo.play import judge
 from oncebox.demo.report import as_object, same_faults
 from oncebox.demo.stage import HALVES, Outcome
 from oncebox.demo.tables import PIECES
+from oncebox.errors import ConfigurationError, MissingRight, Unreachable
 from oncebox.logs.embedded import EmbeddedLog
 from oncebox.ports import Outgoing
 
@@ -320,8 +324,16 @@ def test_oncebox_survives_what_the_naive_half_does_not(tmp_path: Path) -> None:
 
 
 def test_elsewhere_than_on_a_terminal_it_writes_plain_lines() -> None:
-    done = run_demo(repr({**SMALL, "seed": 4}))
+    """And the application's own servers, which the environment names, are left alone."""
+    done = subprocess.run(
+        [sys.executable, "-m", "oncebox", "demo", "--events=2000", "--keys=200", "--seed=4"],
+        env={**os.environ, "ONCEBOX_STORE": "postgresql://127.0.0.1:1/nobody"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "on SQLite files" in done.stdout
     assert "\r" not in done.stdout
     assert "\x1b" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -421,12 +433,58 @@ def processes_in(folder: Path) -> list[int]:
     return found
 
 
+# ---- on servers
+
+
 @pytest.mark.timeout(400)  # two halves, each commit synced by PostgreSQL
 def test_on_real_servers(
-    postgres_url: str, kafka_url: str, capsys: pytest.CaptureFixture[str]
+    postgres_server: Postgres, kafka_server: Kafka, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(events=1000, keys=100, seed=6, store=postgres_url, log=kafka_url, json=True)
+    """Beside what an earlier run left there, when it was killed; of this one, nothing stays."""
+    left = "oncebox_demo_naive_0.orders"
+    kafka_server.create_topic(left, 1)
+    urls = {"store": postgres_server.url, "log": kafka_server.url}
+    main(events=1000, keys=100, seed=6, **urls, json=True)
     assert_passed(json.loads(capsys.readouterr().out))
+    with psycopg.connect(postgres_server.url) as db:
+        made = db.execute("SELECT datname FROM pg_database WHERE datname LIKE 'oncebox_demo%'")
+        assert made.fetchall() == []
+    assert [name for name in kafka_server.topics() if "demo" in name] == [left]
+    kafka_server.delete_topics(left)
+
+
+def test_a_role_without_the_right_is_told_which(
+    postgres_server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with psycopg.connect(postgres_server.url, autocommit=True) as db:
+        db.execute("CREATE ROLE visitor LOGIN PASSWORD 'x'")
+        try:
+            address = postgres_server.url.rpartition("@")[2]
+            with pytest.raises(MissingRight, match=r"visitor.*CREATEDB") as refused:
+                main(store=f"postgresql://visitor:x@{address}")
+        finally:
+            db.execute("DROP ROLE visitor")
+    assert "ALTER ROLE visitor CREATEDB" in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ({"store": "postgresql://127.0.0.1:1/nobody"}, Unreachable),
+        ({"log": "kafka://127.0.0.1:1"}, Unreachable),
+        ({"store": "mysql://127.0.0.1/x"}, ConfigurationError),
+        ({"log": "nats://127.0.0.1"}, ConfigurationError),
+    ],
+)
+def test_servers_that_are_not_there(
+    where: dict[str, str], error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(error):
+        main(store=where.get("store"), log=where.get("log"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sqlite_knows_the_statements() -> None:

@@ -34,6 +34,8 @@ def demo(
 
     A small shop with several processes on this machine; the same work under the same faults, once
     with handlers as most teams write them, once with oncebox. Needs no server, takes a minute.
+    On servers, which only flags name, it works in databases and topics of its own, oncebox_demo_…,
+    and removes them at its end.
 
     For example:
 
@@ -52,11 +54,13 @@ def demo(
     from ..demo import main
 
     log_to_stderr(options)
-    sources = SOURCES.get()
-    store, log = sources.value("store", None, None), sources.value("log", None, None)
-    return main(
-        store=store.value, log=log.value, events=events, keys=keys, seed=seed, json=options.json
-    )
+    return main(**_by_flag("store", "log"), events=events, keys=keys, seed=seed, json=options.json)
+
+
+def _by_flag(*names: str) -> dict[str, str]:
+    """What was said by flags: what is configured for the application is not for a demo."""
+    given = SOURCES.get().given
+    return {n: given[n].value for n in names if n in given and given[n].origin.startswith("--")}
 
 
 # ---- init

@@ -14,7 +14,7 @@ from oncebox.errors import ConfigurationError
 from .customers import Size
 from .report import Report
 from .servers import place, rows_of
-from .stage import HALVES, Outcome, Stage
+from .stage import HALVES, DemoFailed, Outcome, Stage
 
 EVENTS_MIN, EVENTS_MAX = 1000, 1_000_000
 
@@ -32,7 +32,7 @@ def play(
     report.begin(size, _where(store, log))
     outcomes: dict[str, Outcome] = {}
     folder = Path(tempfile.mkdtemp(prefix="oncebox-demo-"))
-    keep = True
+    keep = False
     before = signal.signal(signal.SIGTERM, _leave)
     try:
         for half in HALVES:
@@ -42,8 +42,8 @@ def play(
         report.end(size, outcomes, verdict)
         if json:
             report.write_json(size, outcomes, verdict)
-    except (KeyboardInterrupt, SystemExit):
-        keep = False
+    except DemoFailed:
+        keep = True
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -99,8 +99,11 @@ def judge(outcomes: dict[str, Outcome]) -> list[str]:
 
 
 def _where(store: str | None, log: str | None) -> str:
-    engines = {"postgresql": "PostgreSQL", "postgres": "PostgreSQL", "kafka": "Kafka"}
+    engines = {
+        "sqlite": "SQLite files", "postgresql": "PostgreSQL", "postgres": "PostgreSQL",
+        "kafka": "Kafka",
+    }  # fmt: skip
     named = [(url or "sqlite").partition(":")[0] for url in (store, log)]
     if named == ["sqlite", "sqlite"]:
         return "SQLite files, without a server"
-    return " and ".join(engines.get(name, "SQLite files") for name in dict.fromkeys(named))
+    return " and ".join(engines.get(name, name) for name in named)

@@ -6,15 +6,16 @@ On PostgreSQL a half gets a database of its own, on Kafka topics of its own; bot
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 from oncebox.connect import load, open_log
-from oncebox.errors import ConfigurationError
+from oncebox.errors import ConfigurationError, MissingRight
 from oncebox.ports import Log
+from oncebox.stores.adapt import open_store
 
 from .contracts import STREAMS
 from .worker import RETRY_TOPICS
@@ -42,16 +43,13 @@ def place(half: str, folder: Path, store: str | None, log: str | None) -> Iterat
         environment["DEMO_LOG"] = log
     url = log if log is not None and on_server else f"sqlite:///{folder / 'events.db'}"
     prefix = f"{name}." if on_server else ""
-    opened = open_log(url)
-    try:
-        with database(name, store) as own:
+    with closing(open_log(url)) as opened:
+        if on_server:
+            opened.describe(prefix)  # raises Unreachable, before anything is made
+        with database(name, store) as own, topics(url, prefix):
             if own is not None:
                 environment["DEMO_STORE"] = own
             yield Place(opened, prefix, environment, own)
-    finally:
-        opened.close()
-        if on_server:
-            drop_topics(url, prefix)
 
 
 @contextmanager
@@ -62,23 +60,48 @@ def database(name: str, store: str | None) -> Iterator[str | None]:
         return
     if not store.startswith(("postgresql://", "postgres://")):
         raise ConfigurationError(f"--store {urlsplit(store).scheme}", expected="postgresql://…")
-    psycopg = load("psycopg", "postgres")
-    with psycopg.connect(store, autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}")
+    session: Any = open_store(store).open()
+    try:
+        create_database(session, name)
+    finally:
+        session.close()
     try:
         yield urlunsplit(urlsplit(store)._replace(path=f"/{name}"))
     finally:
-        with psycopg.connect(store, autocommit=True) as admin:
-            admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        session = open_store(store).open()
+        session.run(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        session.close()
 
 
-def drop_topics(url: str, prefix: str) -> None:
-    """Delete a half's topics from Kafka."""
-    kind = load("confluent_kafka.admin", "kafka").AdminClient
-    admin: Any = load("oncebox.logs.kafka_settings", "kafka").KafkaSettings(url).client(kind)
-    topics = [prefix + topic for topic in (*STREAMS, *RETRY_TOPICS)]
-    for deleted in admin.delete_topics(topics).values():
-        deleted.exception(DROP_S)  # the retry topics of one half are not there: no matter
+def create_database(session: Any, name: str) -> None:
+    """Make a database. Raises MissingRight, which names the right and the role."""
+    try:
+        session.run(f"CREATE DATABASE {name}")
+    except Exception as error:
+        if getattr(error, "sqlstate", None) != "42501":
+            raise
+        raise MissingRight(
+            f"role {session.role()} may not create databases, and the demo wants one of its own",
+            expected="the right CREATEDB",
+            hint=f"as a superuser: ALTER ROLE {session.role()} CREATEDB",
+        ) from error
+
+
+@contextmanager
+def topics(url: str, prefix: str) -> Iterator[None]:
+    """Deletes a half's topics from Kafka at the end; nothing to do without a prefix."""
+    try:
+        yield
+    finally:
+        if prefix:
+            kind = load("confluent_kafka.admin", "kafka").AdminClient
+            admin: Any = (
+                load("oncebox.logs.kafka_settings", "kafka").KafkaSettings(url).client(kind)
+            )
+            made = [prefix + topic for topic in (*STREAMS, *RETRY_TOPICS)]
+            for deleted in admin.delete_topics(made).values():
+                with suppress(TimeoutError):  # the broker is gone, which somebody has noticed
+                    deleted.exception(DROP_S)  # one half makes no retry topics: no matter
 
 
 def rows_of(database: str, sql: str) -> list[tuple[Any, ...]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from oncebox.connect import open_log
+from oncebox.errors import OnceboxError
 from oncebox.ports import Log
 from oncebox.stores import sqlite
 
@@ -250,4 +251,7 @@ async def run_oncebox(process: Process) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except OnceboxError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
