@@ -287,6 +287,18 @@ def test_objects_of_an_orm_belong_to_their_savepoint(
         tables.close()
 
 
+def test_a_connection_of_django_serves_many_batches(postgres_tables: Tables) -> None:
+    """As Django comes (CONN_MAX_AGE is 0), it ends with each request; here there are none."""
+    session: Any = open_store(f"django://{django_alias('postgres', postgres_tables.place)}").open()
+    backends = set()
+    for _ in range(3):
+        session.begin()
+        backends.update(session.run("select pg_backend_pid()"))
+        session.commit()
+    session.close()
+    assert len(backends) == 1
+
+
 # ---- what a failure means
 
 

@@ -332,6 +332,8 @@ def imported(name: str) -> tuple[Any, str]:
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
+    if "DJANGO_SETTINGS_MODULE" in os.environ:  # models can be imported when it is set up only
+        import_module("oncebox.stores.django").set_up()
     try:
         holder: Any = import_module(module)
     except ModuleNotFoundError as error:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import django
+from django.apps import apps
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionDoesNotExist
@@ -19,6 +21,12 @@ from .base import SessionBase, outside_transaction, trouble
 from .placeholders import prepared
 
 _DIALECTS: dict[str, Dialect] = {"sqlite": "sqlite", "postgresql": "postgres"}
+
+
+def set_up() -> None:
+    """Load the project's applications, in a process that Django itself did not start."""
+    if not apps.ready:
+        django.setup()
 
 
 class Undone(Exception):
@@ -44,6 +52,9 @@ class DjangoSession(SessionBase):
         self.lost = lambda: self._ran and outside_transaction(connection.connection)
 
     def begin(self) -> None:
+        # Django's default, an age of 0, ends a connection with its request; here that would be
+        # with every batch.
+        self.handle.close_at = None
         self.handle.close_if_unusable_or_obsolete()
         self._ran = False
         self._enter()
