@@ -15,7 +15,7 @@ from typing import Any
 from .batch import Batch, Broken, Outcome, Setback, Wanted, describe, is_outage, transact
 from .effects import have_effect
 from .envelope import STAMP_UNITS_PER_US
-from .errors import Fenced, HandlerTimeout, LogTruncated, Unreachable
+from .errors import CorruptStore, Fenced, HandlerTimeout, LogTruncated, Unreachable
 from .gaps import Gaps
 from .lease import Held, acquire, add_cursor, fair_share, release, renew
 from .ports import Log, Reader, Record, TopicPartition
@@ -30,6 +30,7 @@ from .reading import (
     take_in,
 )
 from .session import Store
+from .stores.base import typed
 
 logger = logging.getLogger("oncebox.consumer")
 
@@ -83,6 +84,7 @@ class ConsumerLoop:
         self.paused = False
         self.pause_s = OUTAGE_PAUSE_S
         self.outages: dict[str, int] = {}
+        self.now_ms = 0
         self.next_upkeep_ms = 0
         self.next_describe_ms = 0
         self.absent: set[str] = set()
@@ -117,6 +119,11 @@ class ConsumerLoop:
     def turn(self) -> Program[bool]:
         """Upkeep if due, then one fetch and what it brings; whether there was anything to do."""
         now_ms = self.reading.now_ms()
+        if now_ms < self.now_ms:  # the clock was set back: nothing is due as late as it says
+            self.next_upkeep_ms = self.next_describe_ms = self.next_sweep_ms = 0
+            if self.gaps is not None:
+                self.gaps.forget_times()
+        self.now_ms = now_ms
         if now_ms >= self.next_upkeep_ms:
             yield from self.upkeep(now_ms)
             self.next_upkeep_ms = now_ms + int(self.settings.lease_s * 1000 / 4)
@@ -138,13 +145,16 @@ class ConsumerLoop:
         return caught_up or bool(records)
 
     def outage(self, error: Exception) -> Program[None]:
-        """Nobody's fault: wait, longer each time, and begin again where the store says."""
-        if not is_outage(self.reading, error):
-            raise error
+        """Nobody's fault: wait, longer each time, and begin again where the store says. Raises
+        what no waiting mends, as our own error where there is one.
+        """
+        error, cause = typed(error, self.reading.session), error
+        if isinstance(error, CorruptStore) or not is_outage(self.reading, cause):
+            raise error from (None if error is cause else cause)
         logger.warning("%s: waiting: %s", self.reading.consumer, describe(error))
         yield self.sleep, (self.pause_s * random.uniform(0.5, 1.0),)
         self.pause_s = min(self.pause_s * 2, OUTAGE_PAUSE_MAX_S)
-        if self.reading.trouble(error) != "retry":
+        if self.reading.trouble(cause) != "retry":
             yield from self.reopen()
         self.held.clear()
         self.next_upkeep_ms = 0
@@ -228,8 +238,8 @@ class ConsumerLoop:
         terms = yield from renew(session, sql, name, self.holder, self.settings.lease_s)
         for place in [p for p, held in self.held.items() if terms.get(p) != held.term]:
             del self.held[place]
-        members = yield from call(session.run, sql["members"], (name,))
-        rows = yield from call(session.run, sql["cursors"], (name,))
+        members = yield from call(session.run, sql["members"], (name, lease_ms))
+        rows = yield from call(session.run, sql["cursors"], (name, lease_ms))
         holders: dict[TopicPartition, str | None] = {}
         for topic, partition, holder, _ in rows:
             place = (topic, partition)
@@ -464,7 +474,9 @@ class ConsumerLoop:
         reading, settings = self.reading, self.settings
         session, sql, name = reading.session, reading.sql, reading.consumer
         tries = (settings.attempts_max, int(settings.backoff_s * 1000))
-        parameters = (name, now_ms, DRAIN_MAX, *tries, int(settings.backoff_max_s * 1000))
+        longest_s = max(settings.backoff_max_s, settings.handler_timeout_s)
+        waits = (int(settings.backoff_max_s * 1000), int(longest_s * 1000))
+        parameters = (name, now_ms, DRAIN_MAX, *tries, *waits)
         rows = yield from call(session.run, sql["take_due"], parameters)
         for place in rows:
             self.drains[place] = True

@@ -123,6 +123,11 @@ class Gaps:
                 break
         return found
 
+    def forget_times(self) -> None:
+        """The clock was set back: ask again at once."""
+        self.late.clear()
+        self.failures.clear()
+
     def leave(self) -> Program[None]:
         """Close the sessions. Never raises."""
         for source in list(self.sessions):

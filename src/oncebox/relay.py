@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from msgspec import json
 
 from .envelope import STAMP_UNITS_PER_US
-from .errors import Fenced, Unreachable
+from .errors import CorruptStore, Fenced, Unreachable
 from .lease import LEASE_S, Held, acquire, add_cursor, release
 from .outbox import (
     BEYOND_ALL,
@@ -38,6 +38,7 @@ from .ports import Log, Refusal
 from .program import Program, T, call
 from .session import Rows, Session, Store
 from .statements import statements
+from .stores.base import typed
 
 logger = logging.getLogger("oncebox.relay")
 
@@ -154,7 +155,7 @@ class Relay:
         self.topics: set[str] = set()
         self.envelopes = Envelopes({})
         self.pause_s = OUTAGE_PAUSE_S
-        self.renew_at = self.settle_at = self.suspect_at = self.upkeep_at = 0.0
+        self.now = self.renew_at = self.settle_at = self.suspect_at = self.upkeep_at = 0.0
 
     # ---- the loop
 
@@ -184,6 +185,9 @@ class Relay:
             yield from call(self.sleep, self.settings.lease_s / 4)
             return True
         now = self.clock()
+        if now < self.now:  # the clock was set back: nothing is due as late as it says
+            self.renew_at = self.settle_at = self.suspect_at = self.upkeep_at = 0.0
+        self.now = now
         if now >= self.upkeep_at:
             self.upkeep_at = now + self.settings.upkeep_s
             yield from self._upkeep()
@@ -191,7 +195,8 @@ class Relay:
             self.suspect_at = now + SUSPECT_S
             rows = yield from call(self.session.run, self.sql["numbering"])
             self.reached = suspect(self.reached, (name for (name,) in rows))
-        due = next((r for r in self.refused.values() if r.retry_at <= now), None)
+        latest = now + self.settings.retry_max_s  # beyond: given before the clock was set back
+        due = next((r for r in self.refused.values() if not now < r.retry_at <= latest), None)
         if due is not None:
             yield from self._retry(due)
         if (yield from self._is_ready()) and (yield from self._relay()):
@@ -421,11 +426,14 @@ class Relay:
     # ---- trouble
 
     def _outage(self, error: Exception) -> Program[None]:
-        """Nobody's fault: wait, longer each time, and begin again where the store says."""
+        """Nobody's fault: wait, longer each time, and begin again where the store says. Raises
+        what no waiting mends, as our own error where there is one.
+        """
         trouble = self.store.trouble(error)
         outside = isinstance(error, ConnectionError | TimeoutError | Unreachable)
-        if trouble == "other" and not outside:
-            raise error
+        error, cause = typed(error, self.session if self.is_open else None), error
+        if isinstance(error, CorruptStore) or (trouble == "other" and not outside):
+            raise error from (None if error is cause else cause)
         logger.warning("%s: waiting: %s", self.reader, str(error).strip() or type(error).__name__)
         yield from call(self.sleep, self.pause_s)
         self.pause_s = min(self.pause_s * 2, OUTAGE_PAUSE_MAX_S)

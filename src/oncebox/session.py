@@ -105,9 +105,10 @@ class Store(Protocol):
     def close(self) -> Awaitable[None] | None: ...
 
 
-Trouble = Literal["retry", "unavailable", "other"]
+Trouble = Literal["retry", "unavailable", "corrupt", "other"]
 """`retry`: deadlock or serialization failure, run the transaction again. `unavailable`: the
-connection or server is gone, locked, full. `other`: the statement's own fault."""
+connection or server is gone, locked, full. `corrupt`: what is stored is damaged. `other`: the
+statement's own fault."""
 
 
 def bulk(

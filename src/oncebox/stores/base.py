@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 
 from ..errors import (
     BadEvent,
+    CorruptStore,
     MissingRight,
     MissingTables,
     NoTransaction,
     OnceboxError,
+    StoreUnavailable,
     Unreachable,
 )
 from ..session import Trouble
@@ -90,6 +92,8 @@ _UNAVAILABLE = ("08", "53", "57P", "58", "25006", "25P03", "25P04")
 """Connection lost, resources spent, shutdown, disk trouble; a standby; ended by a timeout that
 closes the connection. Source: PostgreSQL, appendix A."""
 
+_CORRUPT = ("XX001", "XX002", "SQLITE_CORRUPT", "SQLITE_NOTADB")
+
 _GONE = ("OperationalError", "InterfaceError", "DisconnectionError", "PoolTimeout", "PoolClosed")
 
 
@@ -100,13 +104,8 @@ def trouble(error: BaseException) -> Trouble:
     """
     if isinstance(error, Unreachable):
         return "unavailable"
-    for cause in _causes(error):
-        state = getattr(cause, "sqlstate", None)
-        if isinstance(state, str):
-            return state_trouble(state)
-        name = getattr(cause, "sqlite_errorname", None)
-        if isinstance(name, str):
-            return sqlite_trouble(name)
+    for code in filter(None, map(_code, _causes(error))):
+        return sqlite_trouble(code) if code.startswith("SQLITE_") else state_trouble(code)
     for cause in _causes(error):
         if getattr(cause, "connection_invalidated", False) or _is_gone(cause):
             return "unavailable"
@@ -117,6 +116,8 @@ def state_trouble(state: str) -> Trouble:
     """By SQLSTATE."""
     if state in _RETRY:
         return "retry"
+    if state.startswith(_CORRUPT):
+        return "corrupt"
     return "unavailable" if state.startswith(_UNAVAILABLE) else "other"
 
 
@@ -124,6 +125,8 @@ def sqlite_trouble(name: str) -> Trouble:
     """By SQLite's extended result code. BUSY_SNAPSHOT: a reader that became a writer too late."""
     if name.startswith(("SQLITE_BUSY_SNAPSHOT", "SQLITE_LOCKED")):
         return "retry"
+    if name.startswith(_CORRUPT):
+        return "corrupt"
     busy = ("SQLITE_BUSY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
     return "unavailable" if name.startswith(busy) else "other"
 
@@ -138,7 +141,7 @@ def explained(error: Exception, session: Any) -> OnceboxError | None:
         if state in ("42P01", "3F000", "42883", "42703") or "no such table: " in text:
             return MissingTables(text, hint="run: oncebox db migrate")
         if state == "42501":
-            role = session.role()
+            role = session.role() if hasattr(session, "role") else None
             return MissingRight(
                 text + (f" (role {role})" if role else ""),
                 expected="a role that may use oncebox's tables",
@@ -147,6 +150,54 @@ def explained(error: Exception, session: Any) -> OnceboxError | None:
         if text.startswith("oncebox: "):
             return BadEvent(text.removeprefix("oncebox: "))
     return None
+
+
+def typed(error: Exception, session: Any) -> Exception:
+    """A driver's error in a loop of ours as our own, where it has a name; else the same."""
+    if isinstance(error, OnceboxError):
+        return error
+    ours = explained(error, session)
+    if ours is not None:
+        return ours
+    return unusable(error) or error
+
+
+def unusable(error: BaseException, where: str = "") -> CorruptStore | StoreUnavailable | None:
+    """What a driver's error says of a store that is damaged or cannot be used now; else None."""
+    kind = trouble(error)
+    if kind not in ("corrupt", "unavailable"):
+        return None
+    cause = next((c for c in _causes(error) if _code(c)), error)
+    text = str(cause).strip().split("\n")[0]
+    if kind == "corrupt":
+        return CorruptStore(
+            f"{where or 'the store'} is damaged: {text}",
+            hint="restore it from a copy; chains show what the copy does not have",
+        )
+    code = _code(cause) or ""
+    hint = next((hint for start, hint in _HINTS.items() if code.startswith(start)), None)
+    return StoreUnavailable(
+        f"{where}: {text}" if where else text,
+        hint=hint or "it goes on by itself when the store is back",
+    )
+
+
+_HINTS = {
+    "SQLITE_CANTOPEN": "check that the folder exists and can be written",
+    "SQLITE_READONLY": "the file or its folder is read-only",
+    "SQLITE_BUSY": "another process holds the file locked",
+    "SQLITE_FULL": "the disk is full",
+    "SQLITE_IOERR": "the disk is full or failing",
+    "25006": "the database is read-only: a standby, or default_transaction_read_only is set",
+    "53100": "the server's disk is full",
+    "53300": "the server has no connection left: raise max_connections or use a pool",
+    "57P": "the server is shutting down or starting",
+}
+
+
+def _code(error: BaseException) -> str | None:
+    code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
+    return code if isinstance(code, str) else None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import ConfigurationError, CorruptStore, StoreUnavailable
 from ..session import Dialect, Rows, Trouble
-from .base import SessionBase, begins_by_itself, trouble
+from .base import SessionBase, begins_by_itself, trouble, unusable
 
 BUSY_TIMEOUT_S = 5.0
 PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
@@ -143,18 +143,5 @@ def _patiently(connection: sqlite3.Connection, sql: str) -> None:
 
 
 def translated(error: sqlite3.Error, path: Path) -> CorruptStore | StoreUnavailable:
-    """A driver's error at opening as ours, with what to do."""
-    name = getattr(error, "sqlite_errorname", "")
-    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-        return CorruptStore(
-            f"{path} is damaged or not a SQLite database: {error}",
-            hint="restore it from a copy; oncebox wrote nothing",
-        )
-    hints = {
-        "SQLITE_CANTOPEN": "check that the folder exists and can be written",
-        "SQLITE_READONLY": "the file or its folder is read-only",
-        "SQLITE_BUSY": "another process holds the file locked",
-        "SQLITE_FULL": "the disk is full",
-    }
-    hint = next((h for start, h in hints.items() if name.startswith(start)), None)
-    return StoreUnavailable(f"{path}: {error}", hint=hint)
+    """A driver's error as ours, with what to do."""
+    return unusable(error, str(path)) or StoreUnavailable(f"{path}: {error}")

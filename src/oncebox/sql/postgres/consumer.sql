@@ -126,14 +126,15 @@ limit $2;
 -- name: take_due
 -- Keys of $1 whose time has come at $2, at most $3, to be gone on with. Each try counts before it
 -- is made and the next one is put off ($5 ms, doubling up to $6; none is left after $4): so a
--- handler that kills its process spends its tries, and of two owners that look only one has it.
+-- handler that kills its process spends its tries, and of two owners that look only one has it. A
+-- time more than $7 ms ahead was given before the clock was set back: it has come.
 update oncebox.key k set attempts = k.attempts + 1, due_ms = case
   when k.park is not null and k.attempts + 1 >= $4 then null
   else $2::bigint + least($5::bigint << least(k.attempts, 20), $6::bigint) end
 from (
   select k.subscription, k.key
   from oncebox.key k join oncebox.subscription s on s.id = k.subscription and s.consumer = $1
-  where k.due_ms <= $2::bigint
+  where k.due_ms <= $2::bigint or k.due_ms > $2::bigint + $7::bigint
   order by k.due_ms limit $3 for update of k skip locked) due  -- locked: somebody is at it
 where k.subscription = due.subscription and k.key = due.key
 returning k.subscription, k.key;

@@ -1,3 +1,6 @@
+-- A lease that runs on for more than ten times its length was given before the clock was set back:
+-- it has expired.
+
 -- name: add_cursor
 insert into oncebox.cursor (reader, topic, partition) values ($1, $2, $3) on conflict do nothing;
 
@@ -11,7 +14,7 @@ where (reader, topic, partition) in (
   select reader, topic, partition from oncebox.cursor
   where reader = $1 and topic = $2 and partition = $3
     and (holder is null or holder = $4
-         or lease_until < (extract(epoch from clock_timestamp()) * 1000)::bigint)
+         or lease_until - (extract(epoch from clock_timestamp()) * 1000)::bigint not between 0 and 10 * $5)
   for update skip locked)                     -- locked: its owner is in a batch, so it lives
 returning term, position, identity, takeovers, suspect;
 
@@ -36,13 +39,16 @@ delete from oncebox.member where reader = $1
   and (holder = $2 or lease_until < (extract(epoch from clock_timestamp()) * 1000)::bigint - $3);
 
 -- name: members
+-- Who lives, where leases last $2 ms.
 select holder from oncebox.member
-where reader = $1 and lease_until >= (extract(epoch from clock_timestamp()) * 1000)::bigint
+where reader = $1 and lease_until - (extract(epoch from clock_timestamp()) * 1000)::bigint between 0 and 10 * $2
 order by holder;
 
 -- name: cursors
--- Rows: topic, partition, holder or null when free or expired, milliseconds of lease left.
+-- Rows: topic, partition, holder or null when free or expired, milliseconds of lease left, where
+-- leases last $2 ms.
 select topic, partition,
-  case when lease_until >= (extract(epoch from clock_timestamp()) * 1000)::bigint then holder end,
+  case when lease_until - (extract(epoch from clock_timestamp()) * 1000)::bigint
+    between 0 and 10 * $2 then holder end,
   lease_until - (extract(epoch from clock_timestamp()) * 1000)::bigint
 from oncebox.cursor where reader = $1 order by topic, partition;

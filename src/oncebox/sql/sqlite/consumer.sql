@@ -115,14 +115,15 @@ LIMIT ?2;
 -- name: take_due
 -- Keys of ?1 whose time has come at ?2, at most ?3, to be gone on with. Each try counts before it
 -- is made and the next one is put off (?5 ms, doubling up to ?6; none is left after ?4): so a
--- handler that kills its process spends its tries, and of two owners that look only one has it.
+-- handler that kills its process spends its tries, and of two owners that look only one has it. A
+-- time more than ?7 ms ahead was given before the clock was set back: it has come.
 UPDATE oncebox_key SET attempts = attempts + 1, due_ms = CASE
   WHEN park IS NOT NULL AND attempts + 1 >= ?4 THEN NULL
   ELSE ?2 + min(?5 << min(attempts, 20), ?6) END
 WHERE (subscription, key) IN (
   SELECT k.subscription, k.key
   FROM oncebox_key k JOIN oncebox_subscription s ON s.id = k.subscription AND s.consumer = ?1
-  WHERE k.due_ms <= ?2
+  WHERE k.due_ms <= ?2 OR k.due_ms > ?2 + ?7
   ORDER BY k.due_ms LIMIT ?3)
 RETURNING subscription, key;
 

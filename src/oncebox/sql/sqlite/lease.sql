@@ -1,3 +1,6 @@
+-- A lease that runs on for more than ten times its length was given before the clock was set back:
+-- it has expired.
+
 -- name: add_cursor
 insert into oncebox_cursor (reader, topic, partition) values (?1, ?2, ?3) on conflict do nothing;
 
@@ -9,7 +12,7 @@ update oncebox_cursor set
   lease_until = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) + ?5
 where reader = ?1 and topic = ?2 and partition = ?3
   and (holder is null or holder = ?4
-       or lease_until < CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER))
+       or lease_until - CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) not between 0 and 10 * ?5)
 returning term, position, identity, takeovers, suspect;
 
 -- name: renew
@@ -33,13 +36,16 @@ delete from oncebox_member where reader = ?1
   and (holder = ?2 or lease_until < CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - ?3);
 
 -- name: members
+-- Who lives, where leases last ?2 ms.
 select holder from oncebox_member
-where reader = ?1 and lease_until >= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+where reader = ?1 and lease_until - CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) between 0 and 10 * ?2
 order by holder;
 
 -- name: cursors
--- Rows: topic, partition, holder or null when free or expired, milliseconds of lease left.
+-- Rows: topic, partition, holder or null when free or expired, milliseconds of lease left, where
+-- leases last ?2 ms.
 select topic, partition,
-  case when lease_until >= CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) then holder end,
+  case when lease_until - CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
+    between 0 and 10 * ?2 then holder end,
   lease_until - CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)
 from oncebox_cursor where reader = ?1 order by topic, partition;
