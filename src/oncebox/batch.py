@@ -274,9 +274,20 @@ class Batch:
         if verdict is Verdict.FORK:
             entry.items[link] = item
             if state.park is not Park.FORK:
-                self.hold(entry, f"{link.sequence}:{link.stamp} contradicts the chain", due=None)
+                self.hold(entry, self.contradiction(entry, item), due=None)
         if verdict not in (Verdict.DUPLICATE, Verdict.BEFORE_START):
             self.note(verdict, entry, link, None)
+
+    def contradiction(self, entry: Entry, item: Item) -> str:
+        """Why a key is a fork, for whoever has to decide."""
+        record, link, key = item.record, item.link, entry.place[1]
+        source = self.reading.sources[entry.place[0]].removesuffix(BY_ID)
+        return (
+            f"event {link.id!s} contradicts the chain: its source forgot what it had published"
+            f" (source {source}, key {key}, {link.sequence}:{link.stamp},"
+            f" position {record.topic}/{record.partition}@{record.offset});"
+            " expected one history. oncebox accept decides which"
+        )
 
     def go_on(self, entry: Entry, *, release: bool = False) -> Program[None]:
         """Do what is next, for as long as it chains."""
@@ -498,13 +509,19 @@ def decoded(handler: Handler, item: Item) -> Any:
     """The event in the version that its handler names. Raises DecodeFailed."""
     version = item.version
     if version is not None and version != handler.type.version:
-        raise DecodeFailed(
-            f"{item.type} came in version {version}",
-            event=item.envelope.id, source=item.envelope.source, key=item.envelope.key,
-            expected=f"version {handler.type.version}, which {handler.name} was written for",
-            hint="deploy a handler for this version, then redrive; the event is kept",
-        )  # fmt: skip
-    return handler.decode(item.record.value or b"")
+        what = f"{item.type} came in version {version}"
+        expected: str | None = f"version {handler.type.version}, which {handler.name} takes"
+    else:
+        try:
+            return handler.decode(item.record.value or b"")
+        except DecodeFailed as error:
+            what, expected = error.what, error.expected
+    record, envelope = item.record, item.envelope
+    raise DecodeFailed(
+        what, event=envelope.id, source=envelope.source, key=envelope.key, expected=expected,
+        position=f"{record.topic}/{record.partition}@{record.offset}",
+        hint="the event is kept: deploy a handler that takes it, then oncebox redrive",
+    )  # fmt: skip
 
 
 def describe(error: BaseException) -> str:

@@ -57,7 +57,7 @@ def encode(event: object) -> bytes:
             hint="store the large part elsewhere and emit where it is",
         )
     if _is_deeper(payload, DEPTH_MAX):
-        raise BadEvent(f"{cls.__name__} is too deep", expected=f"at most {DEPTH_MAX} levels")
+        raise _too_deep(cls.__name__)
     return payload
 
 
@@ -130,15 +130,27 @@ def _is_deeper(payload: bytes, limit: int) -> bool:
 def _unwritable(event: object, error: Exception) -> BadEvent:
     name = type(event).__name__
     if isinstance(error, RecursionError):
-        return BadEvent(f"{name} is too deep", expected=f"at most {DEPTH_MAX} levels")
+        return _too_deep(name)
     for path, what in _bad_values(event, "$", DEPTH_MAX):
-        return BadEvent(f"{name} at {path}: {what}", expected="JSON values")
-    return BadEvent(f"{name}: {error}", expected="JSON values")
+        return _no_json(f"{name} at {path}: {what}")
+    return _no_json(f"{name}: {error}")
 
 
 def _refuse_bad_values(event: object) -> None:
     for path, what in _bad_values(event, "$", DEPTH_MAX):
-        raise BadEvent(f"{type(event).__name__} at {path}: {what}", expected="JSON values")
+        raise _no_json(f"{type(event).__name__} at {path}: {what}")
+
+
+def _too_deep(name: str) -> BadEvent:
+    return BadEvent(
+        f"{name} is too deep", expected=f"at most {DEPTH_MAX} levels", hint="nest less in an event"
+    )
+
+
+def _no_json(what: str) -> BadEvent:
+    return BadEvent(
+        what, expected="JSON values", hint="nothing was written: mend it and emit again"
+    )
 
 
 def _bad_values(value: object, path: str, depth: int) -> Iterator[tuple[str, str]]:
@@ -186,7 +198,7 @@ def _unreadable(cls: type, error: Exception) -> DecodeFailed:
     if isinstance(error, RecursionError):
         return DecodeFailed(f"{name}: too deep", expected=f"at most {DEPTH_MAX} levels")
     path, what = _where_and_what(error)
-    expected = None
+    expected = f"{name} as UTF-8 JSON"
     if match := _EXPECTED.fullmatch(what):
         expected, what = match[1], f"got {match[2]}"
     return DecodeFailed(f"{name} at {path}: {what}", expected=expected)

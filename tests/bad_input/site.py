@@ -1,0 +1,306 @@
+"""A shop and whoever bills for it, on real engines, with a wire between them that can be hurt.
+
+What is emitted goes the whole way: outbox, relay, log, consumer. `Site.hurt` changes a record as it
+leaves the relay, which is where most bad input comes from; all else is what runs in production.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, make_dataclass, replace
+from itertools import count
+from typing import Any, cast
+
+from oncebox.batch import COUNTS
+from oncebox.connect import open_log
+from oncebox.consumer import ConsumerLoop
+from oncebox.context import Context
+from oncebox.desk import Desk
+from oncebox.errors import OnceboxError
+from oncebox.event import event
+from oncebox.gaps import Gaps, asker
+from oncebox.migrate import migrate
+from oncebox.operate import accept, consider
+from oncebox.ports import Log, Outgoing, Record, Refusal
+from oncebox.program import drive
+from oncebox.reading import Reading, Settings, record_of
+from oncebox.relay import Relay, RelaySettings
+from oncebox.rewind import republish
+from oncebox.service import Service
+from oncebox.statements import statements
+from oncebox.stores.adapt import open_store
+from oncebox.waiting import START, Waiting, Where, waiting
+from producing import WAIT_S, Clock
+
+SETTINGS = Settings(fetch_wait_s=0.05, backoff_s=1.0)
+
+Change = Callable[[Outgoing], Outgoing | None]
+"""What happens to a record on its way; None: it is lost."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a site's parts are, by URL."""
+
+    shop: str
+    billing: str
+    log: str
+    topic: str
+
+    @property
+    def on_kafka(self) -> bool:
+        return self.log.startswith("kafka:")
+
+    @property
+    def dialect(self) -> str:
+        return "sqlite" if self.billing.startswith("sqlite:") else "postgres"
+
+
+class Wire:
+    """The log as the relay sees it: what is published may be hurt on its way."""
+
+    def __init__(self, log: Log) -> None:
+        self.log = log
+        self.hurts: dict[str, list[Change]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.log, name)
+
+    def publish(self, records: Sequence[Outgoing], timeout_s: float) -> list[Refusal]:
+        carried = [one for one in map(self.carried, records) if one is not None]
+        refusals = self.log.publish(carried, timeout_s)
+        assert not refusals or len(carried) == len(records), "a refusal names a place in the call"
+        return refusals
+
+    def carried(self, record: Outgoing) -> Outgoing | None:
+        changes = self.hurts.get((record.key or b"").decode())
+        return changes.pop(0)(record) if changes else record
+
+
+class Site:
+    """A service that emits and relays, and a consumer with a ledger of what took effect."""
+
+    def __init__(self, place: Place, partitions: int = 2) -> None:
+        self.place = place
+        self.source = f"/shop/{place.topic}"
+        made = make_dataclass("Paid", [("order", str), ("cents", int)], frozen=True)
+        self.Paid: Any = event("order.paid", stream=place.topic, key="order")(made)
+        made = make_dataclass("Opened", [("cents", int)], frozen=True)
+        self.Opened: Any = event("shop.opened", stream=place.topic, key=None)(made)
+        self.service = Service("shop")
+        self.clock = Clock()
+        self.log = open_log(place.log)
+        self.wire = Wire(self.log)
+        self.shop_store: Any = open_store(place.shop)
+        self.billing_store: Any = open_store(place.billing)
+        self.shop = cast("Any", self.shop_store.open())
+        self.billing = cast("Any", self.billing_store.open())
+        drive(migrate(self.shop))
+        drive(migrate(self.billing))
+        number = "INTEGER" if place.dialect == "sqlite" else "bigserial"
+        self.billing.run(f"CREATE TABLE ledger (n {number} PRIMARY KEY, who TEXT, what BIGINT)")
+        self.log.create(place.topic, partitions)
+        self.processes = count()
+        self.relays: list[Relay] = []
+        self.loops: list[ConsumerLoop] = []
+        self.waited: list[OnceboxError | Exception] = []
+        """What relay and consumer waited out."""
+
+        billing = Service("billing")
+        insert = "INSERT INTO ledger (who, what) VALUES (?, ?)"
+        self.insert = insert if place.dialect == "sqlite" else insert.replace("?", "%s")
+        self.failing: set[str] = set()
+        """Keys whose handler fails."""
+
+        @billing.on(self.Paid)
+        def pay(tx: Any, paid: Any, context: Context[None]) -> None:
+            if context.key in self.failing:
+                raise ValueError(f"no account {context.key}")
+            tx.execute(self.insert, (context.key, paid.cents))
+
+        @billing.on(self.Opened)
+        def opened(tx: Any, event: Any) -> None:
+            tx.execute(self.insert, ("shop", event.cents))
+
+        self.handlers = billing.consumer().handlers
+
+    # ---- the shop
+
+    def emit(self, *events: Any) -> None:
+        """Commit events together."""
+        self.shop.begin()
+        self.service.emit_many(self.shop.handle, events)
+        self.shop.commit()
+
+    def paid(self, order: str, *cents: int) -> None:
+        self.emit(*(self.Paid(order, one) for one in cents))
+
+    def hurt(self, order: str, *changes: Change) -> None:
+        """Change the next records of a key on their way: the first by the first, and so on."""
+        self.wire.hurts.setdefault(order, []).extend(changes)
+
+    def relay(self, **settings: Any) -> Relay:
+        """Publish what was emitted; the relay, at rest."""
+        if not self.relays:
+            made = RelaySettings(**{"upkeep_s": 1e9, **settings})
+            wire = cast("Log", self.wire)
+            relay = Relay(self.shop_store, wire, "shop", "one", made, self.clock, self.clock.sleep)
+            self.relays.append(relay)
+        relay = self.relays[-1]
+        until(lambda: not drive(relay.turn()), "the relay comes to rest")
+        return relay
+
+    def republish(self, order: str, first: int = 1, last: int | None = None) -> list[int]:
+        """What `oncebox republish` does: a key's events once more, from the outbox."""
+        sql = statements(self.place.dialect)
+        numbers = (first, last)
+        return drive(
+            republish(self.shop, sql, self.log, self.source, order, numbers, dry_run=False)
+        )
+
+    # ---- the consumer
+
+    def loop(self, **changes: Any) -> ConsumerLoop:
+        """A process of the consumer; `ask=True`: it may read the shop's store."""
+        ask = changes.pop("ask", False)
+        session: Any = self.billing_store.open()
+        reading = Reading(
+            consumer="billing",
+            session=session,
+            sql=statements(self.place.dialect),
+            handlers=self.handlers,
+            topics=(self.place.topic,),
+            settings=replace(SETTINGS, **changes),
+            now_ms=lambda: int(self.clock.now * 1000),
+            trouble=self.billing_store.trouble,
+        )
+        gaps = Gaps(reading, {self.source: self.shop_store}) if ask else None
+        holder = f"process {next(self.processes)}"
+        loop = ConsumerLoop(
+            reading, self.billing_store, self.log, holder,
+            stopping=lambda: False, sleep=self.clock.sleep, gaps=gaps,
+        )  # fmt: skip
+        self.loops.append(loop)
+        return loop
+
+    def consume(self, **changes: Any) -> ConsumerLoop:
+        """Read to the log's end; what was an outage is noted, and waited out."""
+        loop = self.loops[-1] if self.loops and not changes else self.loop(**changes)
+        until(lambda: not self.turn(loop) and self.at_end(), "the consumer reads to the end")
+        return loop
+
+    def turn(self, loop: ConsumerLoop) -> bool:
+        """One turn; whether there is more to do at once."""
+        try:
+            return drive(loop.turn())
+        except Exception as error:
+            self.waited.append(error)
+            drive(loop.outage(error))
+            return True
+
+    def at_end(self) -> bool:
+        """Whether every partition is read to its end."""
+        ends = [str(extent.end) for extent in self.log.extents(self.place.topic)]
+        rows = self.rows(
+            "SELECT position FROM oncebox.cursor WHERE reader = 'billing' ORDER BY partition"
+        )
+        return [position for (position,) in rows][: len(ends)] == ends
+
+    def leave(self) -> None:
+        """The consumer's processes end in order."""
+        for loop in self.loops:
+            drive(loop.leave())
+        self.loops.clear()
+
+    def flow(self) -> ConsumerLoop:
+        """What was emitted is published and consumed."""
+        self.relay()
+        return self.consume()
+
+    def later(self, seconds: float) -> None:
+        """Let time pass, and do what is due then."""
+        self.clock.now += seconds
+        self.flow()
+
+    # ---- who operates it
+
+    def desk(self) -> Desk:
+        sql = statements(self.place.dialect)
+        store = self.billing_store
+        return Desk("billing", self.billing, sql, store.trouble, lambda: int(self.clock.now * 1000))
+
+    def waiting(self) -> dict[str, Waiting]:
+        """What `oncebox parked` shows, by key."""
+        found: dict[str, Waiting] = {}
+        behind: tuple[int, str] | None = START
+        while behind is not None:
+            page = drive(waiting(self.desk(), Where(), behind))
+            found |= {one.key: one for one in page.found}
+            behind = page.behind
+        return found
+
+    def accept(self, order: str, after: int | None = None) -> None:
+        """What `oncebox accept` does: the shop's history of the key counts, and its stamps go on
+        above all that was published.
+        """
+        sql, desk = statements(self.place.dialect), self.desk()
+        ask = asker(self.shop, sql)
+        low = drive(consider(desk, self.source, order, ask, after))
+        self.shop.run(sql["raise_low"], (self.source, low))
+        drive(accept(desk, self.source, order, ask, after, "it is right"))
+
+    # ---- what became of it
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        if self.place.dialect == "sqlite":
+            sql = sql.replace("oncebox.", "oncebox_")
+        rows: list[tuple[Any, ...]] = self.billing.run(sql)
+        return rows
+
+    def of(self, who: str) -> list[int]:
+        """A key's effects in order."""
+        rows = self.rows("SELECT who, what FROM ledger ORDER BY n")
+        return [what for name, what in rows if name == who]
+
+    def parked(self) -> dict[str, tuple[str, str]]:
+        """By key: why it is parked, and the reason."""
+        rows = self.rows("SELECT key, park, reason FROM oncebox.key WHERE park IS NOT NULL")
+        return {key: (park, reason) for key, park, reason in rows}
+
+    def delivered(self) -> int:
+        """All records of the log."""
+        return sum(extent.end - extent.start for extent in self.log.extents(self.place.topic))
+
+    def accounted(self) -> int:
+        """All records that the consumer knows of: each once, whatever became of it."""
+        (kept,) = self.rows("SELECT count(*) FROM oncebox.kept")[0]
+        return sum(map(self.count, COUNTS)) + int(kept) - self.count("forks")  # forks are kept
+
+    def kept(self, order: str) -> list[Record]:
+        """The records that are kept behind a key, as they came."""
+        rows = self.rows("SELECT key, record FROM oncebox.kept ORDER BY sequence, stamp")
+        return [record_of(record) for key, record in rows if key == order]
+
+    def quarantined(self) -> list[tuple[str, Record]]:
+        """Reason and record, in the order in which they came."""
+        rows = self.rows("SELECT reason, record FROM oncebox.quarantine ORDER BY n")
+        return [(reason, record_of(record)) for reason, record in rows]
+
+    def count(self, name: str) -> int:
+        return int(self.rows(f"SELECT coalesce(sum({name}), 0) FROM oncebox.cursor")[0][0])
+
+    def close(self) -> None:
+        for loop in self.loops:
+            loop.reader.close()
+            loop.reading.session.close()
+        for session in (*(r.session for r in self.relays if r.is_open), self.shop, self.billing):
+            session.close()
+        self.log.close()
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Ask again and again until it holds."""
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {WAIT_S:g} s: {what}"
