@@ -98,7 +98,7 @@ class Outcome(NamedTuple):
 
 class Batch:
     """One transaction's work. `fence`: the partitions that `items` come from, with what we hold
-    of them; empty for work that rests on key rows alone (redrives, wake-ups, filled gaps).
+    of them; for other work (redrives, wake-ups, filled gaps) one of ours, which does not move.
     `drains`: keys to go on with; with True, also if they are parked as poison.
     """
 
@@ -175,9 +175,7 @@ class Batch:
             )  # fmt: skip
 
     def close_fence(self, settled: int) -> Program[None]:
-        """Move the positions over what is settled; the counts go to the first cursor, those of a
-        batch without one to any cursor that nobody is about to change.
-        """
+        """Move the positions over what is settled; the counts go to the first cursor."""
         reading, counts = self.reading, self.counts
         if not self.fence and not (yield from call(reading.session.run, reading.sql["shut_batch"])):
             raise Setback("a handler rolled the batch's transaction back")
@@ -192,11 +190,9 @@ class Batch:
             if not closed:
                 raise Setback("a handler rolled the batch's transaction back")
             counts = [0] * len(COUNTS)
-        if any(counts):
-            yield from call(reading.session.run, reading.sql["count"], (reading.consumer, *counts))
-        for place, position in reached.items():
-            if place in self.fence:
-                self.fence[place] = self.fence[place]._replace(position=position, takeovers=0)
+        for place, held in self.fence.items():
+            if held.position != reached[place]:
+                self.fence[place] = held._replace(position=reached[place], takeovers=0)
 
     # ---- the work
 

@@ -106,7 +106,9 @@ class ConsumerLoop:
                     yield from self.turn()
                     self.pause_s = OUTAGE_PAUSE_S
                 except Fenced:
+                    # Perhaps by ourselves: a commit may succeed and raise all the same.
                     logger.info("%s: lost a partition", self.reading.consumer)
+                    self.held.clear()
                     self.next_upkeep_ms = 0
                 except HandlerTimeout:  # it came just after its handler had ended
                     self.held.clear()
@@ -427,12 +429,18 @@ class ConsumerLoop:
         return busy
 
     def drain(self, drains: dict[Place, bool], items: Sequence[Item] = ()) -> Program[None]:
-        """Go on with waiting keys, and settle events that sources sent to fill gaps; correctness
-        rests on the rows' locks alone.
+        """Go on with waiting keys, and settle events that sources sent to fill gaps.
+
+        Under the fence of one of our partitions, whichever, which does not move: so a handler that
+        commits is stopped here too, a rebuild waits for us, and what is done is counted. Without
+        one, those who hold the partitions go on with these keys.
         """
+        if not self.held:
+            return
         if not self.reading.subscriptions:
             yield from self.transact(load_subscriptions(self.reading))
-        batch = Batch(self.reading, items, {}, drains, careful=True)
+        fence = dict(sorted(self.held.items())[:1])
+        batch = Batch(self.reading, items, fence, drains, careful=True)
         try:
             outcome = yield from batch.run()
         except Broken as broken:
@@ -449,6 +457,7 @@ class ConsumerLoop:
             for item in items:
                 yield from self.drain({}, [item])
         else:
+            self.held.update(fence)
             self.follow(outcome)
 
     def fill_gaps(self, now_ms: int) -> Program[None]:
@@ -473,14 +482,16 @@ class ConsumerLoop:
         """Retries whose time has come, wake-ups that a crash lost, and whether too much waits."""
         reading, settings = self.reading, self.settings
         session, sql, name = reading.session, reading.sql, reading.consumer
-        tries = (settings.attempts_max, int(settings.backoff_s * 1000))
-        longest_s = max(settings.backoff_max_s, settings.handler_timeout_s)
-        waits = (int(settings.backoff_max_s * 1000), int(longest_s * 1000))
-        parameters = (name, now_ms, DRAIN_MAX, *tries, *waits)
-        rows = yield from call(session.run, sql["take_due"], parameters)
-        for place in rows:
-            self.drains[place] = True
-        if now_ms >= self.next_sweep_ms:
+        if self.held:  # else `drain` could do nothing, and a try would be spent
+            tries = (settings.attempts_max, int(settings.backoff_s * 1000))
+            longest_s = max(settings.backoff_max_s, settings.handler_timeout_s)
+            waits = (int(settings.backoff_max_s * 1000), int(longest_s * 1000))
+            rows = yield from call(
+                session.run, sql["take_due"], (name, now_ms, DRAIN_MAX, *tries, *waits)
+            )
+            for place in rows:
+                self.drains[place] = True
+        if self.held and now_ms >= self.next_sweep_ms:
             self.next_sweep_ms = now_ms + int(SWEEP_S * 1000)
             rows = yield from call(session.run, sql["released_waiters"], (name, DRAIN_MAX))
             for place in rows:

@@ -27,9 +27,12 @@ where c.reader = $1 and c.topic = v.topic and c.partition = v.partition
 returning c.topic, c.partition;
 
 -- name: close_batch
--- No row: a handler rolled back, and the batch is not what it seems.
+-- No row: a handler rolled back, and the batch is not what it seems. Owners that died here are
+-- forgotten when the position moves.
 update oncebox.cursor set
-  position = $5, open_batch = null, takeovers = 0, suspect = null,
+  position = $5, open_batch = null,
+  takeovers = case when position = $5 then takeovers else 0 end,
+  suspect = case when position = $5 then suspect end,
   lease_until = (extract(epoch from clock_timestamp()) * 1000)::bigint + $6,
   applied = applied + $7, ignored = ignored + $8, voided = voided + $9,
   duplicates = duplicates + $10, late = late + $11, orphans = orphans + $12,
@@ -37,18 +40,8 @@ update oncebox.cursor set
 where reader = $1 and topic = $2 and partition = $3 and term = $4 and open_batch = 1
 returning 1;
 
--- name: count
--- For a batch without a cursor. A locked one is passed over: its owner may wait for our keys.
-update oncebox.cursor set
-  applied = applied + $2, ignored = ignored + $3, voided = voided + $4, duplicates = duplicates + $5,
-  late = late + $6, orphans = orphans + $7, before_start = before_start + $8,
-  forks = forks + $9, quarantined = quarantined + $10
-where (reader, topic, partition) in (
-  select reader, topic, partition from oncebox.cursor where reader = $1
-  order by topic, partition limit 1 for update skip locked);
-
 -- name: open_batch
--- For a batch without a cursor.
+-- For a batch without a fence, as in tests of handlers.
 insert into oncebox.open_batch values (1);
 
 -- name: shut_batch

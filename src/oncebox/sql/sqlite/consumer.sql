@@ -25,9 +25,12 @@ WHERE reader = ?1 AND (topic, partition, term, position) IN (
 RETURNING topic, partition;
 
 -- name: close_batch
--- No row: a handler rolled back, and the batch is not what it seems.
+-- No row: a handler rolled back, and the batch is not what it seems. Owners that died here are
+-- forgotten when the position moves.
 UPDATE oncebox_cursor SET
-  position = ?5, open_batch = NULL, takeovers = 0, suspect = NULL,
+  position = ?5, open_batch = NULL,
+  takeovers = CASE WHEN position = ?5 THEN takeovers ELSE 0 END,
+  suspect = CASE WHEN position = ?5 THEN suspect END,
   lease_until = CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) + ?6,
   applied = applied + ?7, ignored = ignored + ?8, voided = voided + ?9,
   duplicates = duplicates + ?10, late = late + ?11, orphans = orphans + ?12,
@@ -35,18 +38,8 @@ UPDATE oncebox_cursor SET
 WHERE reader = ?1 AND topic = ?2 AND partition = ?3 AND term = ?4 AND open_batch = 1
 RETURNING 1;
 
--- name: count
--- For a batch without a cursor.
-UPDATE oncebox_cursor SET
-  applied = applied + ?2, ignored = ignored + ?3, voided = voided + ?4, duplicates = duplicates + ?5,
-  late = late + ?6, orphans = orphans + ?7, before_start = before_start + ?8,
-  forks = forks + ?9, quarantined = quarantined + ?10
-WHERE (reader, topic, partition) IN (
-  SELECT reader, topic, partition FROM oncebox_cursor WHERE reader = ?1
-  ORDER BY topic, partition LIMIT 1);
-
 -- name: open_batch
--- For a batch without a cursor.
+-- For a batch without a fence, as in tests of handlers.
 INSERT INTO oncebox_open_batch VALUES (1);
 
 -- name: shut_batch

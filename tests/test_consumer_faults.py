@@ -1,0 +1,152 @@
+"""What happens to a consumer at the worst moment: each of these once lost or doubled an effect."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chains import Paid, World, make_store
+from oncebox.consumer import ConsumerLoop
+from oncebox.program import drive
+from oncebox.rewind import rebuild
+from operating import desk_of
+from producing import await_true
+
+TURNS_MAX = 200
+
+
+def of_kind(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[World]:
+    url = request.getfixturevalue("postgres_url") if kind == "postgres" else None
+    made = World(make_store(kind, folder, url), folder)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    yield from of_kind(request.param, request, tmp_path)
+
+
+@pytest.fixture
+def on_postgres(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    yield from of_kind("postgres", request, tmp_path)
+
+
+def run(world: World, loop: ConsumerLoop, done: Any) -> None:
+    """The loop as a process runs it, until `done()`; time passes with each turn."""
+    turns = iter(range(TURNS_MAX))
+
+    def stopping() -> bool:
+        world.now_ms += 1000
+        return bool(done()) or next(turns, None) is None
+
+    loop.stopping = stopping
+    drive(loop.run())
+    assert done(), f"not within {TURNS_MAX} turns"
+
+
+def test_a_rebuild_waits_for_a_retry_that_is_about_to_commit(on_postgres: World) -> None:
+    """Its effects, not committed yet, would survive the clearing and be had again."""
+    world, broken = on_postgres, {"a"}
+    ready, gate = threading.Event(), threading.Event()
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        if paid.order in broken:
+            raise ValueError("no such account")
+        world.record(tx, paid.order, paid.cents)
+
+    world.deliver(*world.producer.paid("a", 1))
+    loop = world.settle()
+    broken.clear()
+    session = loop.reading.session
+    commit = session.commit
+
+    def stopped_commit() -> None:
+        if session.run("select 1 from ledger"):
+            ready.set()
+            assert gate.wait(30)
+        commit()
+
+    session.commit = stopped_commit  # type: ignore[method-assign]
+    world.now_ms += 5000
+    turn = threading.Thread(target=lambda: drive(loop.turn()))
+    turn.start()
+    assert ready.wait(30)
+    session.commit = commit  # type: ignore[method-assign]
+    operator: Any = world.store.open()
+    work = rebuild(desk_of(world, operator), {}, ["delete from ledger"], "test", perform=True)
+    rebuilding = threading.Thread(target=lambda: drive(work))
+    rebuilding.start()
+    pid = operator.handle.info.backend_pid
+    waits = f"select exists (select from pg_locks where not granted and pid = {pid})"
+    await_true(lambda: world.rows(waits) == [(True,)], "the rebuild to wait")
+    gate.set()
+    turn.join()
+    rebuilding.join()
+    operator.close()
+    world.after(5.0, world.settle(loop))
+    assert world.of("a") == [1]
+
+
+def test_what_a_retry_does_is_counted(world: World) -> None:
+    broken = {"a"}
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        if paid.order in broken:
+            raise ValueError("no such account")
+        world.record(tx, paid.order, paid.cents)
+
+    world.deliver(*world.producer.paid("a", 1, 2), *world.producer.paid("b", 10))
+    loop = world.settle()
+    broken.clear()
+    world.after(5.0, loop)
+    assert world.of("a") == [1, 2]
+    assert world.count("applied") == 3
+
+
+def test_a_retry_does_not_forget_how_many_owners_died(world: World) -> None:
+    broken = {"a"}
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        if paid.order in broken:
+            raise ValueError("no such account")
+        world.record(tx, paid.order, paid.cents)
+
+    world.deliver(*world.producer.paid("a", 1))
+    loop = world.settle()
+    broken.clear()
+    world.rows("UPDATE oncebox.cursor SET takeovers = 2, suspect = '7' RETURNING 1")
+    world.after(5.0, loop)
+    assert world.of("a") == [1]
+    assert world.rows("SELECT takeovers, suspect FROM oncebox.cursor") == [(2, "7")]
+    world.deliver(*world.producer.paid("a", 2))
+    world.settle(loop)
+    assert world.rows("SELECT takeovers, suspect FROM oncebox.cursor") == [(0, None)]
+
+
+def test_a_commit_that_succeeds_and_raises_is_found_out(world: World) -> None:
+    """As hooks that run after a commit do. The position is then another than it was."""
+    world.handles_paid()
+    world.deliver(*world.producer.paid("a", 1))
+    loop = world.settle()
+    session = loop.reading.session
+    commit = session.commit
+
+    def raising_commit() -> None:
+        commit()
+        if len(world.ledger()) == 2:
+            session.commit = commit  # type: ignore[method-assign]
+            raise RuntimeError("a hook after the commit")
+
+    session.commit = raising_commit  # type: ignore[method-assign]
+    world.deliver(*world.producer.paid("a", 2, 3))
+    loop.reading.settings = world.loop(batch_max=1).reading.settings
+    run(world, loop, lambda: len(world.ledger()) >= 3)
+    assert world.of("a") == [1, 2, 3]
