@@ -135,7 +135,7 @@ def test_skip_needs_to_be_told_which_and_says_what_it_gave_up(oncebox: Run, worl
     loop = world.settle()
     assert oncebox("skip", "billing", *at(world)).code == 2
     done = oncebox("skip", "billing", "--where", "reason~account", "--dry-run", *at(world))
-    assert "1 keys" in done.out
+    assert "1 key would be skipped" in done.out
     done = oncebox("skip", "billing", "--key", "a", "--because", "ticket 7", "--json", *at(world))
     assert done.rows()[0]["what"] == "event"
     assert "ticket 7" in world.rows("SELECT detail FROM oncebox.journal")[0][0]

@@ -19,7 +19,7 @@ LAYERS = (
     ("envelope", "codec", "lease", "context", "timeouts"),
     ("reading", "keys", "batch", "outbox", "migrate", "stores", "logs", "sql"),
     ("emit", "inbox", "relay", "effects", "gaps", "consumer", "explorer"),
-    ("desk", "waiting", "summary", "operate", "quarantine", "rewind"),
+    ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),
     ("service", "connect"),
     ("running", "config", "testing"),
     ("cli", "demo"),

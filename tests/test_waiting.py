@@ -9,7 +9,7 @@ import pytest
 from chains import SOURCE, TOPIC, Opened, Paid, World
 from oncebox.errors import ConfigurationError
 from oncebox.program import drive
-from oncebox.summary import lag, summary
+from oncebox.summary import summary, with_lag
 from oncebox.waiting import PAGE_MAX, START, Where, conditions, waiting
 from operating import ALL, desk_of, failing, fork, one_waiting, wait_list
 
@@ -140,14 +140,15 @@ def test_the_summary_counts_what_waits_and_what_was_done(world: World) -> None:
     world.deliver(*world.producer.paid("a", 1, 2), a[0], a[2], a[0], *world.producer.paid("b", 1))
     world.settle()
     one = drive(summary(desk_of(world)))
-    assert (one.retrying, one.failed, one.forked) == (1, 0, 0)
-    assert (one.gaps, one.behind, one.kept) == (1, 1, 3)
-    assert one.gap_since_ms == world.now_ms
-    assert one.total("applied") == 2
-    assert one.total("duplicates") == 1
-    (cursor,) = one.cursors
-    assert (cursor.topic, cursor.partition, cursor.position) == (TOPIC, 0, 6)
-    assert cursor.holder == "one"
+    assert one.parked == (1, 0, 0)
+    assert (one.gaps.open, one.behind, one.kept) == (1, 1, 3)
+    assert one.gaps.since_ms == world.now_ms
+    assert one.counts["applied"] == 2
+    assert one.counts["duplicates"] == 1
+    (partition,) = one.partitions
+    assert (partition.topic, partition.partition, partition.position) == (TOPIC, 0, 6)
+    assert partition.holder == "one"
+    assert one.holders == ["one"]
 
 
 def test_lag_is_told_in_records_and_seconds(world: World) -> None:
@@ -156,10 +157,10 @@ def test_lag_is_told_in_records_and_seconds(world: World) -> None:
     world.settle()
     late = world.producer.paid("a", 3, 4, 5)
     world.deliver(*late)
-    cursors = drive(summary(desk_of(world))).cursors
     now_ms = late[0].outgoing.time_ms + 5000
-    found = lag(world.log, cursors, now_ms)
-    assert found[TOPIC, 0] == (3, 5.0, 0)
+    one = with_lag(drive(summary(desk_of(world))), world.log, now_ms)
+    assert (one.lag, one.lag_s) == one.partitions[0][-3:-1] == (3, 5.0)
+    assert one.partitions[0].lost == 0
     world.settle()
-    cursors = drive(summary(desk_of(world))).cursors
-    assert lag(world.log, cursors, now_ms)[TOPIC, 0] == (0, 0.0, 0)
+    one = with_lag(drive(summary(desk_of(world))), world.log, now_ms)
+    assert (one.lag, one.lag_s, one.partitions[0].lost) == (0, 0.0, 0)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from cyclopts import App, ArgumentCollection
+    from cyclopts import App, Argument, ArgumentCollection
 
     from .service import Service
 
@@ -36,7 +36,7 @@ FILES = ("oncebox.toml", "pyproject.toml")
 SERVICE_FIELDS = ("store", "log", "schema")
 """What can be said for all services and for one."""
 
-COMMON_FIELDS = (*SERVICE_FIELDS, "app", "state")
+COMMON_FIELDS = (*SERVICE_FIELDS, "app", "state", "config")
 
 
 class Value(NamedTuple):
@@ -46,72 +46,57 @@ class Value(NamedTuple):
     origin: str
 
 
-class ConfigFile(NamedTuple):
-    """A configuration file's table, checked; `name` is how it is called in origins."""
-
-    name: str
-    table: Mapping[str, Any]
-
-
-NO_FILE = ConfigFile("", {})
-
-
 class Sources:
-    """Where cyclopts asks for values after the flags; remembers what each place gave.
+    """Where cyclopts asks for what the flags left open; remembers what each place gave.
 
-    An instance serves one run of the command line.
+    An instance serves one run of the command line, and is asked once for the options of every
+    command, then for those of the command.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
-        self.file = NO_FILE
+        self.table: Mapping[str, Any] = {}
+        self.name = ""
         self.given: dict[str, Value] = {}
 
-    def __call__(
-        self,
-        app: App,
-        commands: tuple[str, ...],
-        arguments: ArgumentCollection,
-    ) -> None:
-        """Fill in what the flags left open, and note all of it."""
-        del commands
-        from cyclopts.config import Dict
-
-        from_environment = {}
+    def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+        """Fill in what the flags left open, and note all of it. A flag that acts is never taken
+        from the environment or a file.
+        """
+        del app, commands
+        ours = {}
         for argument in arguments:
             name = argument.name.removeprefix("--").replace("-", "_")
+            if name in COMMON_FIELDS or name.startswith("settings."):
+                ours[name] = argument
+        for name, argument in ours.items():
             if argument.tokens:
-                self._note(name, [token.value for token in argument.tokens], argument.name)
-            elif name in COMMON_FIELDS or name == "config" or name.startswith("settings."):
-                found = variable(self.environment, name.replace(".", "_"))
-                if found is not None:
-                    from_environment[name] = found
-        self._give(Dict, app, arguments, {n: v.value for n, v in from_environment.items()}, PREFIX)
-        self.given.update(from_environment)
-
-        named = self.given.get("config")
-        self.file = read_file(named.value if named else None)
-        table = {n: v for n, v in self.file.table.items() if n != "services"}
-        self._give(Dict, app, arguments, table, self.file.name)
-        for name, value in flat(table).items():
-            self.given.setdefault(name, Value(value, self.file.name))
-
-    def _note(self, name: str, values: list[str], flag: str) -> None:
-        self.given[name] = Value(values[-1] if len(values) == 1 else values, flag)
-
-    def _give(
-        self, source: Any, app: App, arguments: Any, table: Mapping[str, Any], name: str
-    ) -> None:
-        nested: dict[str, Any] = {}
-        for key, value in flat(table).items():
-            head, _, rest = key.partition(".")
-            if rest:
-                nested.setdefault(head, {})[rest] = value
+                values = [token.value for token in argument.tokens]
+                self.given[name] = Value(values if len(values) > 1 else values[0], argument.name)
             else:
-                nested[head] = value
-        # A command takes what it knows; names nobody knows were refused with the file.
-        fill = source(data=nested, source=name, allow_unknown=True, use_commands_as_keys=False)
-        fill(app, (), arguments)
+                self._fill(name, argument, variable(self.environment, name.replace(".", "_")))
+        if "config" in ours:
+            named = self.given.get("config")
+            self.name, self.table = read_file(None if named is None else named.value)
+        for name, argument in ours.items():
+            if name not in self.given:
+                self._fill(name, argument, self._in_file(name))
+
+    def _in_file(self, name: str) -> Value | None:
+        found: Any = self.table
+        for part in name.split("."):
+            found = found.get(part, {})
+        return None if found == {} else Value(found, self.name)
+
+    def _fill(self, name: str, argument: Argument, found: Value | None) -> None:
+        from cyclopts import Token
+
+        if found is None:
+            return
+        self.given[name] = found
+        for value in found.value if isinstance(found.value, list) else [found.value]:
+            text = value.isoformat() if hasattr(value, "isoformat") else str(value)
+            argument.append(Token(keyword=found.origin, value=text, source=found.origin))
 
     # ---- what counts for a service
 
@@ -143,20 +128,30 @@ class Sources:
 
     def services(self) -> list[str]:
         """The services that the file has a table for."""
-        return sorted(self.file.table.get("services", {}))
+        return sorted(self.table.get("services", {}))
+
+    def modules(self) -> list[str]:
+        """The modules that hold the application's services."""
+        named = self.given.get("app")
+        found: Any = [] if named is None else named.value
+        return [found] if isinstance(found, str) else list(found)
+
+    def is_configured(self, service: str) -> bool:
+        """Whether anything says where this service's tables are, or may say it."""
+        return service in self.services() or self.own(service, "store") is not None
 
     def stores_of_sources(self, service: str) -> dict[str, Value]:
         """Stores of other services that this one may read, by source: `[services.X.sources]`."""
-        table = self.file.table.get("services", {}).get(service, {}).get("sources", {})
-        return {source: Value(url, self.file.name) for source, url in table.items()}
+        table = self.table.get("services", {}).get(service, {}).get("sources", {})
+        return {source: Value(url, self.name) for source, url in table.items()}
 
     def own(self, service: str, field: str) -> Value | None:
         """What is said for this service alone, by the environment or the file."""
         found = service_variable(self.environment, service, field)
         if found is not None:
             return found
-        value = self.file.table.get("services", {}).get(service, {}).get(field)
-        return None if value is None else Value(value, f"{self.file.name} [services.{service}]")
+        value = self.table.get("services", {}).get(service, {}).get(field)
+        return None if value is None else Value(value, f"{self.name} [services.{service}]")
 
 
 # ---- the environment
@@ -194,76 +189,53 @@ def service_variable(environment: Mapping[str, str], service: str, field: str) -
 # ---- the file
 
 
-def read_file(path: str | None) -> ConfigFile:
-    """The configuration file: the one that is named, else `oncebox.toml`, else `[tool.oncebox]`
-    of `pyproject.toml`, in the working folder or the nearest one above it that has either.
-
-    Raises ConfigurationError, with the place, for what cannot be read and for unknown names.
+def read_file(path: str | None) -> tuple[str, dict[str, Any]]:
+    """The configuration file's name and table: the one that is named, else `oncebox.toml`, else
+    `[tool.oncebox]` of `pyproject.toml`, in the working folder or the nearest one above it that
+    has either. Raises ConfigurationError, with the place, for what cannot be read.
     """
-    if path is not None:
-        return _checked(Path(path), _parsed(Path(path)))
     folder = Path.cwd()
-    for parent in (folder, *folder.parents):
-        for name in FILES:
-            found = parent / name
-            if found.is_file():
-                table = _parsed(found)
-                if name == "oncebox.toml" or "oncebox" in table.get("tool", {}):
-                    return _checked(found, table)
-    return NO_FILE
+    above = (parent / name for parent in (folder, *folder.parents) for name in FILES)
+    for found in above if path is None else (Path(path),):
+        if path is None and not found.is_file():
+            continue
+        try:
+            with found.open("rb") as file:
+                table = tomllib.load(file)
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{found}: {error}") from error
+        name = found.name
+        if name == FILES[1]:
+            table, name = table.get("tool", {}).get("oncebox"), f"{name} [tool.oncebox]"
+        if table is not None:
+            _check(name, table)
+            return name, table
+    return "", {}
 
 
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
+_SERVICE_NAMES = tuple(f"services.NAME.{field}" for field in (*SERVICE_FIELDS, "sources.SOURCE"))
+_OF_A_SERVICE = re.compile(r"services\.[^.]+\.(store|log|schema|sources\..+)", re.DOTALL)
+_TABLE = re.compile(r"settings|services(\.[^.]+(\.sources)?)?")
 
 
-def _checked(path: Path, table: dict[str, Any]) -> ConfigFile:
-    """The table of ours, where each name is known and each value of its kind."""
-    name = path.name
-    if name == "pyproject.toml":
-        table, name = table.get("tool", {}).get("oncebox", {}), f"{name} [tool.oncebox]"
-    allowed = (*COMMON_FIELDS, "settings", "services")
-    _check_names(name, "", table, allowed)
-    for field in COMMON_FIELDS:
-        _check_text(name, field, table, many=field == "app")
-    _check_names(name, "settings", _table(name, "settings", table), setting_names())
-    for service, own in _table(name, "services", table).items():
-        at = f"services.{service}"
-        _check_names(name, at, _table(name, service, {service: own}), (*SERVICE_FIELDS, "sources"))
-        for field in SERVICE_FIELDS:
-            _check_text(name, f"{at}.{field}", own, many=False)
-        for source in _table(name, "sources", own):
-            _check_text(name, f"{at}.sources.{source}", own["sources"], many=False, key=source)
-    return ConfigFile(name, table)
-
-
-def _check_names(name: str, at: str, table: Mapping[str, Any], allowed: Iterable[str]) -> None:
-    for key in table:
-        if key not in allowed:
-            where = f"{at}.{key}" if at else key
-            raise ConfigurationError(
-                f"{name}: unknown setting {where}", expected=f"one of {', '.join(allowed)}"
+def _check(name: str, table: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError for a name that nobody knows, and for a value of another kind."""
+    settings = [f"settings.{setting}" for setting in setting_names()]
+    known = (*SERVICE_FIELDS, "app", "state", *settings)
+    for key, value in flat(table).items():
+        texts = value if key == "app" and isinstance(value, list) else [value]
+        if _TABLE.fullmatch(key):
+            expected = f"a table: [{key}]"
+        elif key not in known and not _OF_A_SERVICE.fullmatch(key):
+            expected = (
+                f"one of {', '.join(known)}, or of [services.NAME]: store, log, schema, sources"
             )
-
-
-def _check_text(
-    name: str, at: str, table: Mapping[str, Any], *, many: bool, key: str | None = None
-) -> None:
-    value = table.get(key or at.rpartition(".")[2])
-    texts = value if many and isinstance(value, list) else [value]
-    if value is not None and not all(isinstance(text, str) and text for text in texts):
-        raise ConfigurationError(f"{name}: {at} = {value!r}", expected="text")
-
-
-def _table(name: str, at: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = table.get(at, {})
-    if not isinstance(found, dict):
-        raise ConfigurationError(f"{name}: {at} = {found!r}", expected=f"a table: [{at}]")
-    return found
+            raise ConfigurationError(f"{name}: unknown setting {key}", expected=expected)
+        elif key in settings or all(isinstance(text, str) and text for text in texts):
+            continue
+        else:
+            expected = "text"
+        raise ConfigurationError(f"{name}: {key} = {value!r}", expected=expected)
 
 
 def setting_names() -> tuple[str, ...]:

@@ -24,6 +24,17 @@ class Quarantined(NamedTuple):
     size: int
 
 
+def everything(desk: Desk, count_max: int | None = None) -> Program[list[Quarantined]]:
+    """A consumer's quarantine, oldest first: the first `count_max`, or all."""
+    found: list[Quarantined] = []
+    while count_max is None or len(found) < count_max:
+        page = yield from quarantined(desk, found[-1].n if found else 0)
+        if not page:
+            break
+        found += page
+    return found[:count_max]
+
+
 def quarantined(desk: Desk, behind: int = 0) -> Program[list[Quarantined]]:
     """Up to PAGE_MAX records of a consumer's quarantine, in the order in which they came."""
     parameters = (desk.consumer, behind, PAGE_MAX)

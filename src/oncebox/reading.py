@@ -62,20 +62,31 @@ class Settings:
     """Bounds of a consumer. Times in seconds, sizes in bytes."""
 
     batch_max: int = 500
+    """Events in one transaction."""
     batch_bytes_max: int = 8 * 1024 * 1024
+    """Bytes of events in one transaction."""
     batch_time_s: float = 2.0
+    """How long a transaction's handlers may take together before it is closed."""
     fetch_wait_s: float = 0.5
+    """How long to wait for events before looking what is due."""
     lease_s: float = 4.0
+    """How long a process that died keeps its partitions."""
     handler_timeout_s: float = 30.0
+    """How long one handler may take."""
     attempts_max: int = 8
+    """How often a failing event is tried before it waits for somebody."""
     backoff_s: float = 0.5
+    """How long after the first failure it is tried again; then twice as long each time."""
     backoff_max_s: float = 300.0
-    outage_tries_max: int = 10
+    """The longest time between two tries."""
     parked_max: int = 1000
+    """Parked keys at which the consumer pauses."""
     kept_bytes_max: int = 256 * 1024 * 1024
+    """Bytes of kept events at which it pauses."""
     start: datetime | None = None
-    """None: from the beginning of the log. A time: events committed before it are not run."""
+    """From the beginning of the log; or a time: events committed before it are not run."""
     start_margin_s: float = 600.0
+    """How long before that time the log is read, since clocks differ."""
 
 
 class Item:

@@ -8,13 +8,13 @@ forgets what the consumer had done, so its own tables have to be emptied in the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from .desk import Desk, transact
 from .errors import NotFound, PublishRefused, Refused
 from .outbox import Envelopes, locate, read_at
-from .ports import Log, TopicPartition
+from .ports import Extent, Log, TopicPartition
 from .program import Program, call
 from .session import Session
 
@@ -30,6 +30,38 @@ class Moved(NamedTuple):
     partition: int
     position: int | None
     to: int
+
+
+def extents(
+    desk: Desk, log: Log, topic: str | None = None
+) -> Program[dict[TopicPartition, Extent]]:
+    """What the log has of each partition that the consumer reads, or of one of its topics.
+
+    Raises NotFound where it reads none, and Unreachable.
+    """
+    rows = yield from call(desk.session.run, desk.sql["cursor_rows"], (desk.consumer,))
+    topics = sorted({row[0] for row in rows})
+    if topic is not None and topic not in topics:
+        raise NotFound(
+            f"{desk.consumer} reads no topic {topic}", expected=", ".join(topics) or "one that runs"
+        )
+    found = {}
+    for name in topics if topic is None else [topic]:
+        known = yield from call(log.extents, name)
+        found.update({(name, partition): extent for partition, extent in enumerate(known)})
+    return found
+
+
+def offsets_at(
+    desk: Desk, log: Log, time_ms: int, topic: str | None = None
+) -> Program[dict[TopicPartition, int]]:
+    """Where a moment is in each partition that the consumer reads, or in one of its topics."""
+    known = yield from extents(desk, log, topic)
+    offsets = {}
+    for name in {name for name, _ in known}:
+        for partition, offset in enumerate((yield from call(log.offsets_at, name, time_ms))):
+            offsets[name, partition] = max(offset, known[name, partition].start)
+    return offsets
 
 
 def replay(desk: Desk, offsets: Offsets, why: str, *, dry_run: bool) -> Program[list[Moved]]:
@@ -154,8 +186,10 @@ def republish(
     numbers: tuple[int, int | None],
     *,
     dry_run: bool,
+    told: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
 ) -> Program[list[int]]:
     """Publish events of a key again, from the outbox, by number: first and last (None: the newest).
+    `told`: is called with how many are done, of how many.
 
     Consumers drop what they have. Returns the numbers that were published; those that retention
     has dropped are not among them. Raises PublishRefused, Unreachable.
@@ -168,6 +202,7 @@ def republish(
     names = yield from call(session.run, sql["sources"])
     envelopes = Envelopes(dict(names))
     done: list[int] = []
+    total = len(wanted)
     while wanted:
         page = yield from read_at(session, sql, [one.position for one in wanted])
         if not page:
@@ -183,5 +218,6 @@ def republish(
                 hint=f"numbers up to {done[-1] if done else first - 1} were published",
             )  # fmt: skip
         done += [row.sequence for row in rows if row.sequence is not None]
+        told(len(done), total)
         wanted = [one for one in wanted if one.position > page[-1].position]
     return done

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from .batch import COUNTS
@@ -18,9 +17,12 @@ LAG_READS_MAX = 64
 LAG_READ_S = 2.0
 
 
-class Cursor(NamedTuple):
+class Partition(NamedTuple):
     """Where a consumer stands in a partition. `holder`: whose lease runs; `takeovers`: owners that
-    died at this position; `counts`: what it did, by name.
+    died at this position; `rebuild_until`: the offset below which handlers run anew.
+
+    `lag`: records to its end; `lag_s`: the age of the next one (None: not looked up); `lost`:
+    records that expired before they were read. They are known `with_lag`.
     """
 
     topic: str
@@ -29,61 +31,88 @@ class Cursor(NamedTuple):
     holder: str | None
     lease_ms: int
     takeovers: int
-    suspect: str | None
-    counts: dict[str, int]
+    rebuild_until: int | None
+    lag: int | None = None
+    lag_s: float | None = None
+    lost: int | None = None
 
 
-class Summary(NamedTuple):
-    """A consumer's state in numbers. `behind`: keys not parked with events kept; `gaps` of them
-    miss an event, the oldest since `gap_since_ms`. `effects_open`: effects outside the database
-    whose result is not known. `rebuilding`: partitions and the offsets below which handlers run
-    anew.
-    """
+class Parked(NamedTuple):
+    """Keys that failed and are tried again by themselves, that wait for somebody, that forked."""
 
-    consumer: str
-    cursors: list[Cursor]
     retrying: int
     failed: int
     forked: int
-    behind: int
-    gaps: int
-    gap_since_ms: int | None
-    kept: int
-    quarantined: int
-    effects_open: int
-    effects_since_ms: int | None
-    rebuilding: dict[TopicPartition, int]
 
-    def total(self, name: str) -> int:
-        """A count over all partitions."""
-        return sum(cursor.counts[name] for cursor in self.cursors)
+
+class Open(NamedTuple):
+    """How many are open, and since when the oldest is (Unix ms)."""
+
+    open: int
+    since_ms: int | None
+
+
+class Summary(NamedTuple):
+    """A consumer's state in numbers. `behind`: keys not parked with events kept, `gaps` of which
+    miss an event. `effects`: those outside the database whose result is not known. `lag`, `lag_s`:
+    over all partitions. `counts`: what it did, by name.
+    """
+
+    name: str
+    lag: int | None
+    lag_s: float | None
+    parked: Parked
+    gaps: Open
+    behind: int
+    kept: int
+    quarantine: int
+    effects: Open
+    counts: dict[str, int]
+    holders: list[str]
+    partitions: list[Partition]
+
+    @property
+    def rebuilding(self) -> dict[TopicPartition, int]:
+        """Partitions that are being rebuilt, and up to which offset."""
+        places = ((p.topic, p.partition, p.rebuild_until) for p in self.partitions)
+        return {(topic, partition): until for topic, partition, until in places if until}
+
+    @property
+    def rebuilt(self) -> tuple[int, int]:
+        """Records read of a rebuild that is going on, and how many there are to read; or (0, 0)."""
+        going_on = [p for p in self.partitions if p.rebuild_until]
+        return sum(p.position or 0 for p in going_on), sum(p.rebuild_until or 0 for p in going_on)
 
 
 def summary(desk: Desk) -> Program[Summary]:
-    """All of it, as it is now."""
+    """All of it, as it is now; the lag is not known."""
     session, sql, name = desk.session, desk.sql, (desk.consumer,)
     rows = yield from call(session.run, sql["cursor_rows"], name)
-    cursors = [
-        Cursor(
-            topic, partition, None if position is None else int(position), holder, lease_ms,
-            takeovers, suspect, dict(zip(COUNTS, counts, strict=True)),
-        )
-        for topic, partition, position, _, _, holder, lease_ms, takeovers, suspect, *counts in rows
-    ]  # fmt: skip
     (held,) = yield from call(session.run, sql["held_summary"], name)
     ((quarantined,),) = yield from call(session.run, sql["quarantine_count"], name)
     ((effects, since_ms),) = yield from call(session.run, sql["effects_open"], name)
-    rows = yield from call(session.run, sql["rebuilding"], name)
-    standing = {(c.topic, c.partition): c.position or 0 for c in cursors}
-    rebuilding = {
-        (topic, partition): until
-        for topic, partition, until in rows
-        if standing.get((topic, partition), 0) < until
-    }
+    targets = yield from call(session.run, sql["rebuilding"], name)
+    until = {(topic, partition): offset for topic, partition, offset in targets}
+    begun = {(row[0], row[1]) for row in rows}
+    counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
+    partitions = []
+    for topic, partition, text, _, _, holder, lease_ms, takeovers, _, *numbers in rows:
+        position = None if text is None else int(text)
+        target = until.get((topic, partition), 0)
+        rebuild_until = target if (position or 0) < target else None
+        partitions.append(
+            Partition(topic, partition, position, holder, lease_ms, takeovers, rebuild_until)
+        )
+        for count, number in zip(COUNTS, numbers, strict=True):
+            counts[count] += number
+    for (topic, partition), target in until.items():
+        if (topic, partition) not in begun:
+            partitions.append(Partition(topic, partition, None, None, 0, 0, target))
     retrying, failed, forked, behind, gaps, gap_since_ms, kept = held
     return Summary(
-        desk.consumer, cursors, retrying, failed, forked, behind, gaps, gap_since_ms, kept,
-        quarantined, effects, since_ms, rebuilding,
+        desk.consumer, None, None, Parked(retrying, failed, forked), Open(gaps, gap_since_ms),
+        behind, kept, quarantined, Open(effects, since_ms), counts,
+        sorted({p.holder for p in partitions if p.holder}), partitions,
     )  # fmt: skip
 
 
@@ -136,39 +165,33 @@ def relays(desk: Desk) -> Program[list[Relay]]:
     return found
 
 
-class Lag(NamedTuple):
-    """How far a partition's end is: in records, and how old the next one is in seconds (None where
-    that was not looked up). `lost`: records that expired before they were read.
-    """
-
-    records: int
-    seconds: float | None
-    lost: int
+# ---- lag
 
 
-def lag(log: Log, cursors: Sequence[Cursor], now_ms: int) -> dict[TopicPartition, Lag]:
-    """The lag of each partition. Raises Unreachable, NotFound for a topic that is gone."""
-    found: dict[TopicPartition, Lag] = {}
+def with_lag(one: Summary, log: Log, now_ms: int) -> Summary:
+    """The summary with its lag. Raises Unreachable, NotFound for a topic that is gone."""
+    found: list[Partition] = []
+    extents = {topic: log.extents(topic) for topic in {p.topic for p in one.partitions}}
     reader: Reader | None = None
-    extents = {topic: log.extents(topic) for topic in {cursor.topic for cursor in cursors}}
     try:
-        for cursor in cursors:
-            known = extents[cursor.topic]
-            if cursor.partition >= len(known):
+        for at in one.partitions:
+            known = extents[at.topic]
+            if at.partition >= len(known):
+                found.append(at)
                 continue
-            start, end = known[cursor.partition]
-            position = start if cursor.position is None else cursor.position
-            lost, position = max(start - position, 0), max(position, start)
-            seconds = 0.0 if position >= end else None
-            if seconds is None and len(found) < LAG_READS_MAX:
+            start, end = known[at.partition]
+            position = max(start if at.position is None else at.position, start)
+            lag_s = 0.0 if position >= end else None
+            if lag_s is None and len(found) < LAG_READS_MAX:
                 reader = reader or log.reader("oncebox-status")
-                seconds = _age_s(reader, (cursor.topic, cursor.partition), position, now_ms)
-            place = (cursor.topic, cursor.partition)
-            found[place] = Lag(max(end - position, 0), seconds, lost)
+                lag_s = _age_s(reader, (at.topic, at.partition), position, now_ms)
+            lost = 0 if at.position is None else max(start - at.position, 0)
+            found.append(at._replace(lag=max(end - position, 0), lag_s=lag_s, lost=lost))
     finally:
         if reader is not None:
             reader.close()
-    return found
+    lag_s = max((p.lag_s for p in found if p.lag_s is not None), default=0.0)
+    return one._replace(partitions=found, lag=sum(p.lag or 0 for p in found), lag_s=lag_s)
 
 
 def _age_s(reader: Reader, place: TopicPartition, position: int, now_ms: int) -> float | None:

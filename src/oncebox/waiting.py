@@ -5,13 +5,13 @@ Programs over one session that change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from shlex import quote
 from typing import Any, Literal, NamedTuple
 
 from .desk import Desk
 from .envelope import read_envelope
-from .errors import BadRecord, ConfigurationError
+from .errors import BadRecord, ConfigurationError, NotFound, OnceboxError, Refused
 from .order import KeyState, Link, Park, gap
 from .program import Program, call
 from .reading import Place, record_of
@@ -70,14 +70,14 @@ class Waiting(NamedTuple):
     sequence: int
     stamp: int
 
-    def as_json(self) -> dict[str, Any]:
-        """For `--json`: everything but the row's place, and what releases the key."""
-        values = self._asdict()
-        del values["place"]
-        for name, part in (("head", self.head), ("after", self.after)):
-            values[name] = None if part is None else part._asdict()
-        values["release"] = self.release()
-        return values
+    def __str__(self) -> str:
+        """What it waits for, in a few words."""
+        if self.missing is not None:
+            first, last = self.missing
+            return f"#{first} " + ("has" if first == last else f"to #{last} have") + " not come"
+        if self.after is not None:
+            return f"waits for {self.after.key} of {self.after.source}"
+        return self.reason or ""
 
     def release(self) -> list[str]:
         """What would let the key go on: commands, or sentences."""
@@ -119,6 +119,26 @@ def waiting(desk: Desk, where: Where, behind: Place = START) -> Program[Page]:
             found.append(one)
     last = (rows[-1][0], rows[-1][3]) if len(rows) == PAGE_MAX else None
     return Page(found, last)
+
+
+def pages(desk: Desk, where: Where, act: Callable[[list[Waiting]], Program[None]]) -> Program[None]:
+    """Do something with all the keys that are meant, a page at a time."""
+    behind: Place | None = START
+    while behind is not None:
+        found, behind = yield from waiting(desk, where, behind)
+        yield from act(found)
+
+
+def unfit(desk: Desk, key: str, source: str | None, seen: Waiting | None) -> Program[OnceboxError]:
+    """Why the key that was named is none to act on: it waits as `seen`, or does not wait."""
+    if seen is not None:
+        return Refused(
+            f"this cannot be done for a key that waits like this: {seen.kind}",
+            source=seen.source, key=seen.key, hint=" | ".join(seen.release()),
+        )  # fmt: skip
+    rows = yield from call(desk.session.run, desk.sql["known_key"], (desk.consumer, key, source))
+    what = "does not wait" if rows else "is not known"
+    return NotFound(f"key {key} {what}", hint=f"oncebox parked {desk.consumer}")
 
 
 def _waiting(desk: Desk, row: tuple[Any, ...]) -> Program[Waiting]:

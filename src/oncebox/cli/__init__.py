@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Group
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from ..config import Sources, environment
 from ..errors import OnceboxError
-from .common import SOURCES
-from .output import complain, on_terminal, plain_error
+from .common import NO_OPTIONS, SOURCES, Options, log_to_stderr
+from .output import AS_JSON, complain, on_terminal, plain_error
 
 BEGIN, RUN = Group("Begin", sort_key=1), Group("Run", sort_key=2)
 OPERATE, SET_UP = Group("Operate", sort_key=3), Group("Set up", sort_key=4)
@@ -45,17 +46,21 @@ HELP = """Events that take effect once, in order, from any version.
 Begin with: oncebox demo, then: oncebox init. Examples: oncebox COMMAND --help.
 """
 
+Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
+
 
 def make_app(arguments: Sequence[str], sources: Sources) -> App:
-    """The command line. The command that is called brings its own, longer help text."""
-    called = set(arguments[:2]) & {name for name, *_ in COMMANDS}
+    """The command line: an App whose meta App takes the options that every command understands.
+    The command that is called brings its own, longer help text.
+    """
     app = App(
         name="oncebox",
         help=HELP,
-        help_format="markdown" if called else "plaintext",
+        help_format="plaintext",
         help_formatter="default" if on_terminal() else "plain",
         version_flags=(),
         config=(sources,),
+        default_parameter=Parameter(negative="", show_default=_worth_showing),
         result_action="return_value",
         exit_on_error=False,
         print_error=False,
@@ -63,26 +68,38 @@ def make_app(arguments: Sequence[str], sources: Sources) -> App:
     )
     app["--help"].group = SET_UP
     app.register_install_completion_command(name="--install-completion", group=SET_UP)
+    called = set(arguments) & {name for name, *_ in COMMANDS}
     for place, (name, target, group, summary) in enumerate(COMMANDS):
         text = None if name in called else summary
         path = f"{__package__}.{target}"
         app.command(path, name=name, group=group, sort_key=place, help=text)
+
+    def launch(*tokens: Tokens, options: Options = NO_OPTIONS) -> Any:
+        log_to_stderr(verbose=options.verbose)
+        return app(tokens)
+
+    app.meta.suppress_keyboard_interrupt = False
+    app.meta.default(launch)
     return app
+
+
+def _worth_showing(default: Any) -> str | None:
+    return None if default in (False, None, "") else str(default)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     sources = Sources(environment())
-    token = SOURCES.set(sources)
-    as_json = "--json" in given
+    tokens = SOURCES.set(sources), AS_JSON.set("--json" in given)
     try:
-        return int(make_app(given, sources)(given) or 0)
+        return int(make_app(given, sources).meta(given) or 0)
     except CycloptsError as error:
-        plain_error(str(error), as_json=as_json, hint="oncebox --help")
+        command = " ".join(("oncebox", *(error.command_chain or ())))
+        plain_error(str(error), hint=f"{command} --help")
         return 2
     except OnceboxError as error:
-        complain(error, as_json=as_json)
+        complain(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -92,8 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--verbose" in given or "-v" in given:
             raise
-        text = f"{type(error).__name__}: {error}"
-        plain_error(text, as_json=as_json, hint="add --verbose for the traceback")
+        plain_error(f"{type(error).__name__}: {error}", hint="add --verbose for the traceback")
         return 1
     finally:
-        SOURCES.reset(token)
+        SOURCES.reset(tokens[0])
+        AS_JSON.reset(tokens[1])

@@ -1,55 +1,49 @@
-"""Commands that act on what waits, and on positions."""
+"""Commands that act on keys that wait: redrive, skip, accept."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigurationError, NotFound, OnceboxError, Refused
-from ..program import Program, call
+from ..errors import ConfigurationError, Refused
+from ..program import Program
 from .common import (
     EVERY_KEY,
-    NO_OPTIONS,
     SOURCES,
-    Flag,
-    Located,
-    Options,
+    UNSAID,
+    Because,
+    DryRun,
+    Name,
+    Place,
+    SourceStore,
     Which,
-    desk_of,
     locate,
-    log_to_stderr,
-    now_ms,
-    perform,
-    store_of,
 )
-from .output import complain, line, note, say
+from .output import complain, counted, note, plain, tell
 
 if TYPE_CHECKING:
     from ..desk import Desk
-    from ..gaps import Ask
-    from ..reading import Place
-    from ..session import Session, Store
+    from ..operate import Given
+    from ..session import Store
     from ..waiting import Waiting, Where
 
-CHOSEN_MAX = 10_000
-"""Keys that one command acts on; the next call goes on with the rest."""
-
-
-# ---- redrive
+Act = Callable[["Desk", "list[Waiting]"], Program[int]]
+"""Acts on keys that wait; how many of them it did something to."""
 
 
 def redrive(
-    consumer: str,
+    consumer: Name,
     /,
     *,
     which: Which = EVERY_KEY,
-    all: Flag = False,
-    dry_run: Flag = False,
-    options: Options = NO_OPTIONS,
+    all: bool = False,
+    dry_run: DryRun = False,
 ) -> int:
     """Try failed events again, now, with their attempts counted anew.
 
-    A running consumer takes them up within a second, each key in its order. It is safe at any
-    time: what took effect does not again, and a key that went on meanwhile is left alone.
+    A running consumer takes them up within a second, each key in its order. Safe at
+    any time: what took effect does not again.
 
     For example:
 
@@ -59,243 +53,92 @@ def redrive(
 
     Parameters
     ----------
-    consumer:
-        `billing`, or `billing.mail`.
     all:
         Every key that is parked for a failure.
-    dry_run:
-        Only say how many.
     """
     from ..operate import redrive as again
 
-    log_to_stderr(options)
-    chosen = _meant(which, everything=all)
-    store = store_of(locate(consumer, options))
+    def act(desk: Desk, found: list[Waiting]) -> Program[int]:
+        return len((yield from again(desk, found)))
 
-    def work(session: Session) -> Program[tuple[int, int]]:
-        desk = desk_of(store, session, consumer)
-        found = yield from _choose(desk, chosen, "poison")
-        if dry_run:
-            return len(found), 0
-        return len(found), len((yield from again(desk, found)))
-
-    count, done = perform(store, work)
-    _report(options, "redrive", consumer, count, done, dry_run=dry_run)
-    return 0
-
-
-def _meant(which: Which, *, everything: bool) -> Where:
-    """Which keys are meant; something has to be said."""
-    chosen = which.chosen()
-    if not (chosen.key or chosen.source or chosen.conditions or everything):
-        raise ConfigurationError(
-            "which keys?",
-            expected="--key, --source, --reason, --where, or for redrive --all",
-            hint="--dry-run counts them first",
-        )
-    return chosen
-
-
-def _choose(desk: Desk, chosen: Where, *kinds: str) -> Program[list[Waiting]]:
-    """What is meant of what waits. Where one key was named and cannot be acted on, raises Refused
-    with what it waits for, or NotFound.
-    """
-    from ..waiting import START, waiting
-
-    fit: list[Waiting] = []
-    other: Waiting | None = None
-    behind: Place | None = START
-    while behind is not None and len(fit) < CHOSEN_MAX:
-        found, behind = yield from waiting(desk, chosen, behind)
-        fit += [one for one in found if one.kind in kinds]
-        other = next((one for one in found if one.kind not in kinds), other)
-    if len(fit) >= CHOSEN_MAX:
-        note(f"only the first {CHOSEN_MAX:,} keys: run it again for the rest")
-    if fit or chosen.key is None:
-        return fit[:CHOSEN_MAX]
-    if other is not None:
-        raise Refused(
-            f"this cannot be done for a key that waits like this: {other.kind}",
-            source=other.source, key=other.key, hint=" | ".join(other.release()),
-        )  # fmt: skip
-    parameters = (desk.consumer, chosen.key, chosen.source)
-    rows = yield from call(desk.session.run, desk.sql["known_key"], parameters)
-    what = "does not wait" if rows else "is not known"
-    raise NotFound(
-        f"key {chosen.key} {what}", key=chosen.key, hint=f"oncebox parked {desk.consumer}"
-    )
-
-
-def _report(
-    options: Options, what: str, consumer: str, count: int, done: int, *, dry_run: bool
-) -> None:
-    if options.json:
-        line({"action": what, "consumer": consumer, "found": count, "done": done,
-              "dry_run": dry_run})  # fmt: skip
-    elif dry_run:
-        say(f"{count} keys of {consumer} would be meant")
-    else:
-        say(f"{done} of {count} keys: {what}")
-        if done:
-            note("a running consumer goes on with them within a second")
-
-
-# ---- skip
+    where = _meant(which, everything=all)
+    return _act("redriven", locate(consumer), consumer, where, ("poison",), act, dry_run=dry_run)
 
 
 def skip(
-    consumer: str,
+    consumer: Name,
     /,
     *,
     which: Which = EVERY_KEY,
-    because: str = "no reason given",
-    source_store: str | None = None,
-    dry_run: Flag = False,
-    options: Options = NO_OPTIONS,
+    because: Because = UNSAID,
+    source_store: SourceStore = None,
+    dry_run: DryRun = False,
 ) -> int:
     """Give up what a key waits for, and let it go on. Noted in the journal.
 
-    Of a key that fails: the failing event. Of a gap: the missing events, after the source was
-    asked whether it still has that history. Of a key that waits for another: the wait. It cannot
-    be taken back: an event that is given up has no effect, also if it comes later.
+    Of a key that fails: the failing event. Of a gap: the missing events, after the
+    source was asked whether it still has that history. Of a key that waits for
+    another: the wait. An event that was given up has no effect, also if it comes later.
 
     For example:
 
-        oncebox skip billing --key o-1 --because "test order, support ticket 812"
+        oncebox skip billing --key o-1 --because "test order, ticket 812"
         oncebox skip billing --where type=order.legacy --where reason~KeyError --dry-run
-
-    Parameters
-    ----------
-    consumer:
-        `billing`, or `billing.mail`.
-    because:
-        Why, for the journal.
-    source_store:
-        Database URL of the source, where the configuration does not name it.
-    dry_run:
-        Only say how many.
     """
     from ..operate import skip as give_up
+    from ..origins import Origins
 
-    log_to_stderr(options)
-    chosen = _meant(which, everything=False)
-    located = locate(consumer, options)
-    store = store_of(located)
-    counts = {"event": 0, "missing": 0, "wait": 0, "fork": 0, "changed": 0}
+    where, place = _meant(which), locate(consumer)
 
-    def work(session: Session) -> Program[int]:
-        desk = desk_of(store, session, consumer)
-        found = yield from _choose(desk, chosen, "poison", "gap", "waits")
-        sources = Origins(located, store, session, options, source_store)
-        for one in () if dry_run else found:
+    def act(desk: Desk, found: list[Waiting]) -> Program[int]:
+        origins, done = Origins(desk, partial(_origin, place, desk, source_store)), 0
+        for one in found:
             ask = None
             if one.kind == "gap":
-                ask = yield from sources.ask(one.source)
+                ask = yield from origins.ask(one.source)
                 if ask is None:
                     note(f"{one.key}: the store of {one.source} is not known, so it is not asked")
             given = yield from give_up(desk, one, ask, because)
-            counts[given.what] += 1
-            if options.json:
-                line({"consumer": consumer, "source": one.source, "key": one.key,
-                      **given._asdict()})  # fmt: skip
-        yield from sources.close()
-        return len(found)
+            at = {"consumer": consumer, "source": one.source, "key": one.key}
+            tell(at | plain(given), f"{one.key}: {_given_text(given, consumer)}")
+            done += given.what in ("event", "missing", "wait")
+        yield from origins.close()
+        return done
 
-    count = perform(store, work)
-    done = counts["event"] + counts["missing"] + counts["wait"]
-    if counts["fork"]:
-        note(f"{counts['fork']} keys turned out to be forks: oncebox parked {consumer}")
-    if counts["changed"]:
-        note(f"{counts['changed']} keys went on meanwhile and were left alone")
-    _report(options, "skip", consumer, count, done, dry_run=dry_run)
-    return 0
+    return _act("skipped", place, consumer, where, ("poison", "gap", "waits"), act, dry_run=dry_run)
 
 
-class Origins:
-    """The stores of sources, opened when they are asked for: the one that is named, the one of the
-    configuration, the service's own if the source is one of its own.
-    """
-
-    def __init__(
-        self, located: Located, store: Store, session: Session, options: Options, url: str | None
-    ) -> None:
-        self.located = located
-        self.store = store
-        self.session = session
-        self.options = options
-        self.url = url
-        self.opened: dict[str, tuple[Store, Session] | None] = {}
-
-    def ask(self, source: str) -> Program[Ask | None]:
-        """How to ask a source, or None where its store is not known."""
-        from ..gaps import asker
-        from ..statements import statements
-
-        found = yield from self.session_of(source)
-        if found is None:
-            return None
-        store, session = found
-        return asker(session, statements(store.dialect, store.schema))
-
-    def session_of(self, source: str) -> Program[tuple[Store, Session] | None]:
-        from ..statements import statements
-        from ..stores.adapt import open_store
-
-        if source in self.opened:
-            return self.opened[source]
-        known = self._known(source)
-        if known is None:
-            sql = statements(self.store.dialect, self.store.schema)
-            rows = yield from call(self.session.run, sql["sources"])
-            if source not in {name for _, name in rows}:
-                self.opened[source] = None
-                return None
-            known = self.located.store.value
-        asynchronous = self.store.asynchronous
-        store = open_store(known, self.located.schema, asynchronous=asynchronous)
-        session = yield from call(store.open)
-        self.opened[source] = (store, session)
-        return store, session
-
-    def _known(self, source: str) -> Any:
-        if self.url is not None:
-            return self.url
-        sources = SOURCES.get()
-        named = sources.stores_of_sources(self.located.name).get(source)
-        if named is not None:
-            return named.value
-        if self.located.service is not None and source in self.located.service.sources:
-            return self.located.service.sources[source]
-        own = sources.own(source.strip("/").partition("/")[0], "store")
-        return None if own is None else own.value
-
-    def close(self) -> Program[None]:
-        for found in self.opened.values():
-            if found is not None:
-                yield from call(found[1].close)
-        self.opened.clear()
-
-
-# ---- accept
+def _given_text(given: Given, consumer: str) -> str:
+    match given.what:
+        case "event":
+            return f"gave up #{given.first}"
+        case "missing":
+            to = "" if given.first == given.last else f" to #{given.last}"
+            return f"gave up #{given.first}{to}, not here"
+        case "wait":
+            return f"#{given.first} no longer waits for another key"
+        case "fork":
+            return f"its source has another history: oncebox accept {consumer}"
+        case "changed":
+            return "went on meanwhile, and was left alone"
 
 
 def accept(
-    consumer: str,
+    consumer: Name,
     /,
     *,
     key: str | None = None,
     source: str | None = None,
     after: int | None = None,
-    because: str = "no reason given",
-    source_store: str | None = None,
-    dry_run: Flag = False,
-    options: Options = NO_OPTIONS,
+    because: Because = UNSAID,
+    source_store: SourceStore = None,
+    dry_run: DryRun = False,
 ) -> int:
-    """Follow a source that forgot what it had published, as after a restore from a backup.
+    """Follow a source that forgot what it had published, as after a restore.
 
-    The key goes on with the source's present history. Events that are not in it are given up and
-    listed. Where it cannot be known which effects are here, nothing is done, and the answer is
-    asked for: look in your own tables, and give --after.
+    The key goes on with the source's present history. Events that are not in it are
+    given up and listed. Where it cannot be known which effects are here, nothing is
+    done: look in your own tables, and give --after.
 
     For example:
 
@@ -305,119 +148,119 @@ def accept(
 
     Parameters
     ----------
-    consumer:
-        `billing`, or `billing.mail`.
     key:
         This key; with --source alone, all keys of the source that are parked as forks.
     source:
         The source; needed where several have this key.
     after:
         The number of the last event of the source's history whose effect is here; 0: none.
-    because:
-        Why, for the journal.
-    source_store:
-        Database URL of the source, where the configuration does not name it.
-    dry_run:
-        Only say what would be done.
     """
-    log_to_stderr(options)
-    if key is None and source is None:
-        raise ConfigurationError("which keys?", expected="--key or --source")
-    if after is not None and key is None:
-        raise ConfigurationError("--after answers for one key", expected="--key")
-    located = locate(consumer, options)
-    store = store_of(located)
-    counts, first = perform(
-        store,
-        lambda session: _accept_all(
-            located, store, session, options, (consumer, key, source, after, because, source_store),
-            dry_run=dry_run,
-        ),
-    )  # fmt: skip
-    accepted, refused = counts
-    if not options.json:
-        say(f"{accepted} keys: accept" + (" (dry run)" if dry_run else ""))
-    if refused and key is not None and first is not None:
-        raise first
-    return 1 if refused else 0
+    from ..origins import Origins, follow, forked, source_of
+
+    if key is None and (source is None or after is not None):
+        raise ConfigurationError("which keys?", expected="--key, or --source without --after")
+    place = locate(consumer)
+
+    def work(desk: Desk) -> Program[tuple[int, int]]:
+        origins, done = Origins(desk, partial(_origin, place, desk, source_store)), 0
+        if key is not None:
+            meant = [((yield from source_of(desk, key, source)), key)]
+        else:
+            meant = yield from forked(desk, source or "")
+        for one in meant:
+            try:
+                found = yield from follow(desk, origins, one, after, because, dry_run=dry_run)
+            except Refused as error:
+                if key is not None:
+                    raise
+                complain(error)
+                continue
+            done += 1
+            if found is not None:
+                text = f"goes on after #{found.sequence}: {counted(found.kept, 'event')} to be done"
+                lost = f", {len(found.orphans)} given up" if found.orphans else ""
+                at = {"consumer": consumer, "source": one[0], "key": one[1]}
+                tell(at | plain(found), f"{one[1]}: {text}{lost}")
+        yield from origins.close()
+        return len(meant), done
+
+    count, done = place.at_desk(consumer, work)
+    _report("accepted", consumer, count, done, dry_run=dry_run)
+    return 1 if done < count else 0
 
 
-def _accept_all(
-    located: Located,
-    store: Store,
-    session: Session,
-    options: Options,
-    given: tuple[str, str | None, str | None, int | None, str, str | None],
+# ---- what they share
+
+
+def _meant(which: Which, *, everything: bool = False) -> Where:
+    """Which keys are meant; something has to be said."""
+    where = which.chosen()
+    if not (where.key or where.source or where.conditions or everything):
+        raise ConfigurationError(
+            "which keys?",
+            expected="--key, --source, --reason, --where, or for redrive --all",
+            hint="--dry-run counts them first",
+        )
+    return where
+
+
+def _act(
+    what: str,
+    place: Place,
+    consumer: str,
+    where: Where,
+    kinds: tuple[str, ...],
+    act: Act,
     *,
     dry_run: bool,
-) -> Program[tuple[tuple[int, int], OnceboxError | None]]:
-    from ..operate import accept as adopt
-    from ..operate import consider
-
-    consumer, key, source, after, because, source_store = given
-    desk = desk_of(store, session, consumer)
-    places = yield from _keys_to_accept(desk, key, source)
-    origins = Origins(located, store, session, options, source_store)
-    accepted, refused, first = 0, 0, None
-    for name, one in places:
-        ask = yield from origins.ask(name)
-        if ask is None:
-            raise Refused(
-                f"the store of {name} is not known, and its history is what is accepted",
-                source=name,
-                hint=f"--source-store URL, or [services.{located.name}.sources] in oncebox.toml",
-            )
-        try:
-            low = yield from consider(desk, name, one, ask, after)
-            if not dry_run:
-                yield from _raise_low(origins, name, low)
-                done = yield from adopt(desk, name, one, ask, after, because)
-                if options.json:
-                    line({"consumer": consumer, "source": name, "key": one, **done._asdict()})
-            accepted += 1
-        except Refused as error:
-            refused, first = refused + 1, first or error
-            if key is None:
-                complain(error, as_json=options.json)
-    yield from origins.close()
-    return (accepted, refused), first
-
-
-def _keys_to_accept(
-    desk: Desk, key: str | None, source: str | None
-) -> Program[list[tuple[str, str]]]:
-    """(source, key) of what is meant: one key, or the forks of a source."""
-    from ..waiting import Condition, Where
-
-    if key is None:
-        forks = Where(source, None, (Condition("kind", contains=False, value="fork"),))
-        found = yield from _choose(desk, forks, "fork")
-        return [(one.source, one.key) for one in found]
-    rows = yield from call(desk.session.run, desk.sql["known_key"], (desk.consumer, key, source))
-    if len(rows) > 1:
-        raise Refused(
-            f"several sources have the key {key}", key=key,
-            expected="--source with one of " + ", ".join(row[0] for row in rows),
-        )  # fmt: skip
-    if not rows:
-        raise NotFound(f"{desk.consumer} knows no key {key}", key=key, hint="oncebox parked")
-    return [(rows[0][0], key)]
-
-
-def _raise_low(origins: Origins, source: str, low: int) -> Program[None]:
-    """Have the source give no stamp below `low`, nor below now: later events would look like those
-    that were given up. Only a clock that is behind could give one.
+) -> int:
+    """Act on the keys that are meant and wait like this. Where one key was named and is none of
+    them, raises Refused with what it waits for, or NotFound.
     """
-    from ..envelope import STAMP_UNITS_PER_US
-    from ..statements import statements
+    from ..waiting import pages, unfit
 
-    found = yield from origins.session_of(source)
-    assert found is not None, "it was asked"
-    store, session = found
-    low = max(low, now_ms() * 1000 * STAMP_UNITS_PER_US)
-    sql = statements(store.dialect, store.schema)
-    try:
-        yield from call(session.run, sql["raise_low"], (source, low))
-    except Exception as error:
-        note(f"{source}: could not be told to give no stamp below {low}: {error}; it matters only"
-             " if the clock of that database is behind")  # fmt: skip
+    count = done = 0
+    seen: Waiting | None = None
+
+    def page(desk: Desk, found: list[Waiting]) -> Program[None]:
+        nonlocal count, done, seen
+        fit = [one for one in found if one.kind in kinds]
+        seen = next((one for one in found if one.kind not in kinds), seen)
+        count += len(fit)
+        done += 0 if dry_run else (yield from act(desk, fit))
+
+    def work(desk: Desk) -> Program[None]:
+        yield from pages(desk, where, partial(page, desk))
+        if where.key is not None and not count:
+            raise (yield from unfit(desk, where.key, where.source, seen))
+
+    place.at_desk(consumer, work)
+    _report(what, consumer, count, done, dry_run=dry_run)
+    return 0
+
+
+def _report(what: str, consumer: str, count: int, done: int, *, dry_run: bool) -> None:
+    text = f"{counted(count, 'key')} would be {what}" if dry_run else (
+        f"{done:,} of {counted(count, 'key')} {what}"
+        + ("; a running consumer goes on within a second" if done else "")
+    )  # fmt: skip
+    tell({"action": what, "consumer": consumer, "found": count, "done": done, "dry_run": dry_run},
+         text)  # fmt: skip
+
+
+def _origin(place: Place, desk: Desk, url: str | None, source: str) -> Store | None:
+    """The store of a source: the one that is named here, the one that the configuration or the
+    code names for this consumer, or that of the source's own service.
+    """
+    from ..stores.adapt import open_store
+
+    known: Any = url
+    if known is None:
+        named = SOURCES.get().stores_of_sources(place.name).get(source)
+        code = {} if place.service is None else place.service.sources
+        known = code.get(source) if named is None else named.value
+    if known is None:
+        own = SOURCES.get().own(source.strip("/").partition("/")[0], "store")
+        known = None if own is None else own.value
+    asynchronous = desk.session.asynchronous
+    return None if known is None else open_store(known, place.schema, asynchronous=asynchronous)

@@ -6,13 +6,14 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-from ..config import Sources, Value, configure, find_services, service_variable
+from ..config import Sources, configure, find_services
 from ..errors import ConfigurationError, OnceboxError, StoreUnavailable
 from ..program import Program, T, call, drive, drive_async
 
@@ -23,46 +24,48 @@ if TYPE_CHECKING:
     from ..session import Session, Store
     from ..waiting import Where
 
-Many = Annotated[list[str] | None, Parameter(negative="")]
-"""A flag that may be repeated."""
-
-Flag = Annotated[bool, Parameter(negative="")]
-"""A flag without `--no-…`."""
-
 SOURCES: ContextVar[Sources] = ContextVar("oncebox_sources")
-"""The configuration's sources in this run of the command line."""
+"""What this run of the command line was given, and from where."""
 
 
-@Parameter(name="*")
+# ---- options
+
+Name = Annotated[str, Parameter(help="A consumer: billing, or billing.mail.")]
+Because = Annotated[str, Parameter(help="Why, for the journal.")]
+DryRun = Annotated[bool, Parameter(help="Change nothing; say what would be done.")]
+SourceStore = Annotated[str | None, Parameter(help="URL of the source's own database.")]
+Verbose = Annotated[bool, Parameter(name=("--verbose", "-v"), help="Log more; show tracebacks.")]
+UNSAID = "no reason given"
+
+
+@Parameter(name="*", group=Group("Everywhere", sort_key=99))
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every command understands.
+    """What every command understands. Commands find the values in `SOURCES`.
 
     Attributes
     ----------
     store:
-        Database URL for all services. Else ONCEBOX_STORE, or the configuration.
+        Database URL for all services; or ONCEBOX_STORE.
     log:
-        Log URL. Else ONCEBOX_LOG, or the configuration.
+        Log URL; or ONCEBOX_LOG.
     schema:
-        Name of oncebox's tables. Else ONCEBOX_SCHEMA, or the configuration.
+        Name of oncebox's tables; or ONCEBOX_SCHEMA.
     app:
-        Module with services, MODULE or MODULE:NAME; may be repeated. Else ONCEBOX_APP.
+        MODULE or MODULE:NAME with services; may be repeated. Or ONCEBOX_APP.
     config:
-        Configuration file, instead of oncebox.toml or pyproject.toml.
+        Configuration file, instead of oncebox.toml.
     json:
         Print JSON, one document per line.
-    verbose:
-        Log more, and show where an unexpected error came from.
     """
 
     store: str | None = None
     log: str | None = None
     schema: str | None = None
-    app: Many = None
+    app: list[str] | None = None
     config: str | None = None
-    json: Flag = False
-    verbose: Annotated[bool, Parameter(name=("--verbose", "-v"), negative="")] = False
+    json: bool = False
+    verbose: Verbose = False
 
 
 NO_OPTIONS = Options()
@@ -82,13 +85,13 @@ class Which:
     reason:
         Keys whose reason contains this.
     where:
-        FIELD=VALUE or FIELD~PART, with source, key, kind, reason, type or id; may be repeated.
+        FIELD=VALUE or FIELD~PART, of source, key, kind, reason, type, id; may be repeated.
     """
 
     key: str | None = None
     source: str | None = None
     reason: str | None = None
-    where: Many = None
+    where: list[str] | None = None
 
     def chosen(self) -> Where:
         """As the list of what waits takes it."""
@@ -103,157 +106,160 @@ class Which:
 EVERY_KEY = Which()
 
 
-def log_to_stderr(options: Options, level: int = logging.WARNING) -> None:
+def log_to_stderr(*, verbose: bool) -> None:
     """Our loggers' lines on standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("oncebox")
     logger.handlers[:] = [handler]
     logger.propagate = False
-    logger.setLevel(logging.DEBUG if options.verbose else level)
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
 
 
 # ---- services
 
 
-def services_of(options: Options) -> dict[str, Service]:
-    """The application's services, each set to what counts for it. Imports their modules."""
+def services() -> dict[str, Service]:
+    """The application's services by name, each set to what counts for it; imports their modules.
+    Empty where no application is named.
+    """
     sources = SOURCES.get()
-    found = find_services(options.app or ())
+    found = find_services(sources.modules())
     for service in found.values():
         configure(service, sources)
     return found
 
 
-def chosen(options: Options, names: tuple[str, ...]) -> list[Service]:
+def chosen(names: tuple[str, ...]) -> list[Service]:
     """The services of these names, or all. Raises ConfigurationError for a name unknown."""
-    if not options.app:
+    found = services()
+    if not found:
         raise ConfigurationError(
             "no application is named, so no service is known",
             hint='--app myapp.services, or app = "myapp.services" in oncebox.toml',
         )
-    found = services_of(options)
     for name in names:
         if name not in found:
             raise ConfigurationError(
                 f"no service {name}", expected=f"one of {', '.join(sorted(found))}"
             )
-    return [found[name] for name in names] if names else list(found.values())
+    return [found[name] for name in names or found]
 
 
 # ---- stores
 
 
-class Located(NamedTuple):
-    """Where a consumer or a service has its tables. `service` is None where only the
-    configuration was needed to know, and no code was imported.
+class Place(NamedTuple):
+    """Where a service has its tables and its log. `service` is None where the configuration was
+    enough to know, so that no code was imported.
     """
 
     name: str
-    store: Value
-    log: Value
+    store: Any
+    log: Any
     schema: str
-    service: Service | None
+    service: Service | None = None
+
+    def open_store(self) -> Store:
+        """The store, not connected yet."""
+        from ..stores.adapt import open_store
+
+        return open_store(self.store, self.schema)
+
+    @contextmanager
+    def open_log(self) -> Iterator[Log]:
+        """The log, closed at the end. Raises ConfigurationError where none is known."""
+        from ..connect import open_log
+
+        if self.log is None:
+            raise ConfigurationError(
+                "the log is not known", expected="--log URL, ONCEBOX_LOG, or the configuration"
+            )
+        log = open_log(self.log)
+        try:
+            yield log
+        finally:
+            log.close()
+
+    def perform(self, make: Callable[[Session], Program[T]]) -> T:
+        """Run a program over a session of its own, whatever the store's kind."""
+        return _perform(self.open_store(), make)
+
+    def at_desk(self, consumer: str, make: Callable[[Desk], Program[T]]) -> T:
+        """Run a program at an operator's place at a consumer."""
+        store = self.open_store()
+        return _perform(store, lambda session: make(desk_of(store, session, consumer)))
 
 
-def locate(name: str, options: Options) -> Located:
-    """The store of a consumer (`billing`, `billing.mail`), by configuration if that says enough,
+def place_of(service: Service) -> Place:
+    """Where a service of the application has its tables and its log."""
+    return Place(service.name, service.store, service.log, service.schema, service)
+
+
+def configured(service: str | None) -> Place:
+    """What the configuration says for a service, or for all."""
+    sources = SOURCES.get()
+    store, log = (sources.value(field, service, None).value for field in ("store", "log"))
+    schema = sources.value("schema", service, None, "oncebox").value
+    return Place(service or "", store, log, schema)
+
+
+def locate(name: str) -> Place:
+    """The place of a consumer (`billing`, `billing.mail`), by configuration if that says enough,
     else by importing the application. Raises ConfigurationError.
     """
-    sources = SOURCES.get()
-    candidates = list(_services_named(name))
-    service = next((c for c in candidates if _is_configured(sources, c)), candidates[-1])
-    store = sources.value("store", service, None)
-    if store.value is None and options.app:
-        services = services_of(options)
-        found = next((services[c] for c in candidates if c in services), None)
-        if found is None:
-            known = sorted(n for s in services.values() for n in (s.name, *s.consumers))
-            raise ConfigurationError(
-                f"no service or consumer {name}", expected=f"one of {', '.join(known)}"
-            )
-        code = Value(found.store, "code"), Value(found.log, "code")
-        if found.store is not None:
-            return Located(found.name, *code, found.schema, found)
-    if store.value is None:
+    parts = name.split(".")
+    candidates = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    named = [c for c in candidates if SOURCES.get().is_configured(c)]
+    place = configured((named or candidates[-1:])[0])
+    if place.store is not None:
+        return place
+    found = services()
+    service = next((found[c] for c in candidates if c in found), None)
+    if found and service is None:
+        known = sorted({n for s in found.values() for n in (s.name, *s.consumers)})
         raise ConfigurationError(
-            f"the store of {name} is not known",
-            expected="--store URL, ONCEBOX_STORE, or the configuration",
-            hint="or name the application: --app myapp.services",
+            f"no service or consumer {name}", expected=f"one of {', '.join(known)}"
         )
-    log = sources.value("log", service, None)
-    schema = sources.value("schema", service, None, "oncebox").value
-    return Located(service, store, log, schema, None)
+    if service is None or service.store is None:
+        raise _unknown(f"the store of {name}")
+    return place_of(service)
 
 
-def _services_named(consumer: str) -> Iterator[str]:
-    """The services that a consumer's name may belong to: "a.b.c", "a.b", "a"."""
-    parts = consumer.split(".")
-    for count in range(len(parts), 0, -1):
-        yield ".".join(parts[:count])
-
-
-def _is_configured(sources: Sources, service: str) -> bool:
-    if service in sources.services():
-        return True
-    return service_variable(sources.environment, service, "store") is not None
-
-
-def everywhere(options: Options, *, code: bool = False) -> list[Located]:
+def everywhere(*, code: bool = False) -> list[Place]:
     """Every store that is configured, once each. With `code`, those that the application passes
     to its services too; else it is imported only where the configuration names none.
     """
-    sources = SOURCES.get()
-    found: list[Located] = []
-    for name in (None, *sources.services()):
-        store = sources.value("store", name, None)
-        if store.value is not None:
-            log = sources.value("log", name, None)
-            schema = sources.value("schema", name, None, "oncebox").value
-            found.append(Located(name or "", store, log, schema, None))
-    if options.app and (code or not found):
-        for service in services_of(options).values():
-            if service.store is not None:
-                values = Value(service.store, "code"), Value(service.log, "code")
-                found.append(Located(service.name, *values, service.schema, service))
+    found = [configured(name) for name in (None, *SOURCES.get().services())]
+    found = [place for place in found if place.store is not None]
+    if code or not found:
+        found += [place_of(s) for s in services().values() if s.store is not None]
     if not found:
-        raise ConfigurationError(
-            "no store is known",
-            expected="--store URL, ONCEBOX_STORE, or the configuration",
-            hint="or name the application: --app myapp.services",
-        )
+        raise _unknown("the store")
     return distinct(found)
 
 
-def distinct(found: list[Located]) -> list[Located]:
+def distinct(found: list[Place]) -> list[Place]:
     """One of each store."""
-    unique: dict[Any, Located] = {}
+    unique: dict[Any, Place] = {}
     for one in found:
-        value = one.store.value
-        unique.setdefault((value if isinstance(value, str) else id(value), one.schema), one)
+        key = one.store if isinstance(one.store, str) else id(one.store)
+        unique.setdefault((key, one.schema), one)
     return list(unique.values())
 
 
-def store_of(located: Located) -> Store:
-    """The store, not connected yet."""
-    from ..stores.adapt import open_store
-
-    return open_store(located.store.value, located.schema)
-
-
-def log_of(located: Located) -> Log | None:
-    """The log, if its URL is known."""
-    from ..connect import open_log
-
-    return None if located.log.value is None else open_log(located.log.value)
+def _unknown(what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{what} is not known",
+        expected="--store URL, ONCEBOX_STORE, or the configuration",
+        hint="or name the application: --app myapp.services",
+    )
 
 
 # ---- work
 
 
-def perform(store: Store, make: Callable[[Session], Program[T]]) -> T:
-    """Run a program over a session of its own, whatever the store's kind."""
-
+def _perform(store: Store, make: Callable[[Session], Program[T]]) -> T:
     def work() -> Program[T]:
         session = yield from call(store.open)
         try:
@@ -280,11 +286,9 @@ def _ours(store: Store, session: Session, error: Exception) -> OnceboxError | No
     if isinstance(error, OnceboxError):
         return None
     known = explained(error, session)
-    if known is not None:
-        return known
-    if store.trouble(error) == "unavailable":
+    if known is None and store.trouble(error) == "unavailable":
         return StoreUnavailable(f"the store cannot work now: {error}")
-    return None
+    return known
 
 
 def desk_of(store: Store, session: Session, consumer: str) -> Desk:
@@ -293,13 +297,9 @@ def desk_of(store: Store, session: Session, consumer: str) -> Desk:
     from ..statements import statements
 
     return Desk(
-        consumer=consumer,
-        session=session,
-        sql=statements(store.dialect, store.schema),
-        trouble=store.trouble,
-        now_ms=now_ms,
-        by=operator(),
-    )
+        consumer=consumer, session=session, sql=statements(store.dialect, store.schema),
+        trouble=store.trouble, now_ms=now_ms, by=operator(),
+    )  # fmt: skip
 
 
 def now_ms() -> int:

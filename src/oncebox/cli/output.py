@@ -4,27 +4,49 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import OnceboxError
 
+AS_JSON: ContextVar[bool] = ContextVar("oncebox_as_json", default=False)
+"""Whether this run of the command line was asked for `--json`."""
+
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+PROGRESS_S = 2.0
+"""How often a program that reads our lines is told how far work is."""
 
 
-def line(values: Any) -> None:
-    """One JSON document on a line of its own."""
-    from msgspec import json
+def tell(document: Any, text: str | None = None) -> None:
+    """The same for programs, as a JSON document on a line of its own, and for people, if there is
+    anything to say to them.
+    """
+    if AS_JSON.get():
+        from msgspec import json
 
-    sys.stdout.write(json.encode(values, enc_hook=str).decode() + "\n")
-    sys.stdout.flush()
+        text = json.encode(plain(document), enc_hook=str).decode()
+    if text is not None:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 def say(text: str) -> None:
-    """A sentence for people who look at standard output."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """A sentence that only people need."""
+    if not AS_JSON.get():
+        tell(None, text)
+
+
+def plain(value: Any) -> Any:
+    """Named tuples as dictionaries, all the way down."""
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    if hasattr(value, "_asdict"):
+        return plain(value._asdict())
+    return [plain(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def note(text: str) -> None:
@@ -34,10 +56,12 @@ def note(text: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Rows under column names: drawn on a terminal, aligned text elsewhere."""
+    """Rows for people under column names: drawn on a terminal, aligned text elsewhere."""
+    if AS_JSON.get() or not rows:
+        return
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if on_terminal():
-        _drawn(columns, texts)
+        _draw(columns, texts)
         return
     widths = [max(map(len, cells)) for cells in zip(columns, *texts, strict=True)]
     for cells in (columns, *texts):
@@ -49,7 +73,7 @@ def on_terminal() -> bool:
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def _drawn(columns: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
+def _draw(columns: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -63,12 +87,40 @@ def _drawn(columns: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
     Console().print(drawn)  # rich itself honours NO_COLOR
 
 
-def complain(error: OnceboxError, *, as_json: bool) -> None:
-    """An error of ours: what happened, and on lines of their own what is known and what to do."""
-    if as_json:
-        _error_line({"error": type(error).__name__, "what": error.what, **error.fields()})
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """How far long work is, on standard error: a bar on a terminal, now and then a line elsewhere.
+    What is yielded takes how much is done, and of how much.
+    """
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
         return
+    told_s = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal told_s
+        if time.monotonic() - told_s >= PROGRESS_S:
+            told_s = time.monotonic()
+            note(f"{what}: {done:,} of {total:,}")
+
+    yield line
+
+
+# ---- errors
+
+
+def complain(error: OnceboxError) -> None:
+    """An error of ours: what happened, and on lines of their own what is known and what to do."""
     fields = error.fields()
+    if AS_JSON.get():
+        _error_line({"error": type(error).__name__, "what": error.what, **fields})
+        return
     hint, expected = fields.pop("hint", None), fields.pop("expected", None)
     about = "".join(f"\n  {name}: {value}" for name, value in fields.items())
     about += f"\n  expected: {expected}" if expected else ""
@@ -76,9 +128,9 @@ def complain(error: OnceboxError, *, as_json: bool) -> None:
     note(f"oncebox: {error.what}{about}")
 
 
-def plain_error(text: str, *, as_json: bool, hint: str) -> None:
+def plain_error(text: str, *, hint: str) -> None:
     """Any other error."""
-    if as_json:
+    if AS_JSON.get():
         _error_line({"error": "Failed", "what": text, "hint": hint})
     else:
         note(f"oncebox: {text}\n  {hint}")
@@ -91,6 +143,11 @@ def _error_line(values: dict[str, str]) -> None:
 
 
 # ---- words for numbers
+
+
+def counted(count: int, noun: str) -> str:
+    """How many there are of something: "1 key", "2 keys"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def moment(ms: int | None) -> str | None:

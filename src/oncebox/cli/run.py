@@ -5,42 +5,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import logging
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from ..config import imported, with_settings
+from ..config import configure, imported, with_settings
 from ..errors import ConfigurationError
 from ..reading import Settings
-from .common import NO_OPTIONS, SOURCES, Flag, Options, chosen, log_to_stderr
+from .common import SOURCES, chosen, place_of
 from .output import note
+from .topics import PARTITIONS
 
 if TYPE_CHECKING:
     from ..service import Service
 
-STOP_S = 20.0
 EXIT_INTERRUPTED = 130
 
-Given = Annotated[Settings | None, Parameter(group=Group("Consumer settings", sort_key=9))]
+Services = Annotated[str, Parameter(help="Services; all of the application if none are named.")]
+Migrate = Annotated[bool, Parameter(help="Bring oncebox's tables up to date first.")]
+Stop = Annotated[float, Parameter(help="How many seconds a graceful stop may take.")]
+Bounds = Annotated[Settings | None, Parameter(group=Group("Consumer settings", sort_key=9))]
 
 
 def run(
-    *names: str,
-    migrate: Flag = False,
+    *names: Services,
+    migrate: Migrate = False,
     state: str | None = None,
-    stop_s: float = STOP_S,
-    settings: Given = None,
-    options: Options = NO_OPTIONS,
+    stop_s: Stop = 20.0,
+    settings: Bounds = None,
 ) -> int:
     """Relay and consume, for all services of the application or those named.
 
-    Start it as often as you like: processes share the work, and take over from one that dies.
-    Stop it with Ctrl-C or SIGTERM: it finishes what it has begun. A second one ends it at once,
-    and nothing is lost either way.
+    Start it as often as you like: processes share the work, and take over from one
+    that dies. Stop it with Ctrl-C or SIGTERM: it finishes what it has begun. A second
+    one ends it at once, and nothing is lost either way.
 
     For example:
 
@@ -50,82 +52,38 @@ def run(
 
     Parameters
     ----------
-    names:
-        Services; all of the application if none are named.
-    migrate:
-        Bring oncebox's tables up to date first.
     state:
-        MODULE:NAME of what handlers receive as `context.state`: an object, or a function that
-        returns it. What can be entered by `with` is entered, and left at the end.
-    stop_s:
-        How many seconds a graceful stop may take.
-    settings:
-        Bounds of the consumers.
+        MODULE:NAME of what handlers receive as context.state: an object, or a function
+        that returns it. What with can enter is entered, and left at the end.
     """
-    services = _ready(options, names, migrate=migrate)
+    services = chosen(names)
     if settings is not None:
         for service in services:
             with_settings(service, SOURCES.get(), settings)
     if not any(c.handlers for service in services for c in service.consumers.values()):
         note("no service has a handler, so this only relays")
-    return asyncio.run(_serve(services, options, state, stop_s, consume=True))
+    _make_ready(services, migrate=migrate)
+    return asyncio.run(_serve(services, state, stop_s, consume=True))
 
 
-def relay(
-    *names: str,
-    migrate: Flag = False,
-    stop_s: float = STOP_S,
-    options: Options = NO_OPTIONS,
-) -> int:
+def relay(*names: Services, migrate: Migrate = False, stop_s: Stop = 20.0) -> int:
     """Publish what services emitted, and nothing else.
 
-    One relay is active for each service, others stand by. Needs no handlers: with --store and
-    --log it needs no application either.
+    One relay is active for each service, others stand by. Needs no handlers: with
+    --store and --log it needs no application either.
 
     For example:
 
         oncebox relay shop
-        oncebox relay shop --store postgresql://localhost/shop --log kafka://localhost:9092
-
-    Parameters
-    ----------
-    names:
-        Services; all of the application if none are named.
-    migrate:
-        Bring oncebox's tables up to date first.
-    stop_s:
-        How many seconds a graceful stop may take.
+        oncebox relay shop --store postgresql://localhost/shop --log kafka://localhost
     """
-    services = _ready(options, names, migrate=migrate, relay_only=True)
-    return asyncio.run(_serve(services, options, None, stop_s, consume=False))
-
-
-def _ready(
-    options: Options, names: tuple[str, ...], *, migrate: bool, relay_only: bool = False
-) -> list[Service]:
-    """The services that were asked for, with stores, tables and topics to work on."""
-    from .tables import check_or_migrate
-    from .topics import prepare
-
-    log_to_stderr(options, logging.WARNING)
-    services = _named(names) if relay_only and names and not options.app else None
-    services = services or chosen(options, names)
-    for service in services:
-        for field in ("store", "log"):
-            if getattr(service, field) is None:
-                raise ConfigurationError(
-                    f"service {service.name} has no {field}",
-                    expected=f"--{field} URL, ONCEBOX_{field.upper()}, or the configuration",
-                )
-    for service in services:
-        check_or_migrate(service, migrate=migrate)
-        prepare(service)
-    return services
+    services = _named(names) if names and not SOURCES.get().modules() else chosen(names)
+    _make_ready(services, migrate=migrate)
+    return asyncio.run(_serve(services, None, stop_s, consume=False))
 
 
 def _named(names: tuple[str, ...]) -> list[Service]:
     """Services of which only the configuration knows."""
-    from ..config import configure
     from ..service import Service
 
     services = [Service(name) for name in names]
@@ -134,16 +92,30 @@ def _named(names: tuple[str, ...]) -> list[Service]:
     return services
 
 
+def _make_ready(services: Sequence[Service], *, migrate: bool) -> None:
+    """Stores and logs are known, tables fit, and an embedded log has the topics to read."""
+    from ..migrate import check
+    from ..running import check_runnable
+    from .tables import bring_up_to_date
+
+    for service in services:
+        check_runnable(service)
+        place = place_of(service)
+        if migrate:
+            bring_up_to_date(place)
+        else:
+            place.perform(partial(check, schema=service.schema))
+        if str(service.log).startswith("sqlite:"):
+            with place.open_log() as log:
+                for topic in {topic for c in service.consumers.values() for topic in c.streams}:
+                    log.create(topic, PARTITIONS)
+
+
 # ---- while it runs
 
 
 async def _serve(
-    services: Sequence[Service],
-    options: Options,
-    state: str | None,
-    stop_s: float,
-    *,
-    consume: bool,
+    services: Sequence[Service], state: str | None, stop_s: float, *, consume: bool
 ) -> int:
     from ..running import running
     from .live import watch
@@ -163,9 +135,8 @@ async def _serve(
         loop.add_signal_handler(number, on_signal, number)
     async with contextlib.AsyncExitStack() as stack:
         value = await _state(stack, state)
-        block = running(services, state=value, consume=consume, stop_s=stop_s)
-        async with block as work:
-            watching = asyncio.create_task(watch(services, options, consume=consume))
+        async with running(services, state=value, consume=consume, stop_s=stop_s) as work:
+            watching = asyncio.create_task(watch(services, consume=consume))
             waits = [asyncio.create_task(event.wait()) for event in (stopped, work.ended)]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for task in (watching, *waits):

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from ..config import shown
-from ..errors import MissingTables
-from .common import NO_OPTIONS, Options, everywhere, log_to_stderr, perform, store_of
-from .output import line, moment, say, table
+from ..errors import OnceboxError
+from .common import Place, configured, everywhere
+from .output import complain, moment, table, tell
 
-if TYPE_CHECKING:
-    from ..program import Program
-    from ..service import Service
-    from ..session import Session
-
-LOCK_WAIT_S = 5.0
-
-app = App(
-    name="db",
-    help="oncebox's own tables: migrate, status, check, sql.",
-    version_flags=(),
-)
+app = App(name="db", help="oncebox's own tables: migrate, status, check, sql.")
 
 
 @app.command
-def migrate(*, lock_wait_s: float = LOCK_WAIT_S, options: Options = NO_OPTIONS) -> int:
-    """Make oncebox's tables, or bring them up to date, in every store that is configured.
+def migrate(*, lock_wait_s: float = 5.0) -> int:
+    """Make oncebox's tables, or bring them up to date, in every configured store.
 
-    Safe to run at any time and by several at once. Code runs on tables of its own version and of
-    the next one, so: migrate first, then deploy.
+    Safe to run at any time and by several at once. Code runs on tables of its own
+    version and of the next one, so: migrate first, then deploy.
 
     For example:
 
@@ -43,27 +32,24 @@ def migrate(*, lock_wait_s: float = LOCK_WAIT_S, options: Options = NO_OPTIONS) 
     lock_wait_s:
         How long to wait for a lock, so that others do not queue up behind it.
     """
-    from ..migrate import migrate as bring_up_to_date
-
-    log_to_stderr(options)
-    for located in everywhere(options, code=True):
-        schema, where = located.schema, shown(located.store.value)
-
-        def work(session: Session, schema: str = schema) -> Program[Any]:
-            return bring_up_to_date(session, schema, lock_wait_s)
-
-        done = perform(store_of(located), work)
-        if options.json:
-            versions = [one.version for one in done]
-            line({"store": where, "schema": schema, "applied": versions})
-        else:
-            names = ", ".join(f"{one.version} {one.name}" for one in done)
-            say(f"{where}: {names or 'up to date'}")
+    for place in everywhere(code=True):
+        bring_up_to_date(place, lock_wait_s)
     return 0
 
 
+def bring_up_to_date(place: Place, lock_wait_s: float = 5.0) -> None:
+    """Make what a store lacks, and say so."""
+    from ..migrate import migrate
+
+    where = shown(place.store)
+    done = place.perform(partial(migrate, schema=place.schema, lock_wait_s=lock_wait_s))
+    versions = [one.version for one in done]
+    text = f"made tables, version {versions[0]} to {versions[-1]}" if versions else "up to date"
+    tell({"store": where, "schema": place.schema, "applied": versions}, f"{where}: {text}")
+
+
 @app.command
-def status(*, options: Options = NO_OPTIONS) -> int:
+def status() -> int:
     """Which versions of the tables are there.
 
     For example:
@@ -72,23 +58,21 @@ def status(*, options: Options = NO_OPTIONS) -> int:
     """
     from ..migrate import status as versions
 
-    log_to_stderr(options)
     rows = []
-    for located in everywhere(options, code=True):
-        where = shown(located.store.value)
-        for one in perform(store_of(located), partial(versions, schema=located.schema)):
+    for place in everywhere(code=True):
+        where = shown(place.store)
+        for one in place.perform(partial(versions, schema=place.schema)):
             made_ms = None if one.applied_at is None else int(one.applied_at * 1000)
-            if options.json:
-                line({"store": where, "version": one.version, "name": one.name, "made_ms": made_ms})
+            tell({"store": where, "version": one.version, "name": one.name, "made_ms": made_ms})
             rows.append((where, one.version, one.name, moment(made_ms) or "not yet"))
-    if not options.json:
-        table(("store", "version", "name", "made"), rows)
+    table(("store", "version", "name", "made"), rows)
     return 0
 
 
 @app.command
-def check(*, options: Options = NO_OPTIONS) -> int:
-    """Whether this version of oncebox can run on the tables as they are. Exit code 3 if not.
+def check() -> int:
+    """Whether this version of oncebox can run on the tables as they are; exit code 3
+    if not.
 
     For example:
 
@@ -96,31 +80,28 @@ def check(*, options: Options = NO_OPTIONS) -> int:
     """
     from ..migrate import check as look
 
-    log_to_stderr(options)
-    failed: MissingTables | None = None
-    for located in everywhere(options, code=True):
-        where, fine = shown(located.store.value), True
+    exit_code = 0
+    for place in everywhere(code=True):
+        where, failed = shown(place.store), None
         try:
-            perform(store_of(located), partial(look, schema=located.schema))
-        except MissingTables as error:
-            failed, fine = error, False
-        if options.json:
-            line({"store": where, "schema": located.schema, "fine": fine})
-        else:
-            say(f"{where}: {'fine' if fine else 'does not fit'}")
-    if failed is not None:
-        raise failed
-    return 0
+            place.perform(partial(look, schema=place.schema))
+        except OnceboxError as error:
+            failed, exit_code = error, max(exit_code, error.exit_code)
+        text = f"{where}: {'fine' if failed is None else 'does not fit'}"
+        tell({"store": where, "schema": place.schema, "fine": failed is None}, text)
+        if failed is not None:
+            complain(failed)
+    return exit_code
+
+
+Dialect = Annotated[
+    Literal["sqlite", "postgres"] | None, Parameter(help="If left out: that of the store.")
+]
 
 
 @app.command
-def sql(
-    *,
-    above: int = 0,
-    dialect: Literal["sqlite", "postgres"] | None = None,
-    options: Options = NO_OPTIONS,
-) -> int:
-    """Print what `migrate` would run, to be read, or run by somebody who may.
+def sql(*, above: int = 0, dialect: Dialect = None) -> int:
+    """Print what migrate would run, to be read, or run by somebody who may.
 
     For example:
 
@@ -131,31 +112,10 @@ def sql(
     ----------
     above:
         For tables of this version; 0: there are none.
-    dialect:
-        `sqlite` or `postgres`; else that of the store.
     """
     from ..migrate import script
-    from .common import SOURCES
 
-    log_to_stderr(options)
-    if dialect is not None:
-        schema = SOURCES.get().value("schema", None, None, "oncebox").value
-        say(script(dialect, schema, above).rstrip())
-        return 0
-    located = everywhere(options, code=True)[0]
-    say(script(store_of(located).dialect, located.schema, above).rstrip())
+    place = configured(None) if dialect else everywhere(code=True)[0]
+    text = script(dialect or place.open_store().dialect, place.schema, above).rstrip()
+    tell({"sql": text}, text)
     return 0
-
-
-def check_or_migrate(service: Service, *, migrate: bool) -> None:
-    """Before a service runs: its tables fit, or are made to. Raises MissingTables."""
-    from ..migrate import check as look
-    from ..migrate import migrate as bring_up_to_date
-    from ..stores.adapt import open_store
-
-    store = open_store(service.store, service.schema)
-    if migrate:
-        for one in perform(store, partial(bring_up_to_date, schema=service.schema)):
-            say(f"{service.name}: made tables, version {one.version} {one.name}")
-    else:
-        perform(store, partial(look, schema=service.schema))
