@@ -426,11 +426,13 @@ def test_a_consumer_that_starts_at_a_time_runs_nothing_from_before(world: World)
     world.producer.clock += 60_000_000
     start = datetime.fromtimestamp(world.producer.clock / 1e6, UTC)
     new = world.producer.paid("a", 3) + world.producer.paid("b", 10)
-    world.deliver(*old, *new)
+    unkeyed = world.producer.commit(Opened(1)).with_header("ce_time", "2020-01-01T00:00:00Z")
+    world.deliver(*old, unkeyed, *new)
     world.settle(world.loop(start=start))
     assert world.of("a") == [3]
     assert world.of("b") == [10]
-    assert world.count("before_start") == 2
+    assert world.count("before_start") == 3
+    assert world.parked() == {}
 
 
 def test_a_topic_made_anew_is_read_from_its_start(world: World) -> None:

@@ -18,7 +18,7 @@ LAYERS = (
     ("event", "order", "ports", "program", "transaction", "session", "statements"),
     ("envelope", "codec", "lease", "context", "timeouts"),
     ("reading", "keys", "batch", "outbox", "migrate", "stores", "logs", "sql"),
-    ("emit", "inbox", "relay", "effects", "gaps", "consumer", "explorer"),
+    ("emit", "inbox", "relay", "effects", "gaps", "prune", "consumer", "explorer"),
     ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),
     ("service", "connect"),
     ("running", "config", "testing"),

@@ -22,6 +22,7 @@ from .errors import DecodeFailed, Fenced, HandlerBroke
 from .keys import Entry, Keys
 from .lease import Held
 from .order import (
+    NONE_BEFORE,
     Link,
     Park,
     Verdict,
@@ -248,7 +249,7 @@ class Batch:
 
     def settle_item(self, entry: Entry, item: Item) -> Program[None]:
         """The verdict on an item, and whatever can be done then."""
-        link, state = item.link, entry.state
+        reading, link, state = self.reading, item.link, entry.state
         if not item.chained and state.sequence >= 0:
             link = link._replace(stamp=state.stamp)  # known by its id alone, whenever it comes
         verdict, entry.state = judge(state, link, entry.floor)
@@ -260,8 +261,8 @@ class Batch:
                 self.counts[COUNT_OF[Verdict.DUPLICATE]] += replaced
             yield from self.go_on(entry)
             return
-        if verdict is Verdict.BEFORE_START and not item.chained:
-            # An id below the floor: whether it was done is not known, so it must not run.
+        if verdict is Verdict.BEFORE_START and reading.floor <= link.stamp and state.sequence < 0:
+            # The floor was raised since: whether it was done is not known, so it must not run.
             entry.items[link] = item
             entry.state = poison(state, link)
             self.hold(entry, "older than the floor: whether it was done is not known", due=None)
@@ -335,7 +336,11 @@ class Batch:
 
     def fail(self, entry: Entry, link: Link, reason: str, *, again: bool = True) -> bool:
         """An event failed: its key is parked as poison, to be tried again later or by somebody."""
-        entry.state = poison(entry.state, link)
+        state = entry.state
+        if state.sequence < 0:  # the row stands before it, wherever the floor will be
+            before = NONE_BEFORE if link.previous is None else link.previous
+            state = state._replace(sequence=link.sequence - 1, stamp=before)
+        entry.state = poison(state, link)
         entry.attempts += 1
         self.hold(entry, reason, due=self.due_ms(entry.attempts) if again else None)
         return False

@@ -20,6 +20,7 @@ from .gaps import Gaps
 from .lease import Held, acquire, add_cursor, fair_share, release, renew
 from .ports import Log, Reader, Record, TopicPartition
 from .program import Program, T, call
+from .prune import Pruning
 from .reading import (
     Item,
     Place,
@@ -77,6 +78,7 @@ class ConsumerLoop:
         self.reader = log.reader(reading.consumer)
         self.fetch = fetch(self.reader)
         self.gaps = gaps
+        self.pruning = Pruning(reading, log)
         self.held: dict[TopicPartition, Held] = {}
         self.single: dict[TopicPartition, int] = {}  # events still to run one by one
         self.drains: dict[Place, bool] = {}
@@ -205,6 +207,8 @@ class ConsumerLoop:
         self.reader.assign(positions)
         yield from self.transact(self.look_what_is_due(now_ms))
         yield from self.fill_gaps(now_ms)
+        if self.pruning.first() in self.held:
+            yield from self.pruning.step(now_ms)
 
     def prepare(self) -> Program[None]:
         """Know the floor: fixed at the consumer's first start, in the subscription without name."""
@@ -286,11 +290,17 @@ class ConsumerLoop:
     def set_position(
         self, place: TopicPartition, held: Held, offset: int, identity: str | None
     ) -> Program[None]:
+        """Begin to read here; noted if something before it was never read."""
         reading = self.reading
         parameters = (reading.consumer, *place, held.term, str(offset), identity)
         rows = yield from call(reading.session.run, reading.sql["begin_position"], parameters)
         if not rows:
             raise Fenced(f"{place[0]}/{place[1]} has another owner")
+        if held.position is not None:
+            detail = f"read on at {offset}: the log has no {held.position} any more"
+            note = (reading.now_ms(), "truncated", reading.consumer, "", f"{place[0]}/{place[1]}")
+            row = (*note, None, None, None, detail)
+            yield from call(reading.session.run, reading.sql["note"], row)
 
     def restart_positions(self, error: LogTruncated) -> Program[None]:
         """Records expired before they were read: go on at the log's start. Chains show what is

@@ -6,7 +6,7 @@ effects beside it do. Ids that are claimed twice at the same time wait for each 
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator
+from collections.abc import Coroutine, Generator, Mapping
 from datetime import datetime
 from typing import Any, NoReturn, overload
 from uuid import RFC_4122, UUID
@@ -14,7 +14,7 @@ from uuid import RFC_4122, UUID
 from .envelope import ATTRIBUTE_BYTES_MAX, NUMBER_MAX, STAMP_UNITS_PER_US
 from .errors import BadEvent, ConfigurationError, StoreUnavailable, UnknownId
 from .event import check_name, key_text
-from .program import Program, call, drive, drive_async
+from .program import Program, T, call, drive, drive_async
 from .session import Session
 from .statements import statements
 from .stores.adapt import adapt
@@ -25,7 +25,10 @@ CLAIM_TRIES_MAX = 3
 """The first claim of a consumer and source makes their row, then claims; so does its rival."""
 
 PRUNE_MAX = 10_000
-"""Claims forgotten in one transaction."""
+"""Claims that are looked at in one transaction."""
+
+CLAIMED = "#claim"
+"""Claims have a subscription of their own per source, so that their floor is their own."""
 
 
 class Claiming(Coroutine[Any, Any, bool]):
@@ -109,39 +112,81 @@ def prune_claims(
 ) -> Program[int]:
     """Forget claims made before a time, and refuse older ids from now on; how many were forgotten.
 
-    In transactions of its own, each at most PRUNE_MAX rows: other claims wait for each. The floor
-    is raised with the first of them, so nothing is forgotten that could be claimed again.
+    In transactions of its own, each over at most PRUNE_MAX rows. The floor is raised in the first
+    of them, so nothing is forgotten that could be claimed again.
     """
     sql = statements(session.dialect, schema)
-    floor = int(before.timestamp() * 1_000_000) * STAMP_UNITS_PER_US
-    forgotten, found = 0, PRUNE_MAX
-    while found == PRUNE_MAX:
-        yield from call(session.begin)
-        try:
-            yield from call(session.run, sql["raise_floor"], (consumer, source, floor))
-            rows = yield from call(session.run, sql["prune_claims"], (consumer, source, PRUNE_MAX))
-            yield from call(session.commit)
-        except BaseException:
-            yield from call(session.rollback)
-            raise
-        found = len(rows)
-        forgotten += found
+    before_ms = int(before.timestamp() * 1000)
+    raising = raise_claim_floors(session, sql, consumer, source + CLAIMED, before_ms)
+    forgotten = 0
+    for subscription in (yield from _in_transaction(session, raising)):
+        until: str | None = ""
+        while until is not None:
+            page = prune_page(session, sql, CLAIMS, subscription, until, PRUNE_MAX)
+            until, gone = yield from _in_transaction(session, page)
+            forgotten += gone
     return forgotten
+
+
+def raise_claim_floors(
+    session: Session, sql: Mapping[str, str], consumer: str, source: str | None, before_ms: int
+) -> Program[list[int]]:
+    """Refuse ids made before a time (Unix ms) from now on, of one source or of all; returns their
+    subscriptions. Waits for claims that are open, and other claims wait for it.
+    """
+    floor = before_ms * 1000 * STAMP_UNITS_PER_US
+    parameters = (consumer, source, floor)
+    rows = yield from call(session.run, sql["raise_claim_floors"], parameters)
+    return [id for (id,) in rows]
+
+
+KEYS = ("key_page", "prune_keys")
+CLAIMS = ("claim_page", "prune_claims")
+
+
+def prune_page(
+    session: Session,
+    sql: Mapping[str, str],
+    what: tuple[str, str],
+    subscription: int,
+    after: str,
+    count: int,
+) -> Program[tuple[str | None, int]]:
+    """Look at the next rows behind `after`. Returns where the page ends (None: it was the last),
+    and how many rows were forgotten.
+    """
+    page, prune = what
+    ends = yield from call(session.run, sql[page], (subscription, after, count))
+    until = ends[0][0] if ends else None
+    gone = yield from call(session.run, sql[prune], (subscription, after, until))
+    return until, len(gone)
+
+
+def _in_transaction(session: Session, program: Program[T]) -> Program[T]:
+    yield from call(session.begin)
+    try:
+        result = yield from program
+        yield from call(session.commit)
+    except BaseException:
+        yield from call(session.rollback)
+        raise
+    return result
 
 
 def _claim(
     session: Session, schema: str, consumer: str, source: str, id: str, stamp: int | None
 ) -> Program[bool]:
     sql = statements(session.dialect, schema)
+    claimed = source + CLAIMED
     yield from call(session.require_transaction)
     try:
         for _ in range(CLAIM_TRIES_MAX):
-            rows = yield from call(session.run, sql["claim"], (consumer, source, id, stamp))
+            rows = yield from call(session.run, sql["claim"], (consumer, claimed, id, stamp))
             if rows:
                 return True
-            rows = yield from call(session.run, sql["claim_state"], (consumer, source, id))
+            rows = yield from call(session.run, sql["claim_state"], (consumer, claimed, id))
             if not rows:
-                yield from call(session.send, sql["subscribe"], (consumer, source, 0))
+                yield from call(session.send, sql["subscribe"], (consumer, claimed, 0))
                 continue
             ((floor, done),) = rows
             if done:

@@ -80,17 +80,16 @@ class Keys:
                 if awaited is not None:
                     places.add(awaited)
         yield from self.load_rows(places)
-        missing = places - self.entries.keys()
-        if missing:
-            rows = sorted(missing)
-            yield from bulk(reading.session, reading.sql["add_keys"], rows)
+        while missing := places - self.entries.keys():
+            yield from bulk(reading.session, reading.sql["add_keys"], sorted(missing))
             yield from self.load_rows(missing)
 
     def load_rows(self, places: Iterable[Place]) -> Program[None]:
         session, sql = self.reading.session, self.reading.sql
         rows = yield from lookup(session, sql["lock_keys"], sorted(places))
         known = {s.id: s for s in self.reading.subscriptions.values()}
-        if any(row[0] not in known for row in rows):  # another process began to read this source
+        if any(row[0] not in known or row[2] < 0 for row in rows):
+            # Another process began to read this source, or raised its floor and forgot the key.
             yield from load_subscriptions(self.reading)
             known = {s.id: s for s in self.reading.subscriptions.values()}
         entries, behind = self.entries, []

@@ -15,7 +15,7 @@ from .desk import Desk, transact
 from .errors import NotFound, Refused
 from .gaps import Ask, link_text, orphans_of
 from .keys import Entry, Keys
-from .order import Accepted, Doubt, Link, Park, Undecided, gap
+from .order import Accepted, Doubt, Link, Park, Undecided, advance, gap
 from .order import accept as accept_history
 from .order import skip as skip_event
 from .outbox import History
@@ -127,6 +127,10 @@ def _give_up(entry: Entry, history: History | None, orphans: Collection[Link]) -
         entry.state = alone._replace(kept=state.kept[1:] if poisoned else state.kept)
     if given is None:
         return Given("fork" if entry.state.park is Park.FORK else "changed")
+    if poisoned and state.sequence < 0:  # parked as older than the floor: all these were done
+        for link in entry.state.kept:
+            if link.stamp < floor:
+                entry.state, given = advance(entry.state, link), (given[0], link.sequence)
     return Given("event" if poisoned else "missing", *given)
 
 

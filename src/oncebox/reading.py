@@ -83,6 +83,12 @@ class Settings:
     """Parked keys at which the consumer pauses."""
     kept_bytes_max: int = 256 * 1024 * 1024
     """Bytes of kept events at which it pauses."""
+    forget_s: float = 30 * 24 * 3600.0
+    """What was done longer ago is forgotten, but nothing that the log still holds: see `prune`."""
+    claims_s: float | None = None
+    """When claims are forgotten; None: never. Then ids have to show their age: see `claim`."""
+    journal_s: float = 90 * 24 * 3600.0
+    """How long what was noted can be read."""
     start: datetime | None = None
     """From the beginning of the log; or a time: events committed before it are not run."""
     start_margin_s: float = 600.0

@@ -98,6 +98,7 @@ create table oncebox.effect (
   result     bytea,
   primary key (consumer, source, id, step)
 );
+create index effect_begun on oncebox.effect (consumer, begun_ms);  -- for pruning
 
 -- A batch that has no cursor (retries, wake-ups) has a row here while it is open, for the same
 -- reason: it would fail a COMMIT inside it.

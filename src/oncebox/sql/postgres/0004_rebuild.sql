@@ -14,5 +14,4 @@ create table oncebox.rebuild (
 );
 
 -- Which events `accept` gave up: asked for at every gap of a key, so it must not cost a scan.
-create index journal_orphaned on oncebox.journal (consumer, source, key)
-  where what in ('orphaned', 'adopted');
+create index journal_key on oncebox.journal (consumer, source, key);

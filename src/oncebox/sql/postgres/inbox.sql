@@ -18,18 +18,3 @@ returning 1;
 select s.floor,
   exists (select from oncebox.inbox i where i.subscription = s.id and i.id = $3)
 from oncebox.subscription s where s.consumer = $1 and s.source = $2;
-
--- name: raise_floor
--- $1 consumer, $2 source, $3 floor, never one in the future. Rows: the floor that holds now.
-update oncebox.subscription set floor = greatest(floor, least($3::bigint,
-  (extract(epoch from clock_timestamp()) * 1000000)::bigint * 1024))
-where consumer = $1 and source = $2
-returning floor;
-
--- name: prune_claims
--- Only after raise_floor, in one transaction with it. Rows: one per claim forgotten, at most $3.
-delete from oncebox.inbox i where (i.subscription, i.id) in (
-  select j.subscription, j.id from oncebox.inbox j join oncebox.subscription s
-    on s.id = j.subscription and s.consumer = $1 and s.source = $2 and j.stamp < s.floor
-  limit $3)
-returning 1;

@@ -81,13 +81,16 @@ where k.key = $2 and ($3::text is null or s.source = $3)
 order by s.source;
 
 -- name: make_due
--- Rows: the keys that are tried again now. What is known by its id alone was parked, perhaps, since
--- it is older than the floor: now somebody says that it was not done, so its row is at the start.
+-- Rows: the keys that are tried again now. A key without a row was parked, perhaps, since its event
+-- is older than the floor: now somebody says that it was not done, so the row stands before it.
 update oncebox.key k set due_ms = $1, attempts = 0,
-  sequence = case when k.sequence < 0 and s.source like '%#id' then 0 else k.sequence end
-from unnest($2::int[], $3::text[]) as v (subscription, key), oncebox.subscription s
+  sequence = case when k.sequence < 0 then first.sequence - 1 else k.sequence end,
+  stamp = case when k.sequence < 0 then coalesce(first.previous, -1) else k.stamp end
+from unnest($2::int[], $3::text[]) as v (subscription, key), lateral (
+  select e.sequence, e.previous from oncebox.kept e
+  where e.subscription = v.subscription and e.key = v.key
+  order by e.sequence, e.stamp limit 1) first
 where k.subscription = v.subscription and k.key = v.key and k.park = 'poison'
-  and s.id = k.subscription
 returning k.subscription, k.key;
 
 -- name: wake_key
@@ -171,7 +174,7 @@ update oncebox.subscription s set
   floor = coalesce((select b.floor from oncebox.subscription b
                     where b.consumer = $1 and b.source = ''), 0),
   had = case when $2::boolean then -1 else greatest(s.had, s.floor - 1) end
-where s.consumer = $1;
+where s.consumer = $1 and s.source not like '%#claim';
 
 -- name: begin_quietly
 -- A consumer that begins: its floor, and the stamp up to which nothing is emitted.

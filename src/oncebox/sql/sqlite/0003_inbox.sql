@@ -98,6 +98,7 @@ create table oncebox_effect (
   result     BLOB,
   primary key (consumer, source, id, step)
 );
+create index oncebox_effect_begun on oncebox_effect (consumer, begun_ms);  -- for pruning
 
 -- A batch that has no cursor (retries, wake-ups) has a row here while it is open, for the same
 -- reason: it would fail a COMMIT inside it.

@@ -14,5 +14,4 @@ CREATE TABLE oncebox_rebuild (
 ) WITHOUT ROWID;
 
 -- Which events `accept` gave up: asked for at every gap of a key, so it must not cost a scan.
-CREATE INDEX oncebox_journal_orphaned ON oncebox_journal (consumer, source, key)
-  WHERE what IN ('orphaned', 'adopted');
+CREATE INDEX oncebox_journal_key ON oncebox_journal (consumer, source, key);

@@ -16,18 +16,3 @@ RETURNING 1;
 SELECT s.floor,
   EXISTS (SELECT 1 FROM oncebox_inbox i WHERE i.subscription = s.id AND i.id = ?3)
 FROM oncebox_subscription s WHERE s.consumer = ?1 AND s.source = ?2;
-
--- name: raise_floor
--- ?1 consumer, ?2 source, ?3 floor, never one in the future. Rows: the floor that holds now.
-UPDATE oncebox_subscription SET floor = max(floor, min(?3,
-  CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) * 1024000))
-WHERE consumer = ?1 AND source = ?2
-RETURNING floor;
-
--- name: prune_claims
--- Only after raise_floor, in one transaction with it. Rows: one per claim forgotten, at most ?3.
-DELETE FROM oncebox_inbox WHERE (subscription, id) IN (
-  SELECT j.subscription, j.id FROM oncebox_inbox j JOIN oncebox_subscription s
-    ON s.id = j.subscription AND s.consumer = ?1 AND s.source = ?2 AND j.stamp < s.floor
-  LIMIT ?3)
-RETURNING 1;

@@ -85,11 +85,15 @@ WHERE k.key = ?2 AND (?3 IS NULL OR s.source = ?3)
 ORDER BY s.source;
 
 -- name: make_due
--- Rows: the keys that are tried again now. What is known by its id alone was parked, perhaps, since
--- it is older than the floor: now somebody says that it was not done, so its row is at the start.
+-- Rows: the keys that are tried again now. A key without a row was parked, perhaps, since its event
+-- is older than the floor: now somebody says that it was not done, so the row stands before it.
 UPDATE oncebox_key SET due_ms = ?1, attempts = 0,
-  sequence = CASE WHEN sequence < 0 AND subscription IN (
-    SELECT id FROM oncebox_subscription WHERE source LIKE '%#id') THEN 0 ELSE sequence END
+  (sequence, stamp) = (
+    SELECT CASE WHEN oncebox_key.sequence < 0 THEN e.sequence - 1 ELSE oncebox_key.sequence END,
+      CASE WHEN oncebox_key.sequence < 0 THEN coalesce(e.previous, -1) ELSE oncebox_key.stamp END
+    FROM oncebox_kept e
+    WHERE e.subscription = oncebox_key.subscription AND e.key = oncebox_key.key
+    ORDER BY e.sequence, e.stamp LIMIT 1)
 WHERE park = 'poison' AND (subscription, key) IN (
   SELECT value ->> 0, value ->> 1 FROM json_each(?2))
 RETURNING subscription, key;
@@ -176,7 +180,7 @@ UPDATE oncebox_subscription SET
   floor = coalesce((SELECT b.floor FROM oncebox_subscription b
                     WHERE b.consumer = ?1 AND b.source = ''), 0),
   had = CASE WHEN ?2 THEN -1 ELSE max(had, floor - 1) END
-WHERE consumer = ?1;
+WHERE consumer = ?1 AND source NOT LIKE '%#claim';
 
 -- name: begin_quietly
 -- A consumer that begins: its floor, and the stamp up to which nothing is emitted.

@@ -1,0 +1,141 @@
+"""Pruning: what a consumer need not remember is forgotten, a page at a time, while it runs.
+
+The row of a key goes when its last event is below the floor, and nothing waits at it. A floor rises
+to the time before which the log holds nothing any more, but `forget_s` must have passed too: so
+nothing is forgotten that the log could bring again. An event below such a floor for a key without
+a row may have been done: it is parked, and a person decides (`settle_item`). For as long as a row
+is kept it shows a loss: who loses records unread, or rebuilds, forgets nothing for `forget_s`.
+
+Effects, notes and claims have times of their own. Only the process that reads the first partition
+prunes, in short transactions between batches, and it leaves alone what a batch has locked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from .batch import transact
+from .envelope import STAMP_UNITS_PER_US
+from .inbox import CLAIMED, CLAIMS, KEYS, prune_page, raise_claim_floors
+from .ports import Log, TopicPartition
+from .program import Program, call
+from .reading import Reading
+
+logger = logging.getLogger("oncebox.consumer")
+
+PRUNE_MAX = 2000
+"""Rows that are looked at in one transaction."""
+
+ROUND_S = 600.0
+"""From the end of one round over all rows to the next."""
+
+LOCK_WAIT_S = 0.5
+"""For claims that are open."""
+
+DOUBLINGS_MAX = 12
+"""A log with retention longer than `forget_s` is asked for twice that time, and again."""
+
+
+class Pruning:
+    """What one consumer's loop forgets: `step` is one short transaction, if there is one to do."""
+
+    def __init__(self, reading: Reading, log: Log) -> None:
+        self.reading = reading
+        self.log = log
+        self.next_ms = 0
+        self.left: list[tuple[int, bool]] = []  # subscriptions to walk, and whether of claims
+        self.at = ""  # where in the first of them
+
+    def first(self) -> TopicPartition:
+        """Who reads this partition prunes."""
+        return self.reading.topics[0], 0
+
+    def step(self, now_ms: int) -> Program[None]:
+        """Begin a round when it is time, or look at the next page of this one."""
+        if now_ms < self.next_ms:
+            return
+        if self.left:
+            yield from self.unless_locked(self.page())
+        else:
+            yield from self.unless_locked(self.raise_floors(now_ms))
+            if self.reading.settings.claims_s is not None:
+                yield from self.unless_locked(self.raise_claim_floors(now_ms))
+        if not self.left:
+            self.next_ms = now_ms + int(ROUND_S * 1000)
+
+    def unless_locked(self, work: Program[None]) -> Program[None]:
+        """A transaction of its own; if somebody is in its way, the next round does it."""
+        reading = self.reading
+        try:
+            yield from transact(reading, work)
+        except Exception as error:
+            if reading.trouble(error) != "retry":
+                raise
+            logger.debug("%s: pruning goes on later", reading.consumer, exc_info=True)
+            self.left.clear()
+
+    def raise_floors(self, now_ms: int) -> Program[None]:
+        """Raise the floors, forget what goes by its time alone, see which rows to look at."""
+        reading, settings = self.reading, self.reading.settings
+        session, sql, name = reading.session, reading.sql, reading.consumer
+        before_ms = now_ms - int(settings.forget_s * 1000)
+        rows = yield from call(session.run, sql["cursor_rows"], (name,))
+        empty_ms = self.empty_before(now_ms, {(row[0], row[1]): row[2] for row in rows})
+        if empty_ms is not None:
+            floor = empty_ms * 1000 * STAMP_UNITS_PER_US
+            yield from call(session.run, sql["raise_floors"], (name, floor, before_ms))
+        yield from call(session.run, sql["prune_effects"], (name, before_ms, PRUNE_MAX))
+        yield from call(session.run, sql["leave"], (name, "", int(settings.lease_s * 10_000)))
+        journal_ms = now_ms - int(settings.journal_s * 1000)
+        yield from call(session.run, sql["prune_journal"], (name, journal_ms, PRUNE_MAX))
+        rows = yield from call(session.run, sql["subscriptions"], (name,))
+        self.left = [(id, source.endswith(CLAIMED)) for source, id, *_ in rows if source]
+        self.at = ""
+
+    def raise_claim_floors(self, now_ms: int) -> Program[None]:
+        """Refuse old ids; whoever claims waits for this, so it waits for nobody for long."""
+        reading, claims_s = self.reading, self.reading.settings.claims_s or 0.0
+        session, sql = reading.session, reading.sql
+        yield from call(session.run, sql["lock_limit"], (f"{int(LOCK_WAIT_S * 1000)}ms",))
+        before_ms = now_ms - int(claims_s * 1000)
+        yield from raise_claim_floors(session, sql, reading.consumer, None, before_ms)
+
+    def page(self) -> Program[None]:
+        """Forget what may be forgotten of the next keys, or claims, of one subscription."""
+        subscription, claims = self.left[0]
+        until, _ = yield from prune_page(
+            self.reading.session, self.reading.sql, CLAIMS if claims else KEYS,
+            subscription, self.at, PRUNE_MAX,
+        )  # fmt: skip
+        self.at = until or ""
+        if until is None:
+            del self.left[0]
+
+    def empty_before(
+        self, now_ms: int, positions: Mapping[TopicPartition, str | None]
+    ) -> int | None:
+        """A time, `forget_s` or longer ago, before which the log holds nothing (Unix ms). None if
+        there is none, or if the log has dropped records that were never read.
+        """
+        starts: dict[str, list[int]] = {}
+        for topic in self.reading.topics:
+            if self.log.describe(topic) is None:
+                return None
+            starts[topic] = [extent.start for extent in self.log.extents(topic)]
+        for (topic, partition), position in positions.items():
+            read = position is not None and topic in starts and partition < len(starts[topic])
+            if not read or int(position or 0) < starts[topic][partition]:
+                return None
+        forget_ms = int(self.reading.settings.forget_s * 1000)
+        for doubled in range(DOUBLINGS_MAX):
+            before_ms = now_ms - (forget_ms << doubled)
+            if before_ms >= 0 and all(
+                at <= start
+                for topic in starts
+                for at, start in zip(
+                    self.log.offsets_at(topic, before_ms), starts[topic], strict=True
+                )
+            ):
+                return before_ms
+        return None
