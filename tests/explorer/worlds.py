@@ -263,6 +263,7 @@ class Duel(Shop):
     def drain(self, actor: Actor) -> Program[None]:
         """A retry of every key."""
         loop = yield from self.loop(actor)
+        self.resume(loop)
         yield from once(loop, loop.drain(dict.fromkeys(self.places, True)))
 
     def redrive(self, actor: Actor) -> Program[None]:
@@ -331,6 +332,7 @@ class RedriveLive(Duel):
         shop = Retries.make(engine)
         other = cls(engine, (Fact("a", 3),), duplicates=False)
         other.past, other.places, other.held = shop.past, shop.places, shop.held
+        other.broker.parts.append([])  # as many partitions as there
         return other
 
     def cast(self, run: Run) -> None:
@@ -345,7 +347,8 @@ class Retries(Duel):
     @classmethod
     def make(cls, engine: Engine) -> Self:
         shop = cls(engine, (), failing={("a", 1)}, duplicates=False)
-        shop.arranged((Fact("a", 1), Fact("a", 2)), DUE)
+        shop.broker.parts.extend([] for _ in range(2 - len(shop.broker.parts)))
+        shop.arranged((Fact("a", 1, 0), Fact("a", 2, 0)), DUE, TWO_OWNERS)
         shop.breaks = frozenset()
         rows = engine.rows("SELECT subscription, key FROM oncebox.key")
         shop.places = [(subscription, key) for subscription, key in rows]
