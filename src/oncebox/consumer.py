@@ -89,7 +89,8 @@ class ConsumerLoop:
         self.now_ms = 0
         self.next_upkeep_ms = 0
         self.next_describe_ms = 0
-        self.absent: set[str] = set()
+        self.partitions: dict[str, int] = {}  # of each topic; 0: it does not exist
+        self.truncated = False
         self.next_sweep_ms = 0
         self.parked = 1  # at least what `look_what_is_due` last counted, and more since
         self.kept_bytes = 0
@@ -141,7 +142,10 @@ class ConsumerLoop:
         try:
             records = yield self.fetch, (count_max, settings.batch_bytes_max, wait_s)
         except LogTruncated as error:
-            yield from self.restart_positions(error)
+            logger.warning("%s: %s", self.reading.consumer, error)
+            yield from self.transact(self.give_back(sorted(self.held)))
+            self.truncated = True  # partitions are taken anew, as the log has them now
+            self.next_describe_ms = self.next_upkeep_ms = 0
             return True
         records = [r for r in records if (r.topic, r.partition) in self.held]
         if records:
@@ -224,14 +228,14 @@ class ConsumerLoop:
         complete = True
         for topic in reading.topics:
             found = self.log.describe(topic)
-            if found is None:
-                if topic not in self.absent:
-                    logger.warning("%s: no topic %s yet", reading.consumer, topic)
-                self.absent.add(topic)
-                complete = False
-                continue
-            self.absent.discard(topic)
-            for partition in range(found.partitions):
+            count = 0 if found is None else found.partitions
+            if count == 0 != self.partitions.get(topic):
+                logger.warning("%s: there is no topic %s", reading.consumer, topic)
+            elif count < self.partitions.get(topic, 0):
+                logger.error("%s: topic %s has fewer partitions", reading.consumer, topic)
+            self.partitions[topic] = count
+            complete = complete and count > 0
+            for partition in range(count):
                 place = (topic, partition)
                 yield from add_cursor(reading.session, reading.sql, reading.consumer, place)
         return complete
@@ -248,6 +252,8 @@ class ConsumerLoop:
         rows = yield from call(session.run, sql["cursors"], (name, lease_ms))
         holders: dict[TopicPartition, str | None] = {}
         for topic, partition, holder, _ in rows:
+            if partition >= self.partitions.get(topic, 0):
+                continue  # deleted: nobody reads it
             place = (topic, partition)
             mine = holder == self.holder and place not in self.held  # of a session that broke
             holders[place] = None if mine else holder
@@ -257,20 +263,26 @@ class ConsumerLoop:
             held = yield from acquire(session, sql, name, place, self.holder, self.settings.lease_s)
             if held is not None:
                 self.held[place] = yield from self.taken(place, held)
+        self.truncated = False
 
     def taken(self, place: TopicPartition, held: Held) -> Program[Held]:
         """What a new partition's past asks for: where to begin, and whether events there kill."""
-        topic = self.log.describe(place[0])
-        identity = None if topic is None else topic.identity
-        if held.position is None or held.identity != identity:
-            if held.position is not None:
-                logger.error(
-                    "%s: topic %s was made anew: reading it from its start; what is missing shows "
-                    "as gaps", self.reading.consumer, place[0],
-                )  # fmt: skip
-            offset = self.first_offset(place) if held.position is None else 0
-            yield from self.set_position(place, held, offset, identity)
-            held = held._replace(position=str(offset), identity=identity)
+        found = self.log.describe(place[0])
+        if found is None or place[1] >= found.partitions:
+            raise Unreachable(f"topic {place[0]} was deleted just now")
+        extent = self.log.extents(place[0])[place[1]] if self.truncated else None
+        offset = None
+        if held.position is None:
+            offset = self.first_offset(place)
+        elif held.identity != found.identity:
+            offset = 0
+            yield from self.tell_missing(place, held, "the topic was made anew")
+        elif extent is not None and not extent.start <= int(held.position) <= extent.end:
+            offset = extent.start
+            yield from self.tell_missing(place, held, f"the log has {extent.start} to {extent.end}")
+        if offset is not None:
+            yield from self.set_position(place, held, offset, found.identity)
+            held = held._replace(position=str(offset), identity=found.identity)
         if held.takeovers >= TAKEOVERS_MAX:
             logger.error(
                 "%s: %d owners died at %s/%d@%s: events there run one by one",
@@ -302,19 +314,15 @@ class ConsumerLoop:
             row = (*note, None, None, None, detail)
             yield from call(reading.session.run, reading.sql["note"], row)
 
-    def restart_positions(self, error: LogTruncated) -> Program[None]:
-        """Records expired before they were read: go on at the log's start. Chains show what is
-        missing as gaps, and duplicates are dropped, so nothing is lost silently.
+    def tell_missing(self, place: TopicPartition, held: Held, why: str) -> Program[None]:
+        """Records are gone before they were read. Chains show which as gaps, and what is read again
+        is dropped; the journal has the place, for events without a chain.
         """
-        logger.error("%s: %s", self.reading.consumer, error)
-        for place, held in list(self.held.items()):
-            extent = self.log.extents(place[0])[place[1]]
-            if not extent.start <= int(held.position or 0) <= extent.end:
-                yield from self.transact(
-                    self.set_position(place, held, extent.start, held.identity)
-                )
-                self.held[place] = held._replace(position=str(extent.start))
-        self.reader.assign({p: int(h.position or 0) for p, h in self.held.items()})
+        name, at = self.reading.consumer, f"{place[0]}/{place[1]}@{held.position}"
+        what = f"{at}: records may be missing from here: {why}; it is read from its start"
+        logger.error("%s: %s", name, what)
+        note = (self.reading.now_ms(), "truncated", name, None, None, None, None, None, what)
+        yield from call(self.reading.session.run, self.reading.sql["note"], note)
 
     def give_back(self, places: Sequence[TopicPartition], *, leave: bool = False) -> Program[None]:
         session, sql, name = self.reading.session, self.reading.sql, self.reading.consumer

@@ -86,11 +86,14 @@ class Site:
         self.source = f"/shop/{place.topic}"
         made = make_dataclass("Paid", [("order", str), ("cents", int)], frozen=True)
         self.Paid: Any = event("order.paid", stream=place.topic, key="order")(made)
+        made = make_dataclass("Noted", [("order", str), ("note", str)], frozen=True)
+        self.Noted: Any = event("order.noted", stream=place.topic, key="order")(made)
         made = make_dataclass("Opened", [("cents", int)], frozen=True)
         self.Opened: Any = event("shop.opened", stream=place.topic, key=None)(made)
         self.service = Service("shop")
         self.clock = Clock()
-        self.log = open_log(place.log)
+        self.logs: list[Log] = []
+        self.log = self.reopened()
         self.wire = Wire(self.log)
         self.shop_store: Any = open_store(place.shop)
         self.billing_store: Any = open_store(place.billing)
@@ -119,11 +122,20 @@ class Site:
                 raise ValueError(f"no account {context.key}")
             tx.execute(self.insert, (context.key, paid.cents))
 
+        @billing.on(self.Noted)
+        def note(tx: Any, noted: Any) -> None:
+            tx.execute(self.insert, (noted.order, len(noted.note)))
+
         @billing.on(self.Opened)
         def opened(tx: Any, event: Any) -> None:
             tx.execute(self.insert, ("shop", event.cents))
 
         self.handlers = billing.consumer().handlers
+
+    def reopened(self) -> Log:
+        """The log as a process that starts now sees it."""
+        self.logs.append(open_log(self.place.log))
+        return self.logs[-1]
 
     # ---- the shop
 
@@ -296,7 +308,8 @@ class Site:
             loop.reading.session.close()
         for session in (*(r.session for r in self.relays if r.is_open), self.shop, self.billing):
             session.close()
-        self.log.close()
+        for log in self.logs:
+            log.close()
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

@@ -385,9 +385,12 @@ class _Call:
         if error is None:
             return
         name, topic, permanent = error.name(), self.records[index].topic, False
+        reason = error.str()
         if name == "MSG_SIZE_TOO_LARGE":
             # The bound is on batches: what fits by itself was in company, and goes another time.
-            permanent = _size(self.records[index]) > min(self.limits[topic], RECORD_BYTES_MAX)
+            size, limit = _size(self.records[index]), min(self.limits[topic], RECORD_BYTES_MAX)
+            permanent = size > limit
+            reason = f"{size} bytes; topic {topic} takes {limit}: raise its max.message.bytes"
             self.changed.add(topic)
         elif name in _NO_TOPIC:
             self.changed.add(topic)
@@ -395,8 +398,8 @@ class _Call:
             permanent = True
         else:
             self.unanswered += 1
-            self.reason = error.str()
-        self.refuse(index, error.str(), permanent=permanent)
+            self.reason = reason
+        self.refuse(index, reason, permanent=permanent)
 
     def refuse(self, index: int, reason: str, *, permanent: bool) -> None:
         """Note a refusal; the records of its key that follow in this call wait."""

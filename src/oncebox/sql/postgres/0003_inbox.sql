@@ -81,9 +81,9 @@ create table oncebox.quarantine (
   partition int    not null,
   "offset"  bigint not null,
   reason    text   not null,
-  record    bytea  not null,
-  unique (consumer, topic, partition, "offset")
+  record    bytea  not null
 );
+create index quarantine_place on oncebox.quarantine (consumer, topic, partition, "offset");
 
 -- Effects outside the database: intent before the call, result after it.
 create table oncebox.effect (

@@ -159,9 +159,12 @@ insert into oncebox.journal (at_ms, what, consumer, source, key, sequence, stamp
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
 -- name: quarantine
+-- Once each; at a place of a topic that was made anew, another record is another one.
 insert into oncebox.quarantine (at_ms, consumer, topic, partition, "offset", reason, record)
-values ($1, $2, $3, $4, $5, $6, $7)
-on conflict (consumer, topic, partition, "offset") do nothing;
+select $1::bigint, $2::text, $3::text, $4::int, $5::bigint, $6::text, $7::bytea
+where not exists (
+  select from oncebox.quarantine
+  where consumer = $2 and topic = $3 and partition = $4 and "offset" = $5 and record = $7);
 
 -- name: effects
 select step, key, done_ms, result from oncebox.effect

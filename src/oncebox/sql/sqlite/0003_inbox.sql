@@ -81,9 +81,9 @@ create table oncebox_quarantine (
   partition INTEGER    not null,
   "offset"  INTEGER not null,
   reason    TEXT   not null,
-  record    BLOB  not null,
-  unique (consumer, topic, partition, "offset")
+  record    BLOB  not null
 );
+create index oncebox_quarantine_place on oncebox_quarantine (consumer, topic, partition, "offset");
 
 -- Effects outside the database: intent before the call, result after it.
 create table oncebox_effect (

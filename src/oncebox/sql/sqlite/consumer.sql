@@ -147,9 +147,12 @@ INSERT INTO oncebox_journal (at_ms, what, consumer, source, key, sequence, stamp
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: quarantine
+-- Once each; at a place of a topic that was made anew, another record is another one.
 INSERT INTO oncebox_quarantine (at_ms, consumer, topic, partition, "offset", reason, record)
-VALUES (?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (consumer, topic, partition, "offset") DO NOTHING;
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7
+WHERE NOT EXISTS (
+  SELECT 1 FROM oncebox_quarantine
+  WHERE consumer = ?2 AND topic = ?3 AND partition = ?4 AND "offset" = ?5 AND record = ?7);
 
 -- name: effects
 SELECT step, key, done_ms, result FROM oncebox_effect
