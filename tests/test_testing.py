@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ import pytest
 from chains import Noted, Opened, Paid, make_store
 from oncebox import Context, Service
 from oncebox.errors import NotFound
-from oncebox.testing.helpers import deliver, deliver_async, emitted
+from oncebox.event import event
+from oncebox.testing import deliver, deliver_async, drain, drain_async, emitted
+
+
+@event("order.back", stream="back", key="order")
+@dataclass(frozen=True)
+class Back:
+    order: str
+    note: str
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -74,5 +83,61 @@ def test_deliver_awaits_coroutine_handlers(store: Any, tmp_path: Path) -> None:
 
     asyncio.run(deliver_async(billing, Paid("a", 1)))
     session = store.open()
+    assert [tuple(r) for r in session.run("SELECT who, what FROM ledger")] == [("a", 1)]
+    session.close()
+
+
+def test_drain_publishes_and_consumes_until_all_is_quiet(store: Any, tmp_path: Path) -> None:
+    """Two services: what the second emits comes back to the first one's other consumer."""
+    log = f"sqlite:///{tmp_path}/log.db"
+    billing = service_on(store, tmp_path)
+    billing.log = log
+    shop = Service("shop", store=billing.store, log=log)
+    insert = "INSERT INTO ledger (who, what) VALUES (?, ?)"
+    insert = insert if store.dialect == "sqlite" else insert.replace("?", "%s")
+    broken = {"bad"}
+
+    @billing.on(Paid)
+    def pay(tx: Any, paid: Paid, context: Context[str]) -> None:
+        if paid.order in broken:
+            raise ValueError("no account")
+        tx.execute(insert, (paid.order, paid.cents))
+        billing.emit(tx, Back(paid.order, context.state))
+
+    @shop.consumer("mail").on(Back)
+    def note(tx: Any, back: Back) -> None:
+        tx.execute(insert, (f"{back.order}: {back.note}", 0))
+
+    session = store.open()
+    session.begin()
+    for order in ("a", "bad", "b"):
+        shop.emit(session.handle, Paid(order, 1))
+        shop.emit(session.handle, Paid(order, 2))
+    session.commit()
+    left = drain(shop, billing, state="thanks")
+    assert [(one.key, one.reason) for one in left] == [("bad", "ValueError: no account")]
+    counted = "SELECT who, count(*) FROM ledger GROUP BY who ORDER BY who"
+    rows = [tuple(row) for row in session.run(counted)]
+    assert rows == [("a", 2), ("a: thanks", 2), ("b", 2), ("b: thanks", 2)]
+    assert len(drain(shop, billing, state="thanks")) == 1
+    assert [tuple(row) for row in session.run(counted)] == rows
+    session.close()
+
+
+def test_drain_awaits_coroutine_handlers(store: Any, tmp_path: Path) -> None:
+    billing = service_on(store, tmp_path)
+    billing.log = f"sqlite:///{tmp_path}/log.db"
+    insert = "INSERT INTO ledger (who, what) VALUES (?, ?)"
+    insert = insert if store.dialect == "sqlite" else insert.replace("?", "%s")
+
+    @billing.on(Paid)
+    async def pay(tx: Any, paid: Paid) -> None:
+        await tx.execute(insert, (paid.order, paid.cents))
+
+    session = store.open()
+    session.begin()
+    billing.emit(session.handle, Paid("a", 1))
+    session.commit()
+    assert asyncio.run(drain_async(billing)) == []
     assert [tuple(r) for r in session.run("SELECT who, what FROM ledger")] == [("a", 1)]
     session.close()

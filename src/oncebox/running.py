@@ -12,8 +12,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -178,7 +179,21 @@ def start_consumer(
 ) -> None:
     """One consumer's loop, in a thread or as a task, as its handlers are."""
     assert service.log is not None
-    log = work.log(service.log)
+    log, store = work.log(service.log), consumer_store(service, consumer)
+
+    def program() -> Program[None]:
+        loop = yield from consumer_loop(
+            service, consumer, store, log, holder, state,
+            stopping=work.stopping, sleep=sleeper(work, store),
+        )  # fmt: skip
+        work.on_stop(loop.reader.wake)
+        yield from loop.run()
+
+    work.start(f"consumer:{consumer.name}", program, asynchronous=store.asynchronous)
+
+
+def consumer_store(service: Service, consumer: Consumer) -> Store:
+    """Where a consumer works. Raises ConfigurationError if it does not fit its handlers."""
     store = open_store(service.store, service.schema, asynchronous=consumer.asynchronous)
     if consumer.asynchronous and not store.asynchronous:
         raise ConfigurationError(
@@ -190,26 +205,26 @@ def start_consumer(
             f"{consumer.name} has plain handlers on an asynchronous store",
             hint="make the handlers coroutine functions, or pass a URL",
         )
-
-    def program() -> Program[None]:
-        loop = yield from consumer_loop(work, service, consumer, store, log, holder, state)
-        work.on_stop(loop.reader.wake)
-        yield from loop.run()
-
-    work.start(f"consumer:{consumer.name}", program, asynchronous=store.asynchronous)
+    return store
 
 
 def consumer_loop(
-    work: Running,
     service: Service,
     consumer: Consumer,
     store: Store,
     log: Log,
     holder: str,
     state: Any,
+    *,
+    stopping: Callable[[], bool],
+    sleep: Callable[[float], Awaitable[None] | None],
+    fetch_wait_s: float | None = None,
 ) -> Program[ConsumerLoop]:
     """The loop of a consumer, with a session of its own."""
     session = yield from call(store.open)
+    settings = consumer.settings
+    if fetch_wait_s is not None:
+        settings = replace(settings, fetch_wait_s=fetch_wait_s)
     limited = limited_async if consumer.asynchronous else watch.limited
     limit_s = consumer.settings.handler_timeout_s
     reading = Reading(
@@ -221,7 +236,7 @@ def consumer_loop(
             for type, handler in consumer.handlers.items()
         },
         topics=consumer.streams,
-        settings=consumer.settings,
+        settings=settings,
         now_ms=lambda: time.time_ns() // 1_000_000,
         trouble=store.trouble,
         state=state,
@@ -239,8 +254,8 @@ def consumer_loop(
         store,
         log,
         holder,
-        stopping=work.stopping,
-        sleep=sleeper(work, store),
+        stopping=stopping,
+        sleep=sleep,
         fetch=fetch,
         gaps=Gaps(reading, sources) if sources else None,
     )
