@@ -1,0 +1,114 @@
+"""The consumer's bounds: how much is in one batch, how long a handler runs, how much may wait."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chains import Paid, World, make_store
+from oncebox.operate import skip
+from oncebox.program import drive
+from oncebox.timeouts import watch
+from operating import desk_of, wait_list
+
+
+def sizes(world: World, **bounds: Any) -> list[int]:
+    """How many of forty events each turn applies."""
+    world.handles_paid()
+    world.deliver(*(world.producer.paid(f"k{i}", i)[0] for i in range(40)))
+    loop, done, found = world.loop(**bounds), 0, []
+    while done < 40:
+        drive(loop.turn())
+        found.append(len(world.ledger()) - done)
+        done += found[-1]
+    return [count for count in found if count]
+
+
+def test_a_batch_has_a_count(world: World) -> None:
+    assert sizes(world, batch_max=15) == [15, 15, 10]
+
+
+def test_a_batch_has_a_size(world: World) -> None:
+    found = sizes(world, batch_bytes_max=2_000)
+    assert len(found) > 3
+    assert max(found) < 15
+
+
+def test_a_batch_has_a_time(world: World) -> None:
+    """What was done when time is up is committed, whatever the events behind it do."""
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        world.now_ms += 100
+        if paid.cents == 39:
+            raise SystemExit("the process dies")
+        world.record(tx, paid.order, paid.cents)
+
+    world.deliver(*(world.producer.paid(f"k{i}", i)[0] for i in range(40)))
+    with pytest.raises(SystemExit):
+        drive(world.loop(batch_time_s=1.0).turn())
+    assert len(world.ledger()) == 33  # three batches of eleven: each ends at the first one too late
+
+
+def test_a_plain_handler_that_runs_too_long_is_interrupted(world: World) -> None:
+    world.handles_paid()
+    handler = world.consumer.handlers["order.paid"]
+
+    def slow(tx: Any, paid: Paid) -> None:
+        handler.function(tx, paid)
+        while paid.order == "a":
+            time.sleep(0.01)
+
+    limited = watch.limited(slow, 0.1)
+    world.consumer.handlers["order.paid"] = handler._replace(function=limited)
+    world.deliver(*world.producer.paid("a", 1), *world.producer.paid("b", 10))
+    world.settle()
+    assert world.ledger() == [("b", 10)]
+    assert "HandlerTimeout" in world.parked()["a"][1]
+
+
+def test_a_statement_that_runs_too_long_is_ended_by_the_database(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    world = World(make_store("postgres", tmp_path, postgres_url), tmp_path)
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        world.record(tx, paid.order, paid.cents)
+        if paid.order == "a":
+            tx.execute("select pg_sleep(600)")
+
+    world.deliver(*world.producer.paid("a", 1), *world.producer.paid("b", 10))
+    world.settle(world.loop(handler_timeout_s=0.2))
+    assert world.ledger() == [("b", 10)]
+    assert "timeout" in world.parked()["a"][1]
+    world.close()
+
+
+def test_too_many_bytes_behind_parked_keys_pause_the_consumer(world: World) -> None:
+    broken = {"a"}
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        if paid.order in broken:
+            raise ValueError("no account")
+        world.record(tx, paid.order, paid.cents)
+
+    world.deliver(*world.producer.paid("a", *range(30)), *world.producer.paid("b", 10))
+    loop = world.settle(world.loop(batch_max=5, kept_bytes_max=2_000))
+
+    def paused() -> bool:
+        return loop.paused
+
+    assert paused()
+    assert 5 <= world.kept() < 30
+    assert world.of("b") == []
+    while wait_list(world):  # somebody gives up one after the other: it goes on
+        for one in wait_list(world):
+            drive(skip(desk_of(world), one, None, ""))
+        world.after(2.0, loop)
+    assert not paused()
+    assert world.of("b") == [10]
