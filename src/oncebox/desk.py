@@ -4,13 +4,17 @@ again when they lose against a consumer that goes on meanwhile.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from .errors import OnceboxError, StoreUnavailable
 from .order import KeyState, Link
 from .program import Program, T, call
 from .reading import Reading, Settings, load_subscriptions
-from .session import Session, Trouble
+from .session import Session, Store, Trouble
+from .statements import statements
+from .stores.base import explained
 
 TRIES_MAX = 8
 """How often a transaction that lost against a consumer's is run again."""
@@ -49,6 +53,37 @@ class Desk:
         numbers = (None, None, None) if at is None else (at.sequence, at.stamp, str(at.id))
         row = (self.now_ms(), what, self.consumer, source, key, *numbers, detail[:2000])
         yield from call(self.session.run, self.sql["note"], row)
+
+
+def at_store(store: Store, make: Callable[[Session], Program[T]]) -> Program[T]:
+    """A program over a session of its own. A driver's error becomes one of ours, with what to do,
+    where there is something to do.
+    """
+    session = yield from call(store.open)
+    try:
+        return (yield from make(session))
+    except OnceboxError:
+        raise
+    except Exception as error:
+        known = explained(error, session)
+        if known is None and store.trouble(error) == "unavailable":
+            known = StoreUnavailable(f"the store cannot work now: {error}")
+        if known is None:
+            raise
+        raise known from error
+    finally:
+        yield from call(session.close)
+
+
+def desk_at(store: Store, session: Session, consumer: str, by: str = "") -> Desk:
+    """A place at a consumer in this store, by the real clock."""
+    sql = statements(store.dialect, store.schema)
+    return Desk(consumer, session, sql, store.trouble, now_ms, by)
+
+
+def now_ms() -> int:
+    """Unix milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 def transact(desk: Desk, work: Callable[[], Program[T]]) -> Program[T]:

@@ -15,8 +15,8 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from ..config import Sources, environment
 from ..errors import OnceboxError
-from .common import NO_OPTIONS, SOURCES, Options, log_to_stderr
-from .output import AS_JSON, complain, on_terminal, plain_error
+from .options import NO_OPTIONS, SOURCES, Options, log_to_stderr
+from .output import ASKED, complain, on_terminal
 
 BEGIN, RUN = Group("Begin", sort_key=1), Group("Run", sort_key=2)
 OPERATE, SET_UP = Group("Operate", sort_key=3), Group("Set up", sort_key=4)
@@ -91,12 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     sources = Sources(environment())
-    tokens = SOURCES.set(sources), AS_JSON.set("--json" in given)
+    ASKED.json = "--json" in given
+    token = SOURCES.set(sources)
     try:
         return int(make_app(given, sources).meta(given) or 0)
     except CycloptsError as error:
         command = " ".join(("oncebox", *(error.command_chain or ())))
-        plain_error(str(error), hint=f"{command} --help")
+        complain(OnceboxError(str(error), hint=f"{command} --help"))
         return 2
     except OnceboxError as error:
         complain(error)
@@ -109,8 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if "--verbose" in given or "-v" in given:
             raise
-        plain_error(f"{type(error).__name__}: {error}", hint="add --verbose for the traceback")
+        what, hint = f"{type(error).__name__}: {error}", "add --verbose for the traceback"
+        complain(OnceboxError(what, hint=hint))
         return 1
     finally:
-        SOURCES.reset(tokens[0])
-        AS_JSON.reset(tokens[1])
+        SOURCES.reset(token)

@@ -4,41 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
+from cyclopts import Parameter
+
+from .. import operate
+from ..desk import Desk
 from ..errors import ConfigurationError, Refused
+from ..operate import Given
+from ..origins import Origins, follow, forked, source_of
 from ..program import Program
-from .common import (
-    EVERY_KEY,
-    SOURCES,
-    UNSAID,
-    Because,
-    DryRun,
-    Name,
-    Place,
-    SourceStore,
-    Which,
-    locate,
-)
+from ..session import Store
+from ..stores.adapt import open_store
+from ..waiting import Waiting, Where, pages, unfit
+from .options import EVERY_KEY, SOURCES, UNSAID, Because, DryRun, Name, SourceStore, Which
 from .output import complain, counted, note, plain, tell
+from .places import Place, locate
 
-if TYPE_CHECKING:
-    from ..desk import Desk
-    from ..operate import Given
-    from ..session import Store
-    from ..waiting import Waiting, Where
-
-Act = Callable[["Desk", "list[Waiting]"], Program[int]]
-"""Acts on keys that wait; how many of them it did something to."""
+All = Annotated[bool, Parameter(help="Every key that is parked for a failure.")]
+Key = Annotated[str | None, Parameter(help="This key; else all forks of the source.")]
+Source = Annotated[str | None, Parameter(help="The source, also where several have this key.")]
+After = Annotated[int | None, Parameter(help="The last number whose effect is here; 0: none.")]
 
 
 def redrive(
-    consumer: Name,
-    /,
-    *,
-    which: Which = EVERY_KEY,
-    all: bool = False,
-    dry_run: DryRun = False,
+    consumer: Name, /, *, which: Which = EVERY_KEY, all: All = False, dry_run: DryRun = False
 ) -> int:
     """Try failed events again, now, with their attempts counted anew.
 
@@ -50,16 +40,10 @@ def redrive(
         oncebox redrive billing --key o-1
         oncebox redrive billing --reason Timeout --dry-run
         oncebox redrive billing --all
-
-    Parameters
-    ----------
-    all:
-        Every key that is parked for a failure.
     """
-    from ..operate import redrive as again
 
     def act(desk: Desk, found: list[Waiting]) -> Program[int]:
-        return len((yield from again(desk, found)))
+        return len((yield from operate.redrive(desk, found)))
 
     where = _meant(which, everything=all)
     return _act("redriven", locate(consumer), consumer, where, ("poison",), act, dry_run=dry_run)
@@ -78,29 +62,26 @@ def skip(
 
     Of a key that fails: the failing event. Of a gap: the missing events, after the
     source was asked whether it still has that history. Of a key that waits for
-    another: the wait. An event that was given up has no effect, also if it comes later.
+    another: the wait. What was given up has no effect, also if it comes later.
 
     For example:
 
         oncebox skip billing --key o-1 --because "test order, ticket 812"
         oncebox skip billing --where type=order.legacy --where reason~KeyError --dry-run
     """
-    from ..operate import skip as give_up
-    from ..origins import Origins
-
     where, place = _meant(which), locate(consumer)
 
     def act(desk: Desk, found: list[Waiting]) -> Program[int]:
-        origins, done = Origins(desk, partial(_origin, place, desk, source_store)), 0
+        origins, done = Origins(desk, partial(_store_of, place, desk, source_store)), 0
         for one in found:
             ask = None
             if one.kind == "gap":
                 ask = yield from origins.ask(one.source)
                 if ask is None:
                     note(f"{one.key}: the store of {one.source} is not known, so it is not asked")
-            given = yield from give_up(desk, one, ask, because)
+            given = yield from operate.skip(desk, one, ask, because)
             at = {"consumer": consumer, "source": one.source, "key": one.key}
-            tell(at | plain(given), f"{one.key}: {_given_text(given, consumer)}")
+            tell(at | plain(given), f"{one.key}: {_words(given, consumer)}")
             done += given.what in ("event", "missing", "wait")
         yield from origins.close()
         return done
@@ -108,13 +89,12 @@ def skip(
     return _act("skipped", place, consumer, where, ("poison", "gap", "waits"), act, dry_run=dry_run)
 
 
-def _given_text(given: Given, consumer: str) -> str:
+def _words(given: Given, consumer: str) -> str:
     match given.what:
         case "event":
             return f"gave up #{given.first}"
         case "missing":
-            to = "" if given.first == given.last else f" to #{given.last}"
-            return f"gave up #{given.first}{to}, not here"
+            return f"gave up #{given.first} to #{given.last}, which have not come"
         case "wait":
             return f"#{given.first} no longer waits for another key"
         case "fork":
@@ -127,9 +107,9 @@ def accept(
     consumer: Name,
     /,
     *,
-    key: str | None = None,
-    source: str | None = None,
-    after: int | None = None,
+    key: Key = None,
+    source: Source = None,
+    after: After = None,
     because: Because = UNSAID,
     source_store: SourceStore = None,
     dry_run: DryRun = False,
@@ -145,28 +125,17 @@ def accept(
         oncebox accept billing --key o-1
         oncebox accept billing --source /shop/orders --because "restore of 3 May"
         oncebox accept billing --key o-1 --after 3
-
-    Parameters
-    ----------
-    key:
-        This key; with --source alone, all keys of the source that are parked as forks.
-    source:
-        The source; needed where several have this key.
-    after:
-        The number of the last event of the source's history whose effect is here; 0: none.
     """
-    from ..origins import Origins, follow, forked, source_of
-
     if key is None and (source is None or after is not None):
         raise ConfigurationError("which keys?", expected="--key, or --source without --after")
     place = locate(consumer)
 
     def work(desk: Desk) -> Program[tuple[int, int]]:
-        origins, done = Origins(desk, partial(_origin, place, desk, source_store)), 0
-        if key is not None:
-            meant = [((yield from source_of(desk, key, source)), key)]
-        else:
+        origins, done = Origins(desk, partial(_store_of, place, desk, source_store)), 0
+        if key is None:
             meant = yield from forked(desk, source or "")
+        else:
+            meant = [((yield from source_of(desk, key, source)), key)]
         for one in meant:
             try:
                 found = yield from follow(desk, origins, one, after, because, dry_run=dry_run)
@@ -177,10 +146,9 @@ def accept(
                 continue
             done += 1
             if found is not None:
-                text = f"goes on after #{found.sequence}: {counted(found.kept, 'event')} to be done"
-                lost = f", {len(found.orphans)} given up" if found.orphans else ""
                 at = {"consumer": consumer, "source": one[0], "key": one[1]}
-                tell(at | plain(found), f"{one[1]}: {text}{lost}")
+                todo = f"{counted(found.kept, 'event')} to do, {len(found.orphans)} given up"
+                tell(at | plain(found), f"{one[1]}: goes on after #{found.sequence}: {todo}")
         yield from origins.close()
         return len(meant), done
 
@@ -190,6 +158,9 @@ def accept(
 
 
 # ---- what they share
+
+Act = Callable[[Desk, list[Waiting]], Program[int]]
+"""Acts on keys that wait; how many of them it did something to."""
 
 
 def _meant(which: Which, *, everything: bool = False) -> Where:
@@ -217,8 +188,6 @@ def _act(
     """Act on the keys that are meant and wait like this. Where one key was named and is none of
     them, raises Refused with what it waits for, or NotFound.
     """
-    from ..waiting import pages, unfit
-
     count = done = 0
     seen: Waiting | None = None
 
@@ -240,27 +209,24 @@ def _act(
 
 
 def _report(what: str, consumer: str, count: int, done: int, *, dry_run: bool) -> None:
-    text = f"{counted(count, 'key')} would be {what}" if dry_run else (
-        f"{done:,} of {counted(count, 'key')} {what}"
-        + ("; a running consumer goes on within a second" if done else "")
-    )  # fmt: skip
-    tell({"action": what, "consumer": consumer, "found": count, "done": done, "dry_run": dry_run},
-         text)  # fmt: skip
+    text = f"{done:,} of {counted(count, 'key')} {what}"
+    text += "; a running consumer goes on within a second" if done else ""
+    if dry_run:
+        text = f"{counted(count, 'key')} would be {what}"
+    report = {"action": what, "consumer": consumer, "found": count, "done": done}
+    tell({**report, "dry_run": dry_run}, text)
 
 
-def _origin(place: Place, desk: Desk, url: str | None, source: str) -> Store | None:
+def _store_of(place: Place, desk: Desk, url: str | None, source: str) -> Store | None:
     """The store of a source: the one that is named here, the one that the configuration or the
     code names for this consumer, or that of the source's own service.
     """
-    from ..stores.adapt import open_store
-
-    known: Any = url
-    if known is None:
-        named = SOURCES.get().stores_of_sources(place.name).get(source)
-        code = {} if place.service is None else place.service.sources
-        known = code.get(source) if named is None else named.value
-    if known is None:
-        own = SOURCES.get().own(source.strip("/").partition("/")[0], "store")
-        known = None if own is None else own.value
-    asynchronous = desk.session.asynchronous
-    return None if known is None else open_store(known, place.schema, asynchronous=asynchronous)
+    sources = SOURCES.get()
+    code: dict[str, Any] = {} if place.service is None else place.service.sources
+    named = sources.stores_of_sources(place.name).get(source)
+    own = sources.own(source.strip("/").partition("/")[0], "store")
+    known = (url, named and named.value, code.get(source), own and own.value)
+    found = next((store for store in known if store is not None), None)
+    if found is None:
+        return None
+    return open_store(found, place.schema, asynchronous=desk.session.asynchronous)

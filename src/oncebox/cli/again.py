@@ -7,39 +7,41 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
+from .. import rewind
+from ..desk import Desk, now_ms
 from ..envelope import STAMP_UNITS_PER_US
 from ..errors import ConfigurationError, NotFound
+from ..ports import Extent, TopicPartition
 from ..program import Program
-from .common import UNSAID, Because, DryRun, Name, Place, chosen, locate, now_ms
+from ..rewind import Moved
+from ..session import Session
+from ..statements import statements
+from ..summary import summary
+from .options import UNSAID, Because, DryRun, Name
 from .output import counted, note, progress, say, tell
+from .places import Place, chosen, locate
 
-if TYPE_CHECKING:
-    from ..desk import Desk
-    from ..ports import Extent, TopicPartition
-    from ..rewind import Moved
-    from ..session import Session
-
+FromNumber = Annotated[int, Parameter(name="--from", help="The first number.")]
+ToNumber = Annotated[int | None, Parameter(help="The last number; else up to the newest.")]
+Since = Annotated[str, Parameter(name="--from", help="start, an ISO time, or 90s, 30min, 2h, 7d.")]
+Topic = Annotated[str | None, Parameter(help="This topic only.")]
 Wait = Annotated[bool, Parameter(help="Stay until it is read, and say how far it is.")]
 LOOK_S = 0.5
-
-
-# ---- republish
 
 
 def republish(
     *,
     source: str,
     key: str,
-    from_: Annotated[int, Parameter(name="--from")] = 1,
-    to: int | None = None,
+    from_: FromNumber = 1,
+    to: ToNumber = None,
     dry_run: DryRun = False,
 ) -> int:
-    """Publish a source's events again, on the producer's side: for consumers that
-    miss some.
+    """Publish events of a source's key again, for consumers that miss some.
 
     Whoever has them already drops them as duplicates. What retention has taken out of
     the outbox cannot be published again.
@@ -47,28 +49,15 @@ def republish(
     For example:
 
         oncebox republish --source /shop/orders --key o-1 --from 3 --to 4
-
-    Parameters
-    ----------
-    source:
-        Such as /shop/orders.
-    key:
-        The key.
-    from_:
-        The first number.
-    to:
-        The last number; the newest if left out.
     """
-    from ..rewind import republish as publish
-    from ..statements import statements
-
     place = locate(source.strip("/").partition("/")[0])
     with place.open_log() as log, progress(key) as told:
 
         def work(session: Session) -> Program[list[int]]:
-            sql = statements(session.dialect, place.schema)
-            numbers = (from_, to)
-            return publish(session, sql, log, source, key, numbers, dry_run=dry_run, told=told)
+            sql, numbers = statements(session.dialect, place.schema), (from_, to)
+            return rewind.republish(
+                session, sql, log, source, key, numbers, dry_run=dry_run, told=told
+            )
 
         done = place.perform(work)
     if not done:
@@ -76,8 +65,7 @@ def republish(
             f"the outbox has no event of {key} from {from_} on", source=source, key=key,
             hint="retention may have dropped it: give it up with oncebox skip",
         )  # fmt: skip
-    what = "would be published again" if dry_run else "published again"
-    text = f"{key}: #{done[0]} to #{done[-1]} {what}"
+    text = f"{key}: #{done[0]} to #{done[-1]} {'would be ' if dry_run else ''}published again"
     tell({"source": source, "key": key, "numbers": done, "dry_run": dry_run}, text)
     return 0
 
@@ -89,40 +77,29 @@ def replay(
     consumer: Name,
     /,
     *,
-    from_: Annotated[str, Parameter(name="--from")],
-    topic: str | None = None,
+    from_: Since,
+    topic: Topic = None,
     because: Because = UNSAID,
     wait: Wait = False,
     dry_run: DryRun = False,
 ) -> int:
-    """Read the log again from an earlier place. Changes no state: what was done is a
-    duplicate.
+    """Read the log again from an earlier place. Changes no state.
 
-    For filling in what expired or was lost on the way, and for checking that nothing
-    changes. Positions are only ever set back.
+    What was done is a duplicate. For filling in what expired or was lost on the way,
+    and for checking that nothing changes. Positions are only ever set back.
 
     For example:
 
         oncebox replay billing --from start --wait
         oncebox replay billing --from 2026-05-03T10:00:00Z --dry-run
         oncebox replay billing --topic orders --from 2h
-
-    Parameters
-    ----------
-    from_:
-        start, a time (ISO 8601), or how long ago: 90s, 30min, 2h, 7d.
-    topic:
-        This topic only.
     """
-    from ..rewind import offsets_at
-    from ..rewind import replay as set_back
-
     place, time_ms = locate(consumer), when_ms(from_)
     with place.open_log() as log:
 
         def work(desk: Desk) -> Program[list[Moved]]:
-            offsets = yield from offsets_at(desk, log, time_ms, topic)
-            return (yield from set_back(desk, offsets, because, dry_run=dry_run))
+            offsets = yield from rewind.offsets_at(desk, log, time_ms, topic)
+            return (yield from rewind.replay(desk, offsets, because, dry_run=dry_run))
 
         moved = place.at_desk(consumer, work)
     for one in moved:
@@ -157,20 +134,20 @@ def _wait(place: Place, consumer: str, spans: Mapping[TopicPartition, tuple[int,
     """Say how far a consumer is, until it has read its partitions from the first of these offsets
     up to the second.
     """
-    from ..summary import summary
-
     total = sum(end - start for start, end in spans.values())
+    done, alone = 0, False
     with progress(consumer) as told:
-        idle = done = 0
-        while done < total:
+        while True:
             one = place.at_desk(consumer, summary)
             at = {(p.topic, p.partition): p.position or 0 for p in one.partitions}
             done = sum(min(max(at[p], start), end) - start for p, (start, end) in spans.items())
             told(done, total)
-            idle = 0 if one.holders else idle + 1
-            if idle == 1:
+            if done >= total:
+                break
+            if not one.holders and not alone:
                 note(f"nobody reads for {consumer} now: oncebox run")
-            time.sleep(LOOK_S if done < total else 0)
+            alone = not one.holders
+            time.sleep(LOOK_S)
     note(f"{consumer} has read {counted(total, 'record')} again")
 
 
@@ -190,8 +167,7 @@ def rebuild(
     wait: Wait = False,
     yes: bool = False,
 ) -> int:
-    """Make a consumer's state anew from the log: its handlers run again for every
-    event.
+    """Make a consumer's state anew from the log: its handlers run for every event.
 
     What the consumer has done is forgotten, so what its handlers wrote has to be
     emptied too: by --clear, in the same transaction. While it catches up, what its
@@ -219,10 +195,8 @@ def rebuild(
     yes:
         Do not ask.
     """
-    if new:
-        return _begin(consumer, because)
-    if finish:
-        return _finish(consumer, because)
+    if new or finish:
+        return _begin(consumer, because) if new else _finish(consumer, because)
     if not clear and not cleared:
         raise ConfigurationError(
             "a rebuild applies every event again, on top of what is there",
@@ -232,15 +206,12 @@ def rebuild(
     if not yes and not _agreed(f"Forget what {consumer} has done, and build it anew?"):
         note("nothing was changed")
         return 1
-    from ..rewind import extents
-    from ..rewind import rebuild as build
-
     with place.open_log() as log:
 
         def work(desk: Desk) -> Program[dict[TopicPartition, Extent]]:
-            known = yield from extents(desk, log)
+            known = yield from rewind.extents(desk, log)
             ends = {at: extent.end for at, extent in known.items()}
-            yield from build(desk, ends, clear or (), because, perform=perform_effects)
+            yield from rewind.rebuild(desk, ends, clear or (), because, perform=perform_effects)
             return known
 
         known = place.at_desk(consumer, work)
@@ -256,32 +227,26 @@ def rebuild(
 
 
 def _begin(consumer: str, because: str) -> int:
-    from ..rewind import prepare
-
-    service = next((s for s in chosen(()) if consumer in s.consumers), None)
-    if service is None:
-        known = sorted(name for s in chosen(()) for name in s.consumers)
-        raise NotFound(f"no consumer {consumer}", expected=", ".join(known))
-    place, found = locate(consumer), service.consumers[consumer]
+    known = {name: found for service in chosen(()) for name, found in service.consumers.items()}
+    if consumer not in known:
+        raise NotFound(f"no consumer {consumer}", expected=f"one of {', '.join(sorted(known))}")
+    place, found, start = locate(consumer), known[consumer], known[consumer].settings.start
     with place.open_log() as log:
         ends = {
             (topic, partition): extent.end
             for topic in found.streams
             for partition, extent in enumerate(log.extents(topic))
         }
-    start = found.settings.start
     floor = 0 if start is None else _stamp_at(int(start.timestamp() * 1000))
     had = _stamp_at(now_ms())
-    place.at_desk(consumer, lambda desk: prepare(desk, floor, had, ends, because))
+    place.at_desk(consumer, lambda desk: rewind.prepare(desk, floor, had, ends, because))
     text = f"{consumer} will build its state from {counted(len(ends), 'partition')} when it runs"
     tell({"action": "new", "consumer": consumer, "partitions": len(ends)}, text)
     return 0
 
 
 def _finish(consumer: str, because: str) -> int:
-    from ..rewind import finish
-
-    count = locate(consumer).at_desk(consumer, lambda desk: finish(desk, because))
+    count = locate(consumer).at_desk(consumer, lambda desk: rewind.finish(desk, because))
     text = f"{consumer}: {counted(count, 'partition')} had been read anew"
     tell({"action": "finish", "consumer": consumer, "partitions": count}, text)
     return 0

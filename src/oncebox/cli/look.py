@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Annotated
 
+from cyclopts import Parameter
+
+from ..desk import Desk, now_ms
 from ..errors import NotFound, OnceboxError
 from ..program import Program
-from .common import EVERY_KEY, Name, Place, Which, distinct, everywhere, locate, now_ms
+from ..summary import Relay, Summary, consumers, relays, summary, with_lag
+from ..waiting import Waiting, pages
+from .options import EVERY_KEY, Name, Which
 from .output import clipped, counted, moment, note, plain, say, span, table, tell
+from .places import Place, distinct, everywhere, locate
 
-if TYPE_CHECKING:
-    from ..desk import Desk
-    from ..summary import Relay, Summary
-    from ..waiting import Waiting
+Names = Annotated[str, Parameter(help="Consumers or services; if none are named, all.")]
+Limit = Annotated[int, Parameter(help="How many are shown; --json shows all.")]
 
 
-def status(*names: str) -> int:
+def status(*names: Names) -> int:
     """How far consumers and relays are, and what waits.
 
     Lag in events and seconds, parked keys, gaps open, duplicates dropped, the relay's
@@ -29,18 +33,13 @@ def status(*names: str) -> int:
         oncebox status
         oncebox status billing --json
         oncebox status --store postgresql://localhost/shop
-
-    Parameters
-    ----------
-    names:
-        Consumers or services; all of the configured stores if none are named.
     """
     exit_code = 0
     found: list[Summary] = []
-    relays: list[Relay] = []
+    outboxes: list[Relay] = []
     for place in distinct([locate(name) for name in names]) if names else everywhere():
-        summaries, outboxes = place.at_desk("", partial(_summaries, names=names))
-        relays += outboxes
+        summaries, of_services = place.at_desk("", partial(_summaries, names=names))
+        outboxes += of_services
         for one in summaries:
             try:
                 found.append(_with_lag(place, one))
@@ -48,7 +47,7 @@ def status(*names: str) -> int:
                 note(f"oncebox: lag of {one.name}: {error}")
                 found.append(one)
                 exit_code = error.exit_code
-    shown = [*(one.name for one in found), *(relay.service for relay in relays)]
+    shown = [*(one.name for one in found), *(one.service for one in outboxes)]
     missing = [name for name in names if not any(_belongs(one, name) for one in shown)]
     if missing:
         raise NotFound(
@@ -56,9 +55,9 @@ def status(*names: str) -> int:
         )
     for one in found:
         tell({"kind": "consumer", **plain(one)})
-    for relay in relays:
+    for relay in outboxes:
         tell({"kind": "relay", **plain(relay)})
-    _tables(found, relays)
+    _tables(found, outboxes)
     for one in found:
         _remarks(one)
     return exit_code
@@ -69,8 +68,6 @@ def _belongs(consumer: str, name: str) -> bool:
 
 
 def _summaries(desk: Desk, names: tuple[str, ...]) -> Program[tuple[list[Summary], list[Relay]]]:
-    from ..summary import consumers, relays, summary
-
     found = []
     for consumer in (yield from consumers(desk)):
         if not names or any(_belongs(consumer, name) for name in names):
@@ -80,8 +77,6 @@ def _summaries(desk: Desk, names: tuple[str, ...]) -> Program[tuple[list[Summary
 
 
 def _with_lag(place: Place, one: Summary) -> Summary:
-    from ..summary import with_lag
-
     if place.log is None or not one.partitions:
         return one
     with place.open_log() as log:
@@ -140,7 +135,7 @@ def _remarks(one: Summary) -> None:
 # ---- parked
 
 
-def parked(consumer: Name, /, *, which: Which = EVERY_KEY, limit: int = 100) -> int:
+def parked(consumer: Name, /, *, which: Which = EVERY_KEY, limit: Limit = 100) -> int:
     """Keys that wait: why, since when, and what would let them go on.
 
     Kinds: poison (its handler fails), fork (its source forgot what it had published),
@@ -152,14 +147,7 @@ def parked(consumer: Name, /, *, which: Which = EVERY_KEY, limit: int = 100) -> 
         oncebox parked billing
         oncebox parked billing --where reason~Timeout --where type=order.paid
         oncebox parked billing --where kind=gap --json
-
-    Parameters
-    ----------
-    limit:
-        How many are shown at most; the others are counted. With --json, all are shown.
     """
-    from ..waiting import pages
-
     shown: list[Waiting] = []
     count, where = 0, which.chosen()
 

@@ -7,14 +7,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import OnceboxError
 
-AS_JSON: ContextVar[bool] = ContextVar("oncebox_as_json", default=False)
-"""Whether this run of the command line was asked for `--json`."""
+
+class Asked:
+    """What this run of the command line was asked for."""
+
+    json = False
+
+
+ASKED = Asked()
 
 UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 PROGRESS_S = 2.0
@@ -25,7 +30,7 @@ def tell(document: Any, text: str | None = None) -> None:
     """The same for programs, as a JSON document on a line of its own, and for people, if there is
     anything to say to them.
     """
-    if AS_JSON.get():
+    if ASKED.json:
         from msgspec import json
 
         text = json.encode(plain(document), enc_hook=str).decode()
@@ -36,7 +41,7 @@ def tell(document: Any, text: str | None = None) -> None:
 
 def say(text: str) -> None:
     """A sentence that only people need."""
-    if not AS_JSON.get():
+    if not ASKED.json:
         tell(None, text)
 
 
@@ -57,7 +62,7 @@ def note(text: str) -> None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Rows for people under column names: drawn on a terminal, aligned text elsewhere."""
-    if AS_JSON.get() or not rows:
+    if ASKED.json or not rows:
         return
     texts = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if on_terminal():
@@ -112,34 +117,20 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     yield line
 
 
-# ---- errors
-
-
 def complain(error: OnceboxError) -> None:
-    """An error of ours: what happened, and on lines of their own what is known and what to do."""
+    """An error: what happened, and on lines of their own what is known and what to do."""
     fields = error.fields()
-    if AS_JSON.get():
-        _error_line({"error": type(error).__name__, "what": error.what, **fields})
+    if ASKED.json:
+        from msgspec import json
+
+        kind = type(error).__name__.replace("OnceboxError", "Failed")
+        note(json.encode({"error": kind, "what": error.what, **fields}).decode())
         return
     hint, expected = fields.pop("hint", None), fields.pop("expected", None)
-    about = "".join(f"\n  {name}: {value}" for name, value in fields.items())
-    about += f"\n  expected: {expected}" if expected else ""
-    about += f"\n  {hint}" if hint else ""
-    note(f"oncebox: {error.what}{about}")
-
-
-def plain_error(text: str, *, hint: str) -> None:
-    """Any other error."""
-    if AS_JSON.get():
-        _error_line({"error": "Failed", "what": text, "hint": hint})
-    else:
-        note(f"oncebox: {text}\n  {hint}")
-
-
-def _error_line(values: dict[str, str]) -> None:
-    from msgspec import json
-
-    note(json.encode(values).decode())
+    lines = [f"oncebox: {error.what}", *(f"{name}: {value}" for name, value in fields.items())]
+    lines += [f"expected: {expected}"] if expected else []
+    lines += [hint] if hint else []
+    note("\n  ".join(lines))
 
 
 # ---- words for numbers

@@ -9,19 +9,22 @@ import os
 import signal
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
 from ..config import configure, imported, with_settings
 from ..errors import ConfigurationError
+from ..migrate import check
 from ..reading import Settings
-from .common import SOURCES, chosen, place_of
+from ..running import STOP_S, check_runnable, running
+from ..service import Service
+from .live import display, watch
+from .options import SOURCES
 from .output import note
+from .places import chosen, place_of
+from .tables import bring_up_to_date
 from .topics import PARTITIONS
-
-if TYPE_CHECKING:
-    from ..service import Service
 
 EXIT_INTERRUPTED = 130
 
@@ -35,7 +38,7 @@ def run(
     *names: Services,
     migrate: Migrate = False,
     state: str | None = None,
-    stop_s: Stop = 20.0,
+    stop_s: Stop = STOP_S,
     settings: Bounds = None,
 ) -> int:
     """Relay and consume, for all services of the application or those named.
@@ -66,7 +69,7 @@ def run(
     return asyncio.run(_serve(services, state, stop_s, consume=True))
 
 
-def relay(*names: Services, migrate: Migrate = False, stop_s: Stop = 20.0) -> int:
+def relay(*names: Services, migrate: Migrate = False, stop_s: Stop = STOP_S) -> int:
     """Publish what services emitted, and nothing else.
 
     One relay is active for each service, others stand by. Needs no handlers: with
@@ -84,8 +87,6 @@ def relay(*names: Services, migrate: Migrate = False, stop_s: Stop = 20.0) -> in
 
 def _named(names: tuple[str, ...]) -> list[Service]:
     """Services of which only the configuration knows."""
-    from ..service import Service
-
     services = [Service(name) for name in names]
     for service in services:
         configure(service, SOURCES.get())
@@ -94,10 +95,6 @@ def _named(names: tuple[str, ...]) -> list[Service]:
 
 def _make_ready(services: Sequence[Service], *, migrate: bool) -> None:
     """Stores and logs are known, tables fit, and an embedded log has the topics to read."""
-    from ..migrate import check
-    from ..running import check_runnable
-    from .tables import bring_up_to_date
-
     for service in services:
         check_runnable(service)
         place = place_of(service)
@@ -117,9 +114,6 @@ def _make_ready(services: Sequence[Service], *, migrate: bool) -> None:
 async def _serve(
     services: Sequence[Service], state: str | None, stop_s: float, *, consume: bool
 ) -> int:
-    from ..running import running
-    from .live import watch
-
     stopped = asyncio.Event()
     received: list[int] = []
 
@@ -135,13 +129,13 @@ async def _serve(
         loop.add_signal_handler(number, on_signal, number)
     async with contextlib.AsyncExitStack() as stack:
         value = await _state(stack, state)
+        show = stack.enter_context(display())
         async with running(services, state=value, consume=consume, stop_s=stop_s) as work:
-            watching = asyncio.create_task(watch(services, consume=consume))
+            watch(work, services, show, consume=consume)
             waits = [asyncio.create_task(event.wait()) for event in (stopped, work.ended)]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for task in (watching, *waits):
+            for task in waits:
                 task.cancel()
-            await asyncio.gather(watching, *waits, return_exceptions=True)
     return EXIT_INTERRUPTED if received[:1] == [signal.SIGINT] else 0
 
 

@@ -14,8 +14,8 @@ from cyclopts import App, Parameter
 from ..config import SERVICE_FIELDS, Value, configure, find_services, shown
 from ..errors import ConfigurationError
 from ..reading import Settings
-from .common import SOURCES
-from .output import AS_JSON, say, table, tell
+from .options import SOURCES
+from .output import ASKED, say, table, tell
 
 PACKAGES = (
     "msgspec", "cyclopts", "rich", "psycopg", "asyncpg", "aiosqlite", "confluent-kafka",
@@ -52,7 +52,7 @@ def demo(*, events: int = 20_000, keys: int = 2_000, seed: int = 1) -> int:
     given = SOURCES.get().given  # what is configured for the application is not for a demo
     servers = {n: given[n].value for n in ("store", "log")
                if n in given and given[n].origin.startswith("--")}  # fmt: skip
-    return main(**servers, events=events, keys=keys, seed=seed, json=AS_JSON.get())
+    return main(**servers, events=events, keys=keys, seed=seed, json=ASKED.json)
 
 
 def init(folder: Path = Path(), /) -> int:

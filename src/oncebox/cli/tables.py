@@ -7,16 +7,17 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from .. import migrate as tables
 from ..config import shown
 from ..errors import OnceboxError
-from .common import Place, configured, everywhere
 from .output import complain, moment, table, tell
+from .places import Place, configured, everywhere
 
 app = App(name="db", help="oncebox's own tables: migrate, status, check, sql.")
 
 
 @app.command
-def migrate(*, lock_wait_s: float = 5.0) -> int:
+def migrate(*, lock_wait_s: float = tables.LOCK_WAIT_S) -> int:
     """Make oncebox's tables, or bring them up to date, in every configured store.
 
     Safe to run at any time and by several at once. Code runs on tables of its own
@@ -37,12 +38,10 @@ def migrate(*, lock_wait_s: float = 5.0) -> int:
     return 0
 
 
-def bring_up_to_date(place: Place, lock_wait_s: float = 5.0) -> None:
+def bring_up_to_date(place: Place, lock_wait_s: float = tables.LOCK_WAIT_S) -> None:
     """Make what a store lacks, and say so."""
-    from ..migrate import migrate
-
     where = shown(place.store)
-    done = place.perform(partial(migrate, schema=place.schema, lock_wait_s=lock_wait_s))
+    done = place.perform(partial(tables.migrate, schema=place.schema, lock_wait_s=lock_wait_s))
     versions = [one.version for one in done]
     text = f"made tables, version {versions[0]} to {versions[-1]}" if versions else "up to date"
     tell({"store": where, "schema": place.schema, "applied": versions}, f"{where}: {text}")
@@ -56,12 +55,10 @@ def status() -> int:
 
         oncebox db status --store sqlite:///shop.db
     """
-    from ..migrate import status as versions
-
     rows = []
     for place in everywhere(code=True):
         where = shown(place.store)
-        for one in place.perform(partial(versions, schema=place.schema)):
+        for one in place.perform(partial(tables.status, schema=place.schema)):
             made_ms = None if one.applied_at is None else int(one.applied_at * 1000)
             tell({"store": where, "version": one.version, "name": one.name, "made_ms": made_ms})
             rows.append((where, one.version, one.name, moment(made_ms) or "not yet"))
@@ -71,20 +68,17 @@ def status() -> int:
 
 @app.command
 def check() -> int:
-    """Whether this version of oncebox can run on the tables as they are; exit code 3
-    if not.
+    """Whether this oncebox can run on the tables as they are; exit code 3 if not.
 
     For example:
 
         oncebox db check --app myapp.services && oncebox run
     """
-    from ..migrate import check as look
-
     exit_code = 0
     for place in everywhere(code=True):
         where, failed = shown(place.store), None
         try:
-            place.perform(partial(look, schema=place.schema))
+            place.perform(partial(tables.check, schema=place.schema))
         except OnceboxError as error:
             failed, exit_code = error, max(exit_code, error.exit_code)
         text = f"{where}: {'fine' if failed is None else 'does not fit'}"
@@ -94,28 +88,20 @@ def check() -> int:
     return exit_code
 
 
-Dialect = Annotated[
-    Literal["sqlite", "postgres"] | None, Parameter(help="If left out: that of the store.")
-]
+Above = Annotated[int, Parameter(help="For tables of this version; 0: there are none.")]
+Dialect = Annotated[Literal["sqlite", "postgres"] | None, Parameter(help="Else that of the store.")]
 
 
 @app.command
-def sql(*, above: int = 0, dialect: Dialect = None) -> int:
+def sql(*, above: Above = 0, dialect: Dialect = None) -> int:
     """Print what migrate would run, to be read, or run by somebody who may.
 
     For example:
 
         oncebox db sql --dialect postgres > oncebox.sql
         oncebox db sql --above 3 --store postgresql://localhost/shop
-
-    Parameters
-    ----------
-    above:
-        For tables of this version; 0: there are none.
     """
-    from ..migrate import script
-
     place = configured(None) if dialect else everywhere(code=True)[0]
-    text = script(dialect or place.open_store().dialect, place.schema, above).rstrip()
+    text = tables.script(dialect or place.open_store().dialect, place.schema, above).rstrip()
     tell({"sql": text}, text)
     return 0

@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from ..desk import Desk
 from ..errors import NotFound
 from ..event import stream_of
+from ..ports import Log
 from ..program import Program, call
-from .common import Place, chosen, configured, place_of
+from ..service import Service
 from .output import tell
-
-if TYPE_CHECKING:
-    from ..desk import Desk
-    from ..ports import Log
-    from ..service import Service
+from .places import Place, chosen, configured, place_of
 
 PARTITIONS = 4
 MISSING = "it does not exist: oncebox topics create"
 
 Topics = Annotated[str, Parameter(help="Topics; if none are named, those of the services.")]
+Partitions = Annotated[int, Parameter(help="Of each. Be generous: more, later, move keys.")]
 
 app = App(name="topics", help="Topics of the log: check, create.")
 
 
 @app.command
-def create(*names: Topics, partitions: int = PARTITIONS) -> int:
+def create(*names: Topics, partitions: Partitions = PARTITIONS) -> int:
     """Make topics with safe settings; those that exist are left as they are.
 
     For example:
 
         oncebox topics create --app myapp.services --partitions 12
         oncebox topics create orders payments --log kafka://localhost:9092
-
-    Parameters
-    ----------
-    partitions:
-        Of each topic. Choose generously: adding some later moves keys to others.
     """
     for log, topic in _wanted(names):
         known = log.describe(topic)
@@ -80,7 +74,7 @@ def _wanted(names: tuple[str, ...]) -> Iterator[tuple[Log, str]]:
         for service in chosen(()):
             if service.log is not None:
                 at = wanted.setdefault(service.log, (place_of(service), set()))
-                at[1].update(names or streams(service))
+                at[1].update(names or _streams(service))
     if not any(topics for _, topics in wanted.values()):
         raise NotFound(
             "no topics are known", expected="names of topics, or services with handlers or events"
@@ -91,7 +85,7 @@ def _wanted(names: tuple[str, ...]) -> Iterator[tuple[Log, str]]:
                 yield log, topic
 
 
-def streams(service: Service) -> set[str]:
+def _streams(service: Service) -> set[str]:
     """The streams that a service reads, and those that it has emitted to."""
     found = {stream for c in service.consumers.values() for stream in c.streams}
     if service.store is None:

@@ -1,0 +1,169 @@
+"""From the name of a service or consumer to its store and log, and to work there."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from ..config import configure, find_services
+from ..connect import open_log
+from ..desk import Desk, at_store, desk_at
+from ..errors import ConfigurationError
+from ..ports import Log
+from ..program import Program, T, drive, drive_async
+from ..service import Service
+from ..session import Session, Store
+from ..stores.adapt import open_store
+from .options import SOURCES
+
+
+class Place(NamedTuple):
+    """Where a service has its tables and its log. `service` is None where the configuration was
+    enough to know, so that no code was imported.
+    """
+
+    name: str
+    store: Any
+    log: Any
+    schema: str
+    service: Service | None = None
+
+    def open_store(self) -> Store:
+        """The store, not connected yet."""
+        return open_store(self.store, self.schema)
+
+    @contextmanager
+    def open_log(self) -> Iterator[Log]:
+        """The log, closed at the end. Raises ConfigurationError where none is known."""
+        if self.log is None:
+            raise _unknown("the log", "log")
+        log = open_log(self.log)
+        try:
+            yield log
+        finally:
+            log.close()
+
+    def perform(self, make: Callable[[Session], Program[T]]) -> T:
+        """Run a program over a session of its own, whatever the store's kind."""
+        store = self.open_store()
+        program = at_store(store, make)
+        if store.asynchronous:
+            import asyncio
+
+            return asyncio.run(drive_async(program))
+        return drive(program)
+
+    def at_desk(self, consumer: str, make: Callable[[Desk], Program[T]]) -> T:
+        """Run a program at an operator's place at a consumer."""
+        store, by = self.open_store(), _operator()
+        return self.perform(lambda session: make(desk_at(store, session, consumer, by)))
+
+
+def _operator() -> str:
+    """Who acts, for the journal."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no such user in this container
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}"
+
+
+# ---- services of the application
+
+
+def services() -> dict[str, Service]:
+    """The application's services by name, each set to what counts for it; imports their modules.
+    Empty where no application is named.
+    """
+    sources = SOURCES.get()
+    found = find_services(sources.modules())
+    for service in found.values():
+        configure(service, sources)
+    return found
+
+
+def chosen(names: tuple[str, ...]) -> list[Service]:
+    """The services of these names, or all. Raises ConfigurationError for a name unknown."""
+    found = services()
+    if not found:
+        raise ConfigurationError(
+            "no application is named, so no service is known",
+            hint='--app myapp.services, or app = "myapp.services" in oncebox.toml',
+        )
+    for name in names:
+        if name not in found:
+            raise ConfigurationError(f"no service {name}", expected=_one_of(found))
+    return [found[name] for name in names or found]
+
+
+def place_of(service: Service) -> Place:
+    """Where a service of the application has its tables and its log."""
+    return Place(service.name, service.store, service.log, service.schema, service)
+
+
+# ---- places
+
+
+def configured(service: str | None) -> Place:
+    """What the configuration says for a service, or for all."""
+    sources = SOURCES.get()
+    store, log = (sources.value(field, service, None).value for field in ("store", "log"))
+    schema = sources.value("schema", service, None, "oncebox").value
+    return Place(service or "", store, log, schema)
+
+
+def locate(name: str) -> Place:
+    """The place of a consumer (`billing`, `billing.mail`), by configuration if that says enough,
+    else by importing the application. Raises ConfigurationError.
+    """
+    parts = name.split(".")
+    candidates = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    named = [c for c in candidates if SOURCES.get().is_configured(c)]
+    place = configured((named or candidates[-1:])[0])
+    if place.store is not None:
+        return place
+    found = services()
+    service = next((found[c] for c in candidates if c in found), None)
+    if found and service is None:
+        known = {n for s in found.values() for n in (s.name, *s.consumers)}
+        raise ConfigurationError(f"no service or consumer {name}", expected=_one_of(known))
+    if service is None or service.store is None:
+        raise _unknown(f"the store of {name}")
+    return place_of(service)
+
+
+def everywhere(*, code: bool = False) -> list[Place]:
+    """Every store that is configured, once each. With `code`, those that the application passes
+    to its services too; else it is imported only where the configuration names none.
+    """
+    found = [configured(name) for name in (None, *SOURCES.get().services())]
+    found = [place for place in found if place.store is not None]
+    if code or not found:
+        found += [place_of(s) for s in services().values() if s.store is not None]
+    if not found:
+        raise _unknown("the store")
+    return distinct(found)
+
+
+def distinct(found: list[Place]) -> list[Place]:
+    """One of each store."""
+    unique: dict[Any, Place] = {}
+    for one in found:
+        key = one.store if isinstance(one.store, str) else id(one.store)
+        unique.setdefault((key, one.schema), one)
+    return list(unique.values())
+
+
+def _one_of(names: Any) -> str:
+    return f"one of {', '.join(sorted(names))}"
+
+
+def _unknown(what: str, field: str = "store") -> ConfigurationError:
+    return ConfigurationError(
+        f"{what} is not known",
+        expected=f"--{field} URL, ONCEBOX_{field.upper()}, or the configuration",
+        hint="or name the application: --app myapp.services",
+    )
