@@ -80,9 +80,12 @@ def test_what_is_written(tables: Tables, tx: Any) -> None:
     moved = Shard().emit(tx, StockMoved(house=UUID(int=1), item=7))
     visited = shop.emit(tx, SiteVisited("/"))
     tx.commit()
+    source = "e.source"
+    if tables.dialect == "sqlite":
+        source = "(select name from oncebox.source where id = e.source_id)"
     rows = tables.run(
-        "select e.id, s.name, e.type, e.version, e.key, e.data, e.content_type, e.attributes"
-        " from oncebox.event e join oncebox.source s on s.id = e.source_id order by e.n"
+        f"select e.id, {source}, e.type, e.version, e.key, e.data, e.content_type, e.attributes"
+        " from oncebox.event e order by e.n"
     )
     house = "00000000-0000-0000-0000-000000000001"
     assert [(str(row[0]), *row[1:5], json.loads(row[5]), *row[6:]) for row in rows] == [

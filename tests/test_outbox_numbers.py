@@ -328,9 +328,9 @@ def test_events_go_somewhere_when_nobody_made_partitions(postgres: Outbox) -> No
 
 def test_rows_that_a_restore_copies_keep_their_numbers(postgres: Outbox) -> None:
     postgres.emit("a", "b")
-    columns = "n, xid, id, source_id, version, type, key, data"
+    columns = "n, xid, id, source, version, type, key, data"
     postgres.run(
-        f"insert into oncebox.event ({columns}) select n + 100, '7'::xid8, id, source_id, version,"
+        f"insert into oncebox.event ({columns}) select n + 100, '7'::xid8, id, source, version,"
         " type, key, data from oncebox.event"
     )
     assert postgres.run("select count(*) from oncebox.chain") == [(2,)]

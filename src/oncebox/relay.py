@@ -51,12 +51,6 @@ SUSPECT_S = 0.2
 OUTAGE_PAUSE_S = 0.1
 OUTAGE_PAUSE_MAX_S = 5.0
 
-UPKEEP_STEPS_MAX = 100
-"""Steps of upkeep (a partition each, or 1,000 deleted events) that are done in a row."""
-
-PRUNED_MAX = 1_000
-"""Events that one step of upkeep deletes where there are no partitions."""
-
 
 class RelaySettings(NamedTuple):
     """`batch_max` events of `bytes_max` are read and published at once. `retry_s` doubles up to
@@ -189,8 +183,8 @@ class Relay:
             self.renew_at = self.settle_at = self.suspect_at = self.upkeep_at = 0.0
         self.now = now
         if now >= self.upkeep_at:
-            self.upkeep_at = now + self.settings.upkeep_s
-            yield from self._upkeep()
+            more = yield from self._upkeep()
+            self.upkeep_at = now if more else now + self.settings.upkeep_s
         if self.reached.holes and now >= self.suspect_at:
             self.suspect_at = now + SUSPECT_S
             rows = yield from call(self.session.run, self.sql["numbering"])
@@ -404,24 +398,22 @@ class Relay:
         yield from call(session.commit)
         self.stored = position
 
-    def _upkeep(self) -> Program[None]:
-        """Partitions ahead, and nothing older than retention; a short transaction for each step."""
-        settings = self.settings
+    def _upkeep(self) -> Program[bool]:
+        """A step: partitions ahead, nothing older than retention; whether there may be more."""
+        settings, more = self.settings, False
         limits = (settings.retention_s, settings.partition_events, int(settings.lock_wait_s * 1000))
         for table in ("chain", "event"):
-            for _ in range(UPKEEP_STEPS_MAX):
-                try:
-                    yield from call(self.session.begin)
-                    rows = yield from call(self.session.run, self.sql["maintain"], (table, *limits))
-                    yield from call(self.session.commit)
-                except Exception as error:
-                    if self.store.trouble(error) != "retry":  # retry: somebody holds the table
-                        raise
-                    yield from call(self.session.rollback)
-                    logger.info("%s: upkeep of %s later: it is in use", self.reader, table)
-                    break
-                if len(rows) < (1 if self.store.dialect == "postgres" else PRUNED_MAX):
-                    break
+            try:
+                yield from call(self.session.begin)
+                rows = yield from call(self.session.run, self.sql["maintain"], (table, *limits))
+                yield from call(self.session.commit)
+                more = more or bool(rows)
+            except Exception as error:
+                if self.store.trouble(error) != "retry":  # retry: somebody holds the table
+                    raise
+                yield from call(self.session.rollback)
+                logger.info("%s: upkeep of %s later: it is in use", self.reader, table)
+        return more
 
     # ---- trouble
 

@@ -19,6 +19,7 @@ DIALECTS = ("sqlite", "postgres")
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}\Z")
 _MIGRATION = re.compile(r"\d{4}_\w+\.sql\Z")
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_COMMENT = re.compile(r" *-- .*")
 
 
 class Migration(NamedTuple):
@@ -40,7 +41,7 @@ def check_schema(schema: str) -> str:
 
 @cache
 def statements(dialect: str, schema: str = "oncebox") -> dict[str, str]:
-    """The named statements of a dialect, ready to run."""
+    """The named statements of a dialect, ready to run; comments do not travel along."""
     named: dict[str, str] = {}
     for entry in files("oncebox").joinpath("sql", dialect).iterdir():
         if not entry.name.endswith(".sql") or _MIGRATION.match(entry.name):
@@ -48,7 +49,7 @@ def statements(dialect: str, schema: str = "oncebox") -> dict[str, str]:
         parts = _NAME.split(entry.read_text())[1:]
         for name, sql in zip(parts[::2], parts[1::2], strict=True):
             assert name not in named, f"statement {name} twice"
-            named[name] = in_schema(sql.strip().removesuffix(";"), schema)
+            named[name] = in_schema(_COMMENT.sub("", sql).strip().removesuffix(";"), schema)
     return named
 
 

@@ -1,7 +1,7 @@
 -- The producer's tables: who writes (source), what was emitted (event), and its place (chain).
 -- An event is inserted when it is emitted and numbered when its transaction commits: so nobody
--- holds a key while he works, and keys are locked in sorted order. Nothing is marked per event:
--- where a relay stands is one row of oncebox.cursor.
+-- holds a key, or a new source, while he works, and they are locked in sorted order. Nothing is
+-- marked per event: where a relay stands is one row of oncebox.cursor.
 
 create table oncebox.source (
   id     int    generated always as identity primary key,
@@ -11,18 +11,13 @@ create table oncebox.source (
   check (name ~ '^/[^/]+(/[^/]+)?/[^/]+$')
 );
 
-create function oncebox.add_source(name text) returns int language sql as $$
-  insert into oncebox.source as s (name) values (add_source.name)
-  on conflict (name) do update set name = s.name returning s.id
-$$;
-
 create sequence oncebox.event_n;
 
 create table oncebox.event (
   n            bigint   not null default nextval('oncebox.event_n') primary key,
   xid          xid8     not null default pg_current_xact_id(),
   id           uuid     not null,
-  source_id    int      not null,
+  source       text     not null,
   version      smallint,
   type         text     not null,
   key          text     collate "C",       -- null: un-keyed
@@ -121,41 +116,49 @@ begin
   return last;
 end $$;
 
--- Numbers all events of this transaction from `first` on: keys in sorted order, so that two
--- transactions cannot deadlock, and each key's events in the order of their emits.
+-- Numbers all events of this transaction from `first` on: sources and keys in sorted order, so that
+-- two transactions cannot deadlock, and each key's events in the order of their emits.
 create function oncebox.number_many(first bigint) returns void language plpgsql as $$
 declare
   last  bigint := currval('oncebox.event_n');
   clock bigint := oncebox.clock_stamp() & ~1023::bigint;
 begin
   perform set_config('oncebox.numbered', last::text, true);
+  insert into oncebox.source (name)
+    select distinct e.source from oncebox.event e
+    where e.n between first and last and e.xid = pg_current_xact_id()
+      and not exists (select from oncebox.source s where s.name = e.source)
+    order by e.source
+    on conflict do nothing;
   insert into oncebox.counter (source_id, key, sequence, stamp, position)
-    select distinct e.source_id, e.key, 0, 0, 0 from oncebox.event e
+    select distinct s.id, e.key, 0, 0, 0
+    from oncebox.event e join oncebox.source s on s.name = e.source
     where e.n between first and last and e.xid = pg_current_xact_id() and e.key is not null
-    order by e.source_id, e.key
+    order by s.id, e.key
     on conflict do nothing;
   perform 1 from (
-      select distinct e.source_id, e.key from oncebox.event e
+      select distinct s.id, e.key
+      from oncebox.event e join oncebox.source s on s.name = e.source
       where e.n between first and last and e.xid = pg_current_xact_id()
-    ) d join oncebox.counter c using (source_id, key)
+    ) d join oncebox.counter c on c.source_id = d.id and c.key = d.key
     order by c.source_id, c.key for update of c;
   -- A new statement: it sees what those that we waited for have left.
   with mine as materialized (
-    select e.n, e.source_id, e.key, e.after_source, e.after_key, e.after_stamp,
+    select e.n, s.id as source_id, s.low, e.source, e.key,
+      e.after_source, e.after_key, e.after_stamp,
       coalesce(octet_length(e.data), 0) as size,
-      row_number() over (partition by e.source_id, e.key order by e.n) as i,
-      count(*) over (partition by e.source_id, e.key) as many
-    from oncebox.event e
+      row_number() over (partition by s.id, e.key order by e.n) as i,
+      count(*) over (partition by s.id, e.key) as many
+    from oncebox.event e join oncebox.source s on s.name = e.source
     where e.n between first and last and e.xid = pg_current_xact_id()
   ), placed as materialized (
     select o.*, nextval('oncebox.chain_position') as position,
       greatest(clock, (greatest(o.last_stamp, o.low) | 1023) + 1)
         + (o.i - 1) * 1024 + (random() * 1023)::bigint as stamp
     from (
-      select m.*, s.low, coalesce(c.sequence, 0) as start,
+      select m.*, coalesce(c.sequence, 0) as start,
         nullif(c.stamp, 0) as last_stamp, nullif(c.position, 0) as last_position
-      from mine m join oncebox.source s on s.id = m.source_id
-        left join oncebox.counter c on c.source_id = m.source_id and c.key = m.key
+      from mine m left join oncebox.counter c on c.source_id = m.source_id and c.key = m.key
       order by m.n offset 0
     ) o
   ), linked as materialized (
@@ -178,11 +181,11 @@ begin
     case when l.after_key is null or l.after_stamp is not null then l.after_stamp
       else coalesce(
         -- an earlier event of this transaction, else the key's last one before it
-        (select a.stamp from linked a join oncebox.source s on s.id = a.source_id
-         where s.name = l.after_source and a.key = l.after_key and a.n < l.n
+        (select a.stamp from linked a
+         where a.source = l.after_source and a.key = l.after_key and a.n < l.n
          order by a.n desc limit 1),
-        (select a.last_stamp from linked a join oncebox.source s on s.id = a.source_id
-         where s.name = l.after_source and a.key = l.after_key and a.i = 1),
+        (select a.last_stamp from linked a
+         where a.source = l.after_source and a.key = l.after_key and a.i = 1),
         oncebox.last_stamp(l.after_source, l.after_key)) end
   from linked l;
 end $$;
@@ -193,8 +196,8 @@ create function oncebox.number() returns trigger language plpgsql as $$
 declare
   random_bits int    := (random() * 1023)::int;
   clock       bigint := (date_part('epoch', clock_timestamp()) * 1e6)::bigint * 1024 + random_bits;
+  size        int    := coalesce(octet_length(new.data), 0);
   after       bigint := new.after_stamp;
-  last        record;
 begin
   if new.n <= coalesce(nullif(current_setting('oncebox.numbered', true), ''), '0')::bigint
      or new.xid <> pg_current_xact_id() then  -- a row copied by a restore has its place
@@ -208,35 +211,32 @@ begin
 
   if new.key is null then
     insert into oncebox.chain (position, n, stamp, source_id, size, after_stamp)
-      values (nextval('oncebox.chain_position'), new.n, clock, new.source_id,
-              coalesce(octet_length(new.data), 0), after);
-    return null;
-  end if;
-  -- Where the row was locked by another, PostgreSQL evaluates these anew from its new state,
-  -- nextval too: the number drawn in vain is a hole, which the relay waits out.
-  update oncebox.counter c
-    set sequence = c.sequence + 1, previous = c.stamp, before = c.position,
-        position = nextval('oncebox.chain_position'),
-        stamp = greatest(clock, (greatest(c.stamp, (select s.low from oncebox.source s
-                                  where s.id = new.source_id)) | 1023) + 1 + random_bits)
-    where c.source_id = new.source_id and c.key = new.key
-    returning c.sequence, c.stamp, c.previous, c.position, c.before into last;
-  if not found then
-    insert into oncebox.counter as c (source_id, key, sequence, stamp, position)
-      values (new.source_id, new.key, 1,
-              greatest(clock, ((select s.low from oncebox.source s
-                               where s.id = new.source_id) | 1023) + 1 + random_bits),
-              nextval('oncebox.chain_position'))
+      select nextval('oncebox.chain_position'), new.n, clock, s.id, size, after
+      from oncebox.source s where s.name = new.source;
+  else
+    -- The position of a known key is drawn once its row is locked. Where two make a key at once,
+    -- one has drawn in vain: a hole, which the relay waits out.
+    with moved as (
+      insert into oncebox.counter as c (source_id, key, sequence, stamp, position)
+        select s.id, new.key, 1, greatest(clock, (s.low | 1023) + 1 + random_bits),
+          case when k.key is null then nextval('oncebox.chain_position') else 0 end
+        from oncebox.source s
+          left join oncebox.counter k on k.source_id = s.id and k.key = new.key
+        where s.name = new.source
       on conflict (source_id, key) do update
-      set sequence = c.sequence + 1, previous = c.stamp, before = c.position,
-          position = nextval('oncebox.chain_position'),
-          stamp = greatest(excluded.stamp, (c.stamp | 1023) + 1 + random_bits)
-      returning c.sequence, c.stamp, c.previous, c.position, c.before into last;
+        set sequence = c.sequence + 1, previous = c.stamp, before = c.position,
+            position = nextval('oncebox.chain_position'),
+            stamp = greatest(excluded.stamp, (c.stamp | 1023) + 1 + random_bits)
+      returning c.*
+    )
+    insert into oncebox.chain
+        (position, n, stamp, source_id, size, sequence, previous, before, after_stamp)
+      select m.position, new.n, m.stamp, m.source_id, size, m.sequence, m.previous, m.before, after
+      from moved m;
   end if;
-  insert into oncebox.chain
-      (position, n, stamp, source_id, size, sequence, previous, before, after_stamp)
-    values (last.position, new.n, last.stamp, new.source_id, coalesce(octet_length(new.data), 0),
-            last.sequence, last.previous, last.before, after);
+  if not found then  -- the first event of its source
+    perform oncebox.number_many(new.n);
+  end if;
   return null;
 end $$;
 
@@ -258,17 +258,17 @@ create function oncebox.emit(
 declare
   id uuid := oncebox.new_id();
 begin
-  if key = '' or octet_length(key) > 1024 or version not between 1 and 9999
+  if source !~ '^/[^/]+(/[^/]+)?/[^/]+$' or key = '' or octet_length(key) > 1024
+     or version not between 1 and 9999
      or type !~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$' or data is null then
     raise check_violation using
-      message = format('oncebox: event %s version %s, key %s', type, version, left(key, 40)),
-      hint = 'a key has 1 to 1024 bytes, a type is dotted words, a version is 1 to 9999';
+      message = format('oncebox: event %s version %s of %s, key %s', type, version, source,
+                       left(key, 40)),
+      hint = 'a source is /service/stream, a key has 1 to 1024 bytes, a type is dotted words, a version is 1 to 9999';
   end if;
-  insert into oncebox.event (source_id, id, key, type, version, data,
+  insert into oncebox.event (source, id, key, type, version, data,
                              attributes, after_source, after_key)
-    values (coalesce((select s.id from oncebox.source s where s.name = emit.source),
-                     oncebox.add_source(source)),
-            id, key, type, version, convert_to(data::text, 'UTF8'),
+    values (source, id, key, type, version, convert_to(data::text, 'UTF8'),
             attributes, after_source, after_key);
   return id;
 end $$;

@@ -1,38 +1,30 @@
 -- name: append
 -- $1 source, $2 id, $3 key or null, $4 type, $5 version, $6 data
-insert into oncebox.event (source_id, id, key, type, version, data)
-values (coalesce((select id from oncebox.source where name = $1), oncebox.add_source($1)),
-        $2::uuid, $3, $4, $5::int, $6);
+insert into oncebox.event (source, id, key, type, version, data)
+values ($1, $2::uuid, $3, $4, $5::int, $6);
 
 -- name: append_with
 -- As append, and $7 content type, $8 attributes (a JSON object of strings), $9 source, $10 key and
 -- $11 stamp of the event that has to be first; each may be null.
-insert into oncebox.event (source_id, id, key, type, version, data,
+insert into oncebox.event (source, id, key, type, version, data,
                            content_type, attributes, after_source, after_key, after_stamp)
-values (coalesce((select id from oncebox.source where name = $1), oncebox.add_source($1)),
-        $2::uuid, $3, $4, $5::int, $6, $7, $8::json, $9, $10, $11::bigint);
+values ($1, $2::uuid, $3, $4, $5::int, $6, $7, $8::json, $9, $10, $11::bigint);
 
 -- name: append_many
 -- Arrays of equal length: $1 sources, $2 ids, $3 keys, $4 types, $5 versions, $6 data.
-insert into oncebox.event (source_id, id, key, type, version, data)
-select coalesce(s.id, oncebox.add_source(e.source)), e.id, e.key, e.type, e.version, e.data
-from unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::bytea[])
-       with ordinality as e (source, id, key, type, version, data, place)
-  left join oncebox.source s on s.name = e.source
-order by e.place;
+insert into oncebox.event (source, id, key, type, version, data)
+select * from unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::bytea[]);
 
 -- name: append_many_with
 -- As append_many, and arrays $7 to $11 of what append_with takes.
-insert into oncebox.event (source_id, id, key, type, version, data,
+insert into oncebox.event (source, id, key, type, version, data,
                            content_type, attributes, after_source, after_key, after_stamp)
-select coalesce(s.id, oncebox.add_source(e.source)), e.id, e.key, e.type, e.version, e.data,
-       e.content_type, e.attributes::json, e.after_source, e.after_key, e.after_stamp
+select source, id, key, type, version, data,
+       content_type, attributes::json, after_source, after_key, after_stamp
 from unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::bytea[],
             $7::text[], $8::text[], $9::text[], $10::text[], $11::bigint[])
-       with ordinality as e (source, id, key, type, version, data, content_type, attributes,
-                             after_source, after_key, after_stamp, place)
-  left join oncebox.source s on s.name = e.source
-order by e.place;
+       as e (source, id, key, type, version, data, content_type, attributes,
+             after_source, after_key, after_stamp);
 
 -- name: sources
 select id, name from oncebox.source order by id;

@@ -1,5 +1,5 @@
 -- name: emitted
 -- What was emitted, in order of the emits; events of open transactions only for themselves.
-select e.id::text, s.name, e.type, e.version, e.key, e.data
-from oncebox.event e join oncebox.source s on s.id = e.source_id
+select e.id::text, e.source, e.type, e.version, e.key, e.data
+from oncebox.event e
 order by e.n;

@@ -109,17 +109,18 @@ select coalesce((select max(n) from oncebox_event), 0) - ?1,
        (select stamp from oncebox_event where n > ?1 order by n limit 1);
 
 -- name: maintain
--- If ?1 is 'event': delete what is older than ?2 seconds and needed by no relay, at most ?3 and
--- 1,000 at once (writers wait for ?4, meanwhile), but never the newest. A row for each.
+-- If ?1 is 'event': delete what is older than ?2 seconds and needed by no relay, but never the
+-- newest, and at most 5,000 at once, since writers wait meanwhile. A row for each. ?3 and ?4 are
+-- for partitions.
 delete from oncebox_event where n in (
   select n from oncebox_event
-  where ?1 = 'event' and ?4 is not null
-    and stamp < (CAST((julianday('now') - 2440587.5) * 86400 AS INTEGER) - ?2) * 1024000000
+  where ?1 = 'event' and ?3 is not null and ?4 is not null
+    and stamp < CAST((julianday('now') - 2440587.5) * 86400000 - ?2 * 1000 AS INTEGER) * 1024000
     and n < (select max(n) from oncebox_event)
     and n < (
       select min(coalesce(json_extract(c.position, '$[0]'), 0))
       from (select distinct substr(name, 2, instr(substr(name, 2), '/') - 1) as service
             from oncebox_source) s
         left join oncebox_cursor c on c.reader = 'relay:' || s.service)
-  order by n limit min(?3, 1000)
+  order by n limit 5000
 ) returning n;
