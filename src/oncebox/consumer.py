@@ -270,19 +270,18 @@ class ConsumerLoop:
         found = self.log.describe(place[0])
         if found is None or place[1] >= found.partitions:
             raise Unreachable(f"topic {place[0]} was deleted just now")
-        extent = self.log.extents(place[0])[place[1]] if self.truncated else None
-        offset = None
+        start = why = None
         if held.position is None:
-            offset = self.first_offset(place)
+            start = self.first_offset(place)
         elif held.identity != found.identity:
-            offset = 0
-            yield from self.tell_missing(place, held, "the topic was made anew")
-        elif extent is not None and not extent.start <= int(held.position) <= extent.end:
-            offset = extent.start
-            yield from self.tell_missing(place, held, f"the log has {extent.start} to {extent.end}")
-        if offset is not None:
-            yield from self.set_position(place, held, offset, found.identity)
-            held = held._replace(position=str(offset), identity=found.identity)
+            start, why = 0, "the topic was made anew"
+        elif self.truncated:
+            extent = self.log.extents(place[0])[place[1]]
+            if not extent.start <= int(held.position) <= extent.end:
+                start, why = extent.start, f"the log has {extent.start} to {extent.end}"
+        if start is not None:
+            yield from self.set_position(place, held, start, found.identity, why)
+            held = held._replace(position=str(start), identity=found.identity)
         if held.takeovers >= TAKEOVERS_MAX:
             logger.error(
                 "%s: %d owners died at %s/%d@%s: events there run one by one",
@@ -300,29 +299,34 @@ class ConsumerLoop:
         return self.log.offsets_at(topic, max(safe_ms, 0))[partition]
 
     def set_position(
-        self, place: TopicPartition, held: Held, offset: int, identity: str | None
+        self, place: TopicPartition, held: Held, offset: int, identity: str, why: str | None
     ) -> Program[None]:
-        """Begin to read here; noted if something before it was never read."""
-        reading = self.reading
+        """Begin to read here. `why`: something before it was perhaps never read; that is noted.
+        Chains show what is missing, and what is read again is dropped; events without a chain
+        have the note alone.
+        """
+        reading, at = self.reading, f"{place[0]}/{place[1]}"
         parameters = (reading.consumer, *place, held.term, str(offset), identity)
         rows = yield from call(reading.session.run, reading.sql["begin_position"], parameters)
         if not rows:
-            raise Fenced(f"{place[0]}/{place[1]} has another owner")
-        if held.position is not None:
-            detail = f"read on at {offset}: the log has no {held.position} any more"
-            note = (reading.now_ms(), "truncated", reading.consumer, "", f"{place[0]}/{place[1]}")
-            row = (*note, None, None, None, detail)
-            yield from call(reading.session.run, reading.sql["note"], row)
-
-    def tell_missing(self, place: TopicPartition, held: Held, why: str) -> Program[None]:
-        """Records are gone before they were read. Chains show which as gaps, and what is read again
-        is dropped; the journal has the place, for events without a chain.
-        """
-        name, at = self.reading.consumer, f"{place[0]}/{place[1]}@{held.position}"
-        what = f"{at}: records may be missing from here: {why}; it is read from its start"
-        logger.error("%s: %s", name, what)
-        note = (self.reading.now_ms(), "truncated", name, None, None, None, None, None, what)
-        yield from call(self.reading.session.run, self.reading.sql["note"], note)
+            raise Fenced(f"{at} has another owner")
+        if why is not None:
+            detail = (
+                f"{at}@{held.position} and what follows may be missing: {why}; read from {offset}"
+            )
+            logger.error("%s: %s", reading.consumer, detail)
+            note = (
+                reading.now_ms(),
+                "truncated",
+                reading.consumer,
+                "",
+                at,
+                None,
+                None,
+                None,
+                detail,
+            )
+            yield from call(reading.session.run, reading.sql["note"], note)
 
     def give_back(self, places: Sequence[TopicPartition], *, leave: bool = False) -> Program[None]:
         session, sql, name = self.reading.session, self.reading.sql, self.reading.consumer

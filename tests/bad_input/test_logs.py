@@ -8,12 +8,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    NewPartitions,
-)
+from confluent_kafka import admin as _untyped_admin
 
 from bad_input.site import Place, Site, until
 from bad_input.test_records import header, noted
@@ -21,6 +16,8 @@ from engines.kafka import Kafka
 from oncebox.ports import Outgoing
 
 ANSWER_TIMEOUT_S = 20.0
+
+admin: Any = _untyped_admin
 
 
 class Topics:
@@ -45,7 +42,7 @@ class Topics:
         if self.kafka is None:
             self.log.grow(self.name, partitions)
         else:
-            wish = NewPartitions(self.name, partitions)
+            wish = admin.NewPartitions(self.name, partitions)
             self.kafka.admin.create_partitions([wish])[self.name].result(ANSWER_TIMEOUT_S)
         until(lambda: len(self.log.extents(self.name)) == partitions, "the topic has grown")
 
@@ -269,9 +266,11 @@ def test_a_record_over_the_brokers_limit(
     assert "max.message.bytes" in reason
     assert f"{site.source} big waits: event " in caplog.text
 
-    wish = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    wish = admin.ConfigResource(admin.ConfigResource.Type.TOPIC, topic)
     wish.add_incremental_config(
-        ConfigEntry("max.message.bytes", "4000000", incremental_operation=AlterConfigOpType.SET)
+        admin.ConfigEntry(
+            "max.message.bytes", "4000000", incremental_operation=admin.AlterConfigOpType.SET
+        )
     )
     kafka_server.admin.incremental_alter_configs([wish])[wish].result(ANSWER_TIMEOUT_S)
     site.later(61.0)
