@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chains import Paid, World, make_store
+from chains import TOPIC, Opened, Paid, World, make_store
 from oncebox.consumer import ConsumerLoop
 from oncebox.program import drive
 from oncebox.rewind import rebuild
@@ -149,4 +149,29 @@ def test_a_commit_that_succeeds_and_raises_is_found_out(world: World) -> None:
     world.deliver(*world.producer.paid("a", 2, 3))
     loop.reading.settings = world.loop(batch_max=1).reading.settings
     run(world, loop, lambda: len(world.ledger()) >= 3)
+    assert world.of("a") == [1, 2, 3]
+
+
+def test_a_topic_made_anew_under_a_running_consumer_is_read_from_its_start(world: World) -> None:
+    """Its position was in the new topic's range, and what came before that was never read."""
+    seen: list[int] = []
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        world.record(tx, paid.order, paid.cents)
+
+    @world.consumer.on(Opened)
+    def note(tx: Any, opened: Opened) -> None:
+        seen.append(opened.cents)
+
+    world.deliver(*world.producer.paid("a", 1, 2))
+    loop = world.settle()
+    world.log.drop(TOPIC)  # type: ignore[attr-defined]
+    world.after(5.0, loop)
+    assert loop.held == {}
+    world.log.create(TOPIC, 1)
+    world.deliver(*(world.producer.commit(Opened(cents)) for cents in range(5)))
+    world.deliver(*world.producer.paid("a", 3))
+    world.after(20.0, loop)
+    assert seen == [0, 1, 2, 3, 4]
     assert world.of("a") == [1, 2, 3]
