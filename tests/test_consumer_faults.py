@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chains import TOPIC, Opened, Paid, World, make_store
+from chains import TOPIC, Opened, Paid, Producer, World, make_store
 from oncebox.consumer import ConsumerLoop
+from oncebox.errors import HandlerTimeout
 from oncebox.program import drive
 from oncebox.rewind import rebuild
+from oncebox.service import Consumer
+from oncebox.timeouts import Watch, _interrupt, watch
 from operating import desk_of
 from producing import await_true
 
@@ -175,3 +180,121 @@ def test_a_topic_made_anew_under_a_running_consumer_is_read_from_its_start(world
     world.after(20.0, loop)
     assert seen == [0, 1, 2, 3, 4]
     assert world.of("a") == [1, 2, 3]
+
+
+def test_an_event_kept_before_the_source_that_it_waits_for_was_read(world: World) -> None:
+    """The consumer got a handler for that source meanwhile: there was no row to wait at."""
+    world.handles_paid()
+    bank = Producer("/bank/transfers")
+    sent = bank.commit(Paid("t", 100))
+    transfer = sent.altered(topic="transfers")
+    first = world.producer.paid("a", 1)
+    awaited = sent.reference._replace(source=bank.source)
+    second = world.producer.commit(Paid("a", 2), after=awaited)
+    world.deliver(second)
+    loop = world.settle()
+    drive(loop.leave())
+    world.log.create("transfers", 1)
+    loop = world.loop("two")
+    loop.reading.topics = (TOPIC, "transfers")
+    world.deliver(*first)
+    world.settle(loop)
+    assert world.of("a") == [1]
+    world.deliver(transfer)
+    world.settle(loop)
+    assert world.ledger() == [("a", 1), ("t", 100), ("a", 2)]
+    assert world.kept() == 0
+
+
+def hangs() -> None:
+    while True:
+        time.sleep(0.01)
+
+
+def test_a_handler_that_hangs_is_parked(world: World) -> None:
+    """It runs no statement meanwhile, and no database may take that for a dead client first."""
+
+    def pay(tx: Any, paid: Paid) -> None:
+        world.record(tx, paid.order, paid.cents)
+        if paid.order == "a":
+            hangs()
+
+    world.consumer.on(Paid)(watch.limited(pay, 0.2))
+    a, b = world.producer.paid("a", 1, 2), world.producer.paid("b", 10, 20)
+    world.deliver(b[0], a[0], b[1], a[1])
+    world.settle(world.loop(handler_timeout_s=0.2, batch_time_s=0.2))
+    assert world.of("b") == [10, 20]
+    assert world.of("a") == []
+    assert "HandlerTimeout" in world.parked()["a"][1]
+
+
+def test_a_plain_handler_that_gives_a_coroutine_has_failed(world: World) -> None:
+    """Nobody would await it: its event was done, and its effects never came."""
+
+    async def late(tx: Any, paid: Paid) -> None:
+        world.record(tx, paid.order, paid.cents)
+
+    world.consumer.on(Paid)(watch.limited(late, 10.0))
+    world.deliver(*world.producer.paid("a", 1))
+    world.settle()
+    assert world.count("applied") == 0
+    assert "which nobody awaits" in world.parked()["a"][1]
+
+
+def test_an_object_that_is_called_like_a_coroutine_function_is_one() -> None:
+    class Pay:
+        async def __call__(self, tx: Any, paid: Paid) -> None:
+            pass
+
+    consumer = Consumer("billing")
+    consumer.on(Paid)(Pay())
+    assert consumer.asynchronous
+
+
+def test_a_handler_that_ends_while_it_is_interrupted_has_ended() -> None:
+    """The interruption was on its way: outside the handler it would end whatever runs then."""
+    watching = Watch()
+    handler = watching.limited(lambda: None, 1e6)
+    outcome: list[object] = []
+
+    def consume() -> None:
+        try:
+            outcome.append(handler())
+            for _ in range(10_000):
+                str(outcome)
+        except HandlerTimeout as error:
+            outcome.append(error)
+
+    def is_ending() -> bool:
+        frame = sys._current_frames().get(thread.ident or 0)
+        return frame is not None and frame.f_code.co_name == "_end"
+
+    thread = threading.Thread(target=consume)
+    with watching._lock:
+        thread.start()
+        await_true(is_ending, "the handler to end")
+        _interrupt(thread.ident or 0, HandlerTimeout)
+    thread.join()
+    assert outcome == [None]
+
+
+def test_an_unkeyed_event_that_comes_again_with_another_time_is_a_duplicate(world: World) -> None:
+    """Others' events have no time of their own: it is the log's, which differs for each copy."""
+    broken = {1}
+
+    @world.consumer.on(Opened)
+    def opened(tx: Any, shop: Opened) -> None:
+        if shop.cents in broken:
+            raise ValueError("not yet")
+        world.record(tx, "shop", shop.cents)
+
+    one = world.producer.commit(Opened(1))
+    again = one.altered(time_ms=one.outgoing.time_ms - 5000)
+    world.deliver(one, again)
+    loop = world.settle()
+    broken.clear()
+    world.after(5.0, loop)
+    world.deliver(again)
+    world.settle(loop)
+    assert world.of("shop") == [1]
+    assert (world.count("duplicates"), world.count("orphans"), world.count("forks")) == (2, 0, 0)

@@ -49,6 +49,9 @@ from .session import lookup
 
 logger = logging.getLogger("oncebox.consumer")
 
+IDLE_MARGIN_S = 5.0
+"""How much longer than handlers may take a transaction may be idle, until the database ends it."""
+
 REASON_MAX = 2000
 """Characters of a reason that are stored."""
 
@@ -159,8 +162,12 @@ class Batch:
     def take_fence(self) -> Program[None]:
         reading = self.reading
         if reading.session.dialect == "postgres":
-            limit = f"{int(reading.settings.handler_timeout_s * 1000)}ms"
-            yield from call(reading.session.send, reading.sql["limits"], (limit,))
+            settings = reading.settings
+            # The second ends the connection, which is an outage: so only if the handler's own
+            # limit has not. Handlers that run no statement are one idle time together.
+            longest_s = settings.batch_time_s + settings.handler_timeout_s + IDLE_MARGIN_S
+            limits = (f"{int(s * 1000)}ms" for s in (settings.handler_timeout_s, longest_s))
+            yield from call(reading.session.send, reading.sql["limits"], (*limits,))
         if not self.fence:
             yield from call(reading.session.send, reading.sql["open_batch"])
             return
@@ -250,8 +257,9 @@ class Batch:
     def settle_item(self, entry: Entry, item: Item) -> Program[None]:
         """The verdict on an item, and whatever can be done then."""
         reading, link, state = self.reading, item.link, entry.state
-        if not item.chained and state.sequence >= 0:
-            link = link._replace(stamp=state.stamp)  # known by its id alone, whenever it comes
+        if not item.chained and (state.kept or state.sequence > 0):
+            # Known by its id alone, whenever it comes.
+            link = link._replace(stamp=state.kept[0].stamp if state.kept else state.stamp)
         verdict, entry.state = judge(state, link, entry.floor)
         if verdict is Verdict.KEEP or verdict is Verdict.REPLACE:
             entry.items[link] = item

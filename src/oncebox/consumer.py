@@ -15,7 +15,7 @@ from typing import Any
 from .batch import Batch, Broken, Outcome, Setback, Wanted, describe, is_outage, transact
 from .effects import have_effect
 from .envelope import STAMP_UNITS_PER_US
-from .errors import CorruptStore, Fenced, HandlerTimeout, LogTruncated, Unreachable
+from .errors import CorruptStore, Fenced, LogTruncated, Unreachable
 from .gaps import Gaps
 from .lease import Held, acquire, add_cursor, fair_share, release, renew
 from .ports import Log, Reader, Record, TopicPartition
@@ -111,9 +111,6 @@ class ConsumerLoop:
                 except Fenced:
                     # Perhaps by ourselves: a commit may succeed and raise all the same.
                     logger.info("%s: lost a partition", self.reading.consumer)
-                    self.held.clear()
-                    self.next_upkeep_ms = 0
-                except HandlerTimeout:  # it came just after its handler had ended
                     self.held.clear()
                     self.next_upkeep_ms = 0
                 except Exception as error:

@@ -72,13 +72,17 @@ class Keys:
 
     def load(self, items: Sequence[Item], drains: Iterable[Place]) -> Program[None]:
         """Lock and read the rows of all keys that matter, and what is kept behind them."""
-        reading = self.reading
         places = {item.place for item in items if item.bad is None} | set(drains)
         for item in items:
             if item.after is not None:
                 awaited = yield from self.awaited_place(item.after)
                 if awaited is not None:
                     places.add(awaited)
+        yield from self.lock(places)
+
+    def lock(self, places: set[Place]) -> Program[None]:
+        """Lock and read these rows, made where there are none."""
+        reading = self.reading
         yield from self.load_rows(places)
         while missing := places - self.entries.keys():
             yield from bulk(reading.session, reading.sql["add_keys"], sorted(missing))
@@ -128,12 +132,14 @@ class Keys:
             if after is not None:
                 place = yield from self.awaited_place(after)
                 if place is not None and place not in self.entries:
-                    yield from self.load_rows([place])
+                    yield from self.lock({place})
 
-    def awaited_place(self, after: Reference) -> Program[Place | None]:
-        """The row that an event waits for; None if this consumer does not read its source."""
+    def awaited_place(self, after: Reference, *, ever: bool = False) -> Program[Place | None]:
+        """The row that an event waits for; None if this consumer does not read its source, unless
+        it may `ever`.
+        """
         reading = self.reading
-        if not reading.reads(after.source):
+        if not ever and not reading.reads(after.source):
             return None
         subscription = reading.subscriptions.get(after.source)
         if subscription is None:
@@ -173,7 +179,7 @@ class Keys:
         after = item.after
         waits_for = None
         if after is not None:
-            waits_for = yield from self.awaited_place(after)
+            waits_for = yield from self.awaited_place(after, ever=True)
         stored = record_bytes(item.record)
         self.kept_bytes += len(stored)
         return (

@@ -145,4 +145,7 @@ def _positional_count(function: Callable[..., Any]) -> int:
 
 
 def _is_coroutine(function: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(inspect.unwrap(function))
+    """Whether it is a coroutine function, or an object that is called like one."""
+    function = inspect.unwrap(function)
+    is_coroutine = inspect.iscoroutinefunction
+    return is_coroutine(function) or is_coroutine(type(function).__call__)

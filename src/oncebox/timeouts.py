@@ -12,10 +12,11 @@ import asyncio
 import ctypes
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from inspect import isawaitable
 from typing import Any
 
-from .errors import HandlerTimeout
+from .errors import HandlerBroke, HandlerTimeout
 
 LOOK_S = 0.25
 """How often the watch looks: a handler may run this much longer."""
@@ -25,12 +26,15 @@ class Watch:
     """One thread that watches the plain handlers of a process."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # who has it may interrupt, or end for good, a handler
         self._running: dict[int, tuple[float, float]] = {}
         self._thread: threading.Thread | None = None
 
     def limited(self, function: Callable[..., Any], timeout_s: float) -> Callable[..., Any]:
-        """The function, interrupted by HandlerTimeout in its own thread when it runs too long."""
+        """The function, interrupted by HandlerTimeout in its own thread when it runs too long.
+
+        What returns something to be awaited fails: nobody would, and its effects never come.
+        """
         running, clock, thread_id = self._running, time.monotonic, threading.get_ident
         self._start()
 
@@ -38,12 +42,36 @@ class Watch:
             me = thread_id()
             running[me] = (clock() + timeout_s, timeout_s)
             try:
-                return function(*arguments)
-            finally:
+                try:
+                    result = function(*arguments)
+                finally:
+                    self._end(me)
+            finally:  # once more, if the interruption came where `_end` begins
                 running.pop(me, None)
+            if result is not None and isawaitable(result):
+                if isinstance(result, Coroutine):
+                    result.close()  # else Python says once more that nobody awaited it
+                raise HandlerBroke(
+                    f"{call.__qualname__} returned a {type(result).__name__}, which nobody awaits",
+                    expected="a plain function, or one that is declared with async def",
+                )
+            return result
 
         call.__qualname__ = getattr(function, "__qualname__", "handler")
         return call
+
+    def _end(self, thread: int) -> None:
+        """When this returns, nothing interrupts the thread any more, not even what was on its way:
+        outside its handler it would end anything.
+        """
+        while True:
+            try:
+                with self._lock:
+                    self._running.pop(thread, None)
+                    _interrupt(thread, None)
+            except HandlerTimeout:
+                continue  # the handler had ended in time
+            return
 
     def _start(self) -> None:
         with self._lock:
@@ -55,11 +83,17 @@ class Watch:
         while True:
             time.sleep(LOOK_S)
             now = time.monotonic()
-            for thread, (deadline, timeout_s) in list(self._running.items()):
-                if now > deadline:
-                    self._running[thread] = (now + timeout_s, timeout_s)
-                    error = ctypes.py_object(HandlerTimeout)
-                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), error)
+            with self._lock:
+                for thread, (deadline, timeout_s) in list(self._running.items()):
+                    if now > deadline:
+                        self._running[thread] = (now + timeout_s, timeout_s)
+                        _interrupt(thread, HandlerTimeout)
+
+
+def _interrupt(thread: int, error: type[BaseException] | None) -> None:
+    """Raise an error in another thread, between two of its bytecodes; None: no error after all."""
+    raised = ctypes.py_object(error) if error is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
 
 
 watch = Watch()

@@ -16,7 +16,7 @@ returning position;
 -- name: limits
 -- A process that was stopped inside its batch must not hold the keys' locks for ever.
 select set_config('statement_timeout', $1, true),
-       set_config('idle_in_transaction_session_timeout', $1, true);
+       set_config('idle_in_transaction_session_timeout', $2, true);
 
 -- name: fence
 -- Rows: the cursors that are still ours and stand where we think. They stay locked.
