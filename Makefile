@@ -6,17 +6,20 @@ BIN := .venv/bin
 
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help demo test long engines lint format bench bench-engines base dev clean
+.PHONY: help demo test guarantees long engines lint format bench bench-engines base dev clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r t h; do \
 		printf '%-22s%s\n' "$$t" "$$h"; done
 
-demo: base ## four mistakes of event-driven systems and their cures, side by side; no server needed
+demo: base ## the mistakes of event-driven systems and their cures, side by side; no server needed
 	@$(BIN)/oncebox demo
 
 test: dev engines lint ## the whole suite, on real PostgreSQL and Kafka that it starts and stops
 	@$(BIN)/python -m pytest
+
+guarantees: dev engines ## run the tests of each promise and write docs/guarantees.md
+	@$(BIN)/python -m pytest --guarantees docs/guarantees.md -m "not long"
 
 long: dev engines ## the tests that take too long for every day
 	@$(BIN)/python -m pytest -m long

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from .errors import ConfigurationError, MissingDependency
+from .errors import ConfigurationError
 from .ports import Log
+from .stores.adapt import load
 
-_LOGS = {"sqlite": ("embedded", "EmbeddedLog", None), "kafka": ("kafka", "KafkaLog", "kafka")}
+_LOGS = {"sqlite": "logs.embedded:EmbeddedLog", "kafka": "logs.kafka:KafkaLog"}
 
 
 def open_log(url: str) -> Log:
@@ -22,25 +21,12 @@ def open_log(url: str) -> Log:
         raise ConfigurationError(
             f"log URL {redacted(url)}", expected=" or ".join(f"{name}://…" for name in _LOGS)
         )
-    module, name, extra = _LOGS[scheme]
     if scheme == "sqlite":
         if not url.startswith("sqlite:///"):
             raise ConfigurationError(f"log URL {url!r}", expected="sqlite:///events.db")
         url = url.removeprefix("sqlite:///")
-    log: Log = getattr(load(f"oncebox.logs.{module}", extra), name)(url)
+    log: Log = load(_LOGS[scheme])(url)
     return log
-
-
-def load(module: str, extra: str | None) -> Any:
-    """Import an engine's file. Raises MissingDependency with the extra that installs its client."""
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if extra is None or (error.name or "").startswith("oncebox"):
-            raise
-        raise MissingDependency(
-            f"{error.name} is not installed", hint=f"pip install 'oncebox[{extra}]'"
-        ) from error
 
 
 def redacted(url: str) -> str:

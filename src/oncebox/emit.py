@@ -16,7 +16,7 @@ from .context import rebuilding
 from .envelope import Reference
 from .errors import BadEvent, ConfigurationError
 from .event import event_type, new_id, source_name
-from .program import Program, call, drive, drive_async
+from .program import Program, call, perform
 from .session import Session
 from .statements import statements
 from .stores.adapt import adapt
@@ -75,7 +75,7 @@ class Emitter:
         session = adapt(tx)
         row, emitted = _row(self._plan(type(event)), event, after)
         program = _append(session, self.schema, row, emitted)
-        return drive_async(program) if session.asynchronous else drive(program)
+        return perform(program, asynchronous=session.asynchronous)
 
     @overload
     def emit_many(
@@ -108,7 +108,7 @@ class Emitter:
             rows.append(row)
             emitted.append(reference)
         program = _append_many(session, self.schema, rows, emitted)
-        return drive_async(program) if session.asynchronous else drive(program)
+        return perform(program, asynchronous=session.asynchronous)
 
     def _plan(self, cls: type) -> Plan:
         plan = _plans.get((cls, self.name, self.instance))

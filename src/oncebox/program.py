@@ -56,3 +56,8 @@ async def drive_async(program: Program[T]) -> T:
     except StopIteration as stop:
         done: T = stop.value
         return done
+
+
+def perform(program: Program[Any], *, asynchronous: bool) -> Any:
+    """Run a program now, or return the coroutine that does."""
+    return drive_async(program) if asynchronous else drive(program)

@@ -21,7 +21,7 @@ from oncebox.explorer.run import BEGIN_MS
 from oncebox.session import Dialect, Rows, Store, Trouble
 from oncebox.statements import migrations, statements
 from oncebox.stores.base import trouble
-from oncebox.stores.postgres import AsyncPsycopgSession
+from oncebox.stores.postgres import PsycopgSession
 
 WAIT_MAX_S = 20.0
 """A statement that takes longer and is not blocked by another session: something is wrong."""
@@ -176,11 +176,11 @@ class PostgresEngine:
     def store(self, actor: Actor) -> Store:
         return _PostgresStore(self, actor.name)
 
-    def open(self, actor: str) -> AsyncPsycopgSession:
+    def open(self, actor: str) -> PsycopgSession:
         connection = self.free.pop() if self.free else self._connect()
         connection.pgconn.exec_(f"set application_name = '{actor}'".encode())
         self.sessions.setdefault(actor, []).append(connection)
-        return AsyncPsycopgSession(connection)
+        return PsycopgSession(connection)
 
     def _connect(self) -> Explored:
         async def connect() -> Explored:
@@ -272,7 +272,7 @@ class _PostgresStore:
         self.engine = engine
         self.actor = actor
 
-    async def open(self) -> AsyncPsycopgSession:
+    async def open(self) -> PsycopgSession:
         return self.engine.open(self.actor)
 
     def trouble(self, error: BaseException) -> Trouble:

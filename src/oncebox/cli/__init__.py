@@ -22,7 +22,7 @@ BEGIN, RUN = Group("Begin", sort_key=1), Group("Run", sort_key=2)
 OPERATE, SET_UP = Group("Operate", sort_key=3), Group("Set up", sort_key=4)
 
 COMMANDS = (
-    ("demo", "start:demo", BEGIN, "Four mistakes of event-driven systems, and their cures."),
+    ("demo", "start:demo", BEGIN, "The mistakes of event-driven systems, and their cures."),
     ("init", "start:init", BEGIN, "Make a small service to begin with."),
     ("run", "run:run", RUN, "Relay and consume, until it is stopped."),
     ("relay", "run:relay", RUN, "Relay only: publish what services emitted."),

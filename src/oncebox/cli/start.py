@@ -26,7 +26,7 @@ STARTER = Path(__file__).with_name("starter")
 
 
 def demo(*, events: int = 20_000, keys: int = 2_000, seed: int = 1) -> int:
-    """Four mistakes of event-driven systems, then the cures, side by side.
+    """The mistakes of event-driven systems and their cures, side by side.
 
     A small shop with several processes on this machine; the same work under the same
     faults, once with handlers as most teams write them, once with oncebox. Needs no

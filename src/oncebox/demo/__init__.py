@@ -1,4 +1,4 @@
-"""Four mistakes of event-driven systems and their cures, side by side.
+"""The mistakes of event-driven systems and their cures, side by side.
 
 The same small shop handles the same customers twice, under the same faults: once by hand, as many
 teams write it (`without.py`), once with oncebox (`with_oncebox.py`). Then plain SQL over the shop's

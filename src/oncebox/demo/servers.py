@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
-from oncebox.connect import load, open_log
+from oncebox.connect import open_log
 from oncebox.errors import ConfigurationError, MissingRight
 from oncebox.ports import Log
 from oncebox.stores.adapt import open_store
@@ -94,10 +94,11 @@ def topics(url: str, prefix: str) -> Iterator[None]:
         yield
     finally:
         if prefix:
-            kind = load("confluent_kafka.admin", "kafka").AdminClient
-            admin: Any = (
-                load("oncebox.logs.kafka_settings", "kafka").KafkaSettings(url).client(kind)
-            )
+            from confluent_kafka.admin import AdminClient
+
+            from oncebox.logs.kafka_settings import KafkaSettings
+
+            admin: Any = KafkaSettings(url).client(AdminClient)
             made = [prefix + topic for topic in (*STREAMS, *RETRY_TOPICS)]
             for deleted in admin.delete_topics(made).values():
                 with suppress(TimeoutError):  # the broker is gone, which somebody has noticed

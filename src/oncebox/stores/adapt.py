@@ -18,7 +18,7 @@ _SESSIONS = {
     "sqlite3.Connection": "sqlite:SqliteSession",
     "aiosqlite.Connection": "aiosqlite:AiosqliteSession",
     "psycopg.Connection": "postgres:PsycopgSession",
-    "psycopg.AsyncConnection": "postgres:AsyncPsycopgSession",
+    "psycopg.AsyncConnection": "postgres:PsycopgSession",
     "asyncpg.Connection": "asyncpg:AsyncpgSession",
     "asyncpg.PoolConnectionProxy": "asyncpg:AsyncpgSession",
     "sqlalchemy.Session": "sqlalchemy:SqlalchemySession",
@@ -40,8 +40,8 @@ _INNER: dict[str, Callable[[Any], Any]] = {
 """What stands for a connection, and how to get at it."""
 
 _STORES = {
-    "psycopg_pool.ConnectionPool": "psycopg_pools:store",
-    "psycopg_pool.AsyncConnectionPool": "psycopg_pools:async_store",
+    "psycopg_pool.ConnectionPool": "postgres:pool_store",
+    "psycopg_pool.AsyncConnectionPool": "postgres:pool_store",
     "asyncpg.Pool": "asyncpg:store",
     "sqlalchemy.Engine": "sqlalchemy:store",
     "sqlalchemy.AsyncEngine": "sqlalchemy:store",
@@ -57,7 +57,8 @@ _URLS = {
     ("django", False): "django:DjangoStore",
 }
 
-_EXTRAS = {"psycopg": "postgres", "psycopg_pool": "postgres"}
+_EXTRAS = {"psycopg": "postgres", "confluent_kafka": "kafka"}
+"""Of libraries that are called otherwise than their extra."""
 
 _makers: dict[type, Callable[[Any], Session]] = {}
 
@@ -89,7 +90,7 @@ def open_store(source: Any, schema: str = "oncebox", *, asynchronous: bool = Fal
             f"store={type(source).__module__}.{type(source).__name__}",
             expected="a URL, or a SQLAlchemy engine or sessionmaker, a psycopg or asyncpg pool",
         )
-    return cast("Store", _load(_STORES[name])(source, schema))
+    return cast("Store", load(f"stores.{_STORES[name]}")(source, schema))
 
 
 def _url_store(url: str, schema: str, *, asynchronous: bool) -> Store:
@@ -111,7 +112,7 @@ def _url_store(url: str, schema: str, *, asynchronous: bool) -> Store:
                 f"SQLite URL {url!r}", expected="three slashes: sqlite:///file.db"
             )
         rest = rest[1:]
-    return cast("Store", _load(target)(rest, schema))
+    return cast("Store", load(f"stores.{target}")(rest, schema))
 
 
 def _maker(cls: type) -> Callable[[Any], Session]:
@@ -121,7 +122,7 @@ def _maker(cls: type) -> Callable[[Any], Session]:
         return lambda tx: adapt(unwrap(tx))
     name = _known(cls, _SESSIONS)
     if name is not None:
-        return cast("Callable[[Any], Session]", _load(_SESSIONS[name]))
+        return cast("Callable[[Any], Session]", load(f"stores.{_SESSIONS[name]}"))
     raise ConfigurationError(
         f"{cls.__module__}.{cls.__qualname__} is no database connection that oncebox knows",
         expected="one of sqlite3, aiosqlite, psycopg, asyncpg, SQLAlchemy (Session, Connection, "
@@ -138,10 +139,14 @@ def _known(cls: type, names: Any) -> str | None:
     return None
 
 
-def _load(target: str) -> Any:
+def load(target: str) -> Any:
+    """What an engine's file, `folder.file:name`, has to offer; it imports its client library.
+
+    Raises MissingDependency, with the extra that installs it.
+    """
     module, _, attribute = target.partition(":")
     try:
-        return getattr(import_module(f"{__package__}.{module}"), attribute)
+        return getattr(import_module(f"oncebox.{module}"), attribute)
     except ModuleNotFoundError as error:
         library = str(error.name).partition(".")[0]
         if library == "oncebox":

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import aiosqlite
 
-from ..session import Dialect, Rows, Trouble
-from .base import SessionBase, begins_by_itself, trouble
-from .sqlite import (
-    BUSY_TIMEOUT_S,
-    PRAGMAS,
-    begin,
-    checked_path,
-    commit,
-    rollback,
-    run,
-    translated,
-)
+from ..session import Dialect
+from .base import SessionBase, StoreBase
+from .sqlite import SqliteSession, checked_path, connect
 
 
 class AiosqliteSession(SessionBase):
     """An `aiosqlite.Connection` of ours or the caller's.
 
-    A statement with its rows is one hop to the connection's thread; aiosqlite's public calls
-    would take four, and give rows in the form of the caller's row factory.
+    Each method is that of the plain session in the connection's thread, one hop; aiosqlite's
+    public calls would take four for a statement with its rows.
     """
 
     kind = "this aiosqlite connection"
@@ -39,39 +30,38 @@ class AiosqliteSession(SessionBase):
         self.handle = connection
         self.lost = lambda: not connection.in_transaction
 
-    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        execute: Any = self.handle._execute  # noqa: SLF001 - see above
-        return await execute(function, *arguments)
+    @cached_property
+    def _plain(self) -> SqliteSession:
+        inner: Any = self.handle._conn  # noqa: SLF001 - it has no public name
+        return SqliteSession(inner)
 
-    @property
-    def _inner(self) -> sqlite3.Connection:
-        return self.handle._conn  # noqa: SLF001 - see above
+    def _in_thread(self, method: str, *arguments: Any) -> Any:
+        execute: Any = self.handle._execute  # noqa: SLF001 - likewise
+        return execute(getattr(self._plain, method), *arguments)
 
-    async def begin(self) -> None:
-        await self._in_thread(begin, self._inner)
+    def begin(self) -> Any:
+        return self._in_thread("begin")
 
-    async def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
-        rows: Rows = await self._in_thread(run, self._inner, sql, parameters)
-        return rows
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        return self._in_thread("run", sql, parameters)
 
-    async def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        async with self.handle.executemany(sql, rows):
-            pass
+    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
+        return self._in_thread("run_many", sql, rows)
 
-    async def commit(self) -> None:
-        await self._in_thread(commit, self._inner)
+    def commit(self) -> Any:
+        return self._in_thread("commit")
 
-    async def rollback(self) -> None:
-        await self._in_thread(rollback, self._inner)
+    def rollback(self) -> Any:
+        return self._in_thread("rollback")
 
     def in_transaction(self) -> bool:
-        return self.handle.in_transaction or begins_by_itself(self._inner)
+        return self._plain.in_transaction()
 
-    async def close(self) -> None:
-        await self.handle.close()
+    def close(self) -> Any:
+        return self.handle.close()
 
 
-class AiosqliteStore:
+class AiosqliteStore(StoreBase):
     """A database file; handlers receive `aiosqlite.Connection`."""
 
     dialect: Dialect = "sqlite"
@@ -83,22 +73,13 @@ class AiosqliteStore:
 
     async def open(self) -> AiosqliteSession:
         """A session. Raises StoreUnavailable (locked, read-only, no such folder), CorruptStore."""
-        connection = aiosqlite.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        connection = aiosqlite.Connection(partial(connect, self.path), iter_chunk_size=64)
         try:
             await connection
-            for pragma in PRAGMAS:
-                await connection.execute_fetchall(f"PRAGMA {pragma}")
-        except sqlite3.DatabaseError as error:
-            await connection.close()
+        except BaseException:
             # aiosqlite does not wait for its thread after a failure; it is the connection itself
             # in older versions.
             thread: Any = getattr(connection, "_thread", connection)
             await asyncio.to_thread(thread.join)
-            raise translated(error, self.path) from error
+            raise
         return AiosqliteSession(connection)
-
-    def trouble(self, error: BaseException) -> Trouble:
-        return trouble(error)
-
-    def close(self) -> None:
-        return None

@@ -59,11 +59,6 @@ class AsyncpgSession(SessionBase):
 
 def store(pool: Any, schema: str) -> PooledStore:
     """A store over an asyncpg pool; handlers receive what it lends."""
-
-    async def take() -> AsyncpgSession:
-        return AsyncpgSession(await pool.acquire())
-
-    async def give(session: AsyncpgSession) -> None:
-        await pool.release(session.handle)
-
-    return PooledStore("postgres", schema, take, give, asynchronous=True)
+    return PooledStore(
+        "postgres", schema, pool.acquire, AsyncpgSession, pool.release, asynchronous=True
+    )

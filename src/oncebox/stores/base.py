@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from ..errors import (
     BadEvent,
@@ -21,9 +21,9 @@ from ..session import Trouble
 class SessionBase:
     """Defaults of a session. On asynchronous kinds, `run` and all that rests on it are awaited."""
 
-    kind: ClassVar[str]
+    kind: str
     """How the connection is called in errors."""
-    how_to_begin: ClassVar[str]
+    how_to_begin: str
     """What somebody who forgot the transaction has to write."""
 
     lost: Callable[[], bool] | None = None
@@ -63,6 +63,18 @@ class SessionBase:
         return self.send("ROLLBACK TO SAVEPOINT oncebox_event")
 
     def pipeline(self, on: bool) -> Any:  # noqa: ARG002
+        return None
+
+
+class StoreBase:
+    """Defaults of a store."""
+
+    asynchronous = False
+
+    def trouble(self, error: BaseException) -> Trouble:
+        return trouble(error)
+
+    def close(self) -> None:
         return None
 
 

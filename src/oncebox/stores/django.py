@@ -15,9 +15,9 @@ from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionDoesNotExist
 
-from ..errors import ConfigurationError, NoTransaction
-from ..session import Dialect, Rows, Trouble
-from .base import SessionBase, outside_transaction, trouble
+from ..errors import ConfigurationError
+from ..session import Dialect, Rows
+from .base import SessionBase, StoreBase, outside_transaction
 from .placeholders import prepared
 
 _DIALECTS: dict[str, Dialect] = {"sqlite": "sqlite", "postgresql": "postgres"}
@@ -37,7 +37,6 @@ class DjangoSession(SessionBase):
     """A connection of Django's, in the thread that it belongs to."""
 
     kind = "this Django connection"
-    how_to_begin = "Open one: with transaction.atomic(using=connection.alias): …"
     asynchronous = False
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
@@ -45,6 +44,7 @@ class DjangoSession(SessionBase):
         if vendor not in _DIALECTS:
             raise ConfigurationError(f"Django on {vendor}", expected="postgresql or sqlite")
         self.handle = connection
+        self.how_to_begin = f"Open one: with transaction.atomic(using={connection.alias!r}): …"
         self.dialect = _DIALECTS[vendor]
         self._style = "format" if vendor == "sqlite" else "pyformat"
         self._blocks: list[transaction.Atomic] = []
@@ -107,11 +107,6 @@ class DjangoSession(SessionBase):
     def in_transaction(self) -> bool:
         return self.handle.in_atomic_block
 
-    def no_transaction(self) -> NoTransaction:
-        error = super().no_transaction()
-        error.hint = f"Open one: with transaction.atomic(using={self.handle.alias!r}): …"
-        return error
-
     def role(self) -> str | None:
         return self.handle.settings_dict.get("USER") or None
 
@@ -120,10 +115,8 @@ class DjangoSession(SessionBase):
         self.handle.close()
 
 
-class DjangoStore:
+class DjangoStore(StoreBase):
     """A database of Django's settings, by alias; handlers receive `connections[alias]`."""
-
-    asynchronous = False
 
     def __init__(self, alias: str, schema: str = "oncebox") -> None:
         self.alias = alias
@@ -138,9 +131,3 @@ class DjangoStore:
                 f"Django has no database {self.alias!r}",
                 expected=f"one of {', '.join(connections)}",
             ) from error
-
-    def trouble(self, error: BaseException) -> Trouble:
-        return trouble(error)
-
-    def close(self) -> None:
-        return None

@@ -1,8 +1,12 @@
-"""PostgreSQL through psycopg 3: sessions over its connections, and the store `postgresql://…`."""
+"""PostgreSQL through psycopg 3: sessions over its connections, and the stores `postgresql://…` and
+those over its pools. Plain and asynchronous are one text: programs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from inspect import iscoroutinefunction
 from typing import Any
 
 import psycopg
@@ -12,8 +16,10 @@ from psycopg.rows import tuple_row
 from psycopg.types.array import ListBinaryDumper
 
 from ..errors import Unreachable
-from ..session import Dialect, Rows, Trouble
-from .base import SessionBase, trouble
+from ..program import Program, call, perform
+from ..session import Dialect, Rows
+from .base import SessionBase, StoreBase
+from .pooled import PooledStore
 
 CONNECT_TIMEOUT_S = 10
 
@@ -59,55 +65,71 @@ class ExactCursor(psycopg.Cursor[Any]):
 
 
 class PsycopgSession(SessionBase):
-    """A `psycopg.Connection` of ours or the caller's, of any row and cursor factory.
+    """A `psycopg.Connection` or `AsyncConnection` of ours or the caller's, of any row and cursor
+    factory.
 
     `send` in a pipeline waits for nothing; `run` waits for all that was sent, to have its rows.
+    Coroutine handlers are not pipelined: `rowcount`, which has to wait for its answer then,
+    cannot wait there.
     """
 
     kind = "this psycopg connection"
-    how_to_begin = "Open one: with connection.transaction(): …"
     dialect: Dialect = "postgres"
-    asynchronous = False
 
-    def __init__(self, connection: Connection) -> None:
-        self.handle = connection
-        self._cursor = OwnCursor(connection, row_factory=tuple_row)
+    def __init__(self, connection: Connection | AsyncConnection) -> None:
+        self.handle: Any = connection
+        self.asynchronous = isinstance(connection, psycopg.AsyncConnection)
+        word = "async with" if self.asynchronous else "with"
+        self.how_to_begin = f"Open one: {word} connection.transaction(): …"
+        self._cursor = self._own_cursor()
         self._pipeline: Any = None
         self._autocommit = connection.autocommit
 
-    def begin(self) -> None:
+    def _own_cursor(self) -> Any:
+        kind = AsyncOwnCursor if self.asynchronous else OwnCursor
+        return kind(self.handle, row_factory=tuple_row)
+
+    def _perform(self, program: Program[Any]) -> Any:
+        return perform(program, asynchronous=self.asynchronous)
+
+    def begin(self) -> Any:
         # The driver sends BEGIN before the first statement, and again if a handler ends the
         # transaction: so nothing that comes after it commits by itself.
-        self.handle.autocommit = False
+        return self.handle.set_autocommit(False)
 
-    def send(self, sql: str, parameters: Sequence[Any] = ()) -> None:
-        self._cursor.execute(sql.encode(), parameters)
+    def send(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        return self._cursor.execute(sql.encode(), parameters)
 
-    def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
-        cursor = self._cursor
-        if not in_pipeline(self.handle):
-            cursor.execute(sql.encode(), parameters)
-            return cursor.fetchall() if cursor.description else []
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        return self._perform(self._run(sql, parameters))
+
+    def _run(self, sql: str, parameters: Sequence[Any]) -> Program[Rows]:
         # What was sent before on the same cursor may still be answered: another one.
-        with OwnCursor(self.handle, row_factory=tuple_row) as cursor:
-            cursor.execute(sql.encode(), parameters)
-            try:
-                return cursor.fetchall()
-            except psycopg.ProgrammingError as error:
-                if error.sqlstate is None:  # the driver's own: this statement has no rows
-                    return []
-                raise
+        piped = in_pipeline(self.handle)
+        cursor = self._own_cursor() if piped else self._cursor
+        yield from call(cursor.execute, sql.encode(), parameters)
+        if not piped and not cursor.description:
+            return []
+        try:
+            rows: Rows = yield from call(cursor.fetchall)
+        except psycopg.ProgrammingError as error:
+            if error.sqlstate is None:  # the driver's own: this statement has no rows
+                return []
+            raise
+        return rows
 
-    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        self._cursor.executemany(sql.encode(), rows)
+    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
+        return self._cursor.executemany(sql.encode(), rows)
 
-    def commit(self) -> None:
-        self.handle.commit()
-        self.handle.autocommit = self._autocommit
+    def commit(self) -> Any:
+        return self._perform(self._end(self.handle.commit))
 
-    def rollback(self) -> None:
-        self.handle.rollback()
-        self.handle.autocommit = self._autocommit
+    def rollback(self) -> Any:
+        return self._perform(self._end(self.handle.rollback))
+
+    def _end(self, end: Callable[[], Any]) -> Program[None]:
+        yield from call(end)
+        yield from call(self.handle.set_autocommit, self._autocommit)
 
     def pipeline(self, on: bool) -> None:
         if on and self._pipeline is None and self.handle.cursor_factory is ExactCursor:
@@ -120,85 +142,31 @@ class PsycopgSession(SessionBase):
     def in_transaction(self) -> bool:
         return in_transaction(self.handle) is True
 
-    def require_transaction(self) -> None:
+    def require_transaction(self) -> Any:
         known = in_transaction(self.handle)
         if known is None:
-            with self.handle.pipeline():  # leaving an inner one waits for the answers
-                pass
-            known = in_transaction(self.handle)
-        if known is not True:
+            return self._perform(self._require_transaction())
+        if not known:
+            raise self.no_transaction()
+        return None
+
+    def _require_transaction(self) -> Program[None]:
+        yield from self._answered()
+        if not in_transaction(self.handle):
             raise self.no_transaction()
 
-    def role(self) -> str:
-        return self.handle.info.user
-
-    def close(self) -> None:
-        self.handle.close()
-
-
-class AsyncPsycopgSession(SessionBase):
-    """A `psycopg.AsyncConnection`, likewise. Handlers are not pipelined: `rowcount`, which has to
-    wait for its answer then, cannot wait here.
-    """
-
-    kind = "this asynchronous psycopg connection"
-    how_to_begin = "Open one: async with connection.transaction(): …"
-    dialect: Dialect = "postgres"
-    asynchronous = True
-
-    def __init__(self, connection: AsyncConnection) -> None:
-        self.handle = connection
-        self._cursor = AsyncOwnCursor(connection, row_factory=tuple_row)
-        self._autocommit = connection.autocommit
-
-    async def begin(self) -> None:
-        await self.handle.set_autocommit(False)  # as in PsycopgSession.begin
-
-    async def send(self, sql: str, parameters: Sequence[Any] = ()) -> None:
-        await self._cursor.execute(sql.encode(), parameters)
-
-    async def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
-        cursor = self._cursor
-        if not in_pipeline(self.handle):
-            await cursor.execute(sql.encode(), parameters)
-            return await cursor.fetchall() if cursor.description else []
-        async with AsyncOwnCursor(self.handle, row_factory=tuple_row) as cursor:
-            await cursor.execute(sql.encode(), parameters)
-            try:
-                return await cursor.fetchall()
-            except psycopg.ProgrammingError as error:
-                if error.sqlstate is None:
-                    return []
-                raise
-
-    async def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        await self._cursor.executemany(sql.encode(), rows)
-
-    async def commit(self) -> None:
-        await self.handle.commit()
-        await self.handle.set_autocommit(self._autocommit)
-
-    async def rollback(self) -> None:
-        await self.handle.rollback()
-        await self.handle.set_autocommit(self._autocommit)
-
-    def in_transaction(self) -> bool:
-        return in_transaction(self.handle) is True
-
-    async def require_transaction(self) -> None:
-        known = in_transaction(self.handle)
-        if known is None:
-            async with self.handle.pipeline():
-                pass
-            known = in_transaction(self.handle)
-        if known is not True:
-            raise self.no_transaction()
+    def _answered(self) -> Program[None]:
+        """Wait for the answers to all that was sent: leaving an inner pipeline does."""
+        inner = self.handle.pipeline()
+        yield from call(inner.__aenter__ if self.asynchronous else inner.__enter__)
+        yield from call(inner.__aexit__ if self.asynchronous else inner.__exit__, None, None, None)
 
     def role(self) -> str:
-        return self.handle.info.user
+        name: str = self.handle.info.user
+        return name
 
-    async def close(self) -> None:
-        await self.handle.close()
+    def close(self) -> Any:
+        return self.handle.close()
 
 
 def in_pipeline(connection: Connection | AsyncConnection) -> bool:
@@ -219,57 +187,40 @@ def in_transaction(connection: Connection | AsyncConnection) -> bool | None:
     return status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 
-class PostgresStore:
-    """A database named by a URL; handlers receive `psycopg.Connection`."""
+class PostgresStore(StoreBase):
+    """A database named by a URL; handlers receive `psycopg.Connection`, or `AsyncConnection`."""
 
     dialect: Dialect = "postgres"
-    asynchronous = False
 
-    def __init__(self, url: str, schema: str = "oncebox") -> None:
+    def __init__(self, url: str, schema: str = "oncebox", *, asynchronous: bool = False) -> None:
         self.url = url
         self.schema = schema
+        self.asynchronous = asynchronous
 
-    def open(self) -> PsycopgSession:
+    def open(self) -> Any:
+        return perform(self._open(), asynchronous=self.asynchronous)
+
+    def _open(self) -> Program[PsycopgSession]:
+        kind = psycopg.AsyncConnection if self.asynchronous else psycopg.Connection
+        connect: Any = partial(kind.connect, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
         try:
-            connection = psycopg.connect(
-                self.url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
-            )
+            connection = yield from call(connect, self.url)
         except psycopg.Error as error:
             raise unreachable(error) from error
-        connection.cursor_factory = ExactCursor
+        if not self.asynchronous:
+            connection.cursor_factory = ExactCursor
         return PsycopgSession(connection)
 
-    def trouble(self, error: BaseException) -> Trouble:
-        return trouble(error)
 
-    def close(self) -> None:
-        return None
+AsyncPostgresStore = partial(PostgresStore, asynchronous=True)
 
 
-class AsyncPostgresStore:
-    """A database named by a URL; handlers receive `psycopg.AsyncConnection`."""
-
-    dialect: Dialect = "postgres"
-    asynchronous = True
-
-    def __init__(self, url: str, schema: str = "oncebox") -> None:
-        self.url = url
-        self.schema = schema
-
-    async def open(self) -> AsyncPsycopgSession:
-        try:
-            connection = await psycopg.AsyncConnection.connect(
-                self.url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S
-            )
-        except psycopg.Error as error:
-            raise unreachable(error) from error
-        return AsyncPsycopgSession(connection)
-
-    def trouble(self, error: BaseException) -> Trouble:
-        return trouble(error)
-
-    def close(self) -> None:
-        return None
+def pool_store(pool: Any, schema: str) -> PooledStore:
+    """A store over a pool of psycopg's; handlers receive the pool's kind of connection."""
+    asynchronous = iscoroutinefunction(pool.getconn)
+    return PooledStore(
+        "postgres", schema, pool.getconn, PsycopgSession, pool.putconn, asynchronous=asynchronous
+    )
 
 
 def unreachable(error: psycopg.Error) -> Unreachable:

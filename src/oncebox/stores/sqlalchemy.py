@@ -8,7 +8,7 @@ logging and events see them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import InvalidRequestError, UnboundExecutionError
@@ -20,8 +20,6 @@ from ..session import Dialect, Rows
 from .base import SessionBase, begins_by_itself, outside_transaction
 from .placeholders import prepared
 from .pooled import PooledStore
-
-T = TypeVar("T")
 
 _DIALECTS: dict[str, Dialect] = {"sqlite": "sqlite", "postgresql": "postgres"}
 _STYLES = {
@@ -130,52 +128,52 @@ class AsyncSqlalchemySession(SessionBase):
         self._inner: SqlalchemySession | None = None
         self.lost = lambda: self._inner is not None and self._inner.is_lost()
 
-    async def _do(self, work: Callable[[SqlalchemySession], T]) -> T:
-        def inside(handle: Any) -> T:
+    def _do(self, method: str, *arguments: Any) -> Any:
+        def inside(handle: Any) -> Any:
             if self._inner is None:
                 self._inner = SqlalchemySession(handle)
-            return work(self._inner)
+            return getattr(self._inner, method)(*arguments)
 
-        return await self.handle.run_sync(inside)
+        return self.handle.run_sync(inside)
 
-    async def begin(self) -> None:
-        await self._do(SqlalchemySession.begin)
+    def begin(self) -> Any:
+        return self._do("begin")
 
-    async def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
-        return await self._do(lambda inner: inner.run(sql, parameters))
+    def run(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        return self._do("run", sql, parameters)
 
-    async def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        await self._do(lambda inner: inner.run_many(sql, rows))
+    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
+        return self._do("run_many", sql, rows)
 
-    async def commit(self) -> None:
-        await self.handle.commit()
+    def commit(self) -> Any:
+        return self.handle.commit()
 
-    async def rollback(self) -> None:
-        await self.handle.rollback()
+    def rollback(self) -> Any:
+        return self.handle.rollback()
 
-    async def savepoint(self) -> None:
-        await self._do(SqlalchemySession.savepoint)
+    def savepoint(self) -> Any:
+        return self._do("savepoint")
 
-    async def release(self) -> None:
-        await self._do(SqlalchemySession.release)
+    def release(self) -> Any:
+        return self._do("release")
 
-    async def rollback_to(self) -> None:
-        await self._do(SqlalchemySession.rollback_to)
+    def rollback_to(self) -> Any:
+        return self._do("rollback_to")
 
     def in_transaction(self) -> bool:
         return self.handle.in_transaction()
 
     async def require_transaction(self) -> None:
         try:
-            await self._do(SqlalchemySession.require_transaction)
+            await self._do("require_transaction")
         except NoTransaction as error:
             raise self.no_transaction() from error
 
     def role(self) -> str | None:
         return None if self._inner is None else self._inner.role()
 
-    async def close(self) -> None:
-        await self.handle.close()
+    def close(self) -> Any:
+        return self.handle.close()
 
 
 def bind_of(session: Session) -> Any:
@@ -216,40 +214,23 @@ Factory = Engine | AsyncEngine | sessionmaker[Any] | async_sessionmaker[Any]
 
 def store(factory: Factory, schema: str) -> PooledStore:
     """A store over an engine (handlers receive a connection) or a session factory (a session)."""
-    if isinstance(factory, Engine):
-        return _sync_store(factory, schema, factory.connect)
-    if isinstance(factory, AsyncEngine):
-
-        async def connect() -> AsyncSqlalchemySession:
-            return AsyncSqlalchemySession(await factory.connect())
-
-        return _async_store(factory, schema, connect)
-    bind = factory.kw.get("bind")
+    asynchronous = isinstance(factory, AsyncEngine | async_sessionmaker)
+    bind: Any
+    take: Callable[[], Any]
+    if isinstance(factory, Engine | AsyncEngine):
+        bind, take = factory, factory.connect
+    else:
+        bind, take = factory.kw.get("bind"), factory
     if bind is None:
         raise ConfigurationError(
             "this session factory has no engine",
             hint="make it with sessionmaker(engine), or pass the engine of oncebox's tables",
         )
-    if isinstance(factory, sessionmaker):
-        return _sync_store(bind, schema, factory)
-
-    async def open_session() -> AsyncSqlalchemySession:
-        return AsyncSqlalchemySession(factory())
-
-    return _async_store(bind, schema, open_session)
-
-
-def _sync_store(bind: Any, schema: str, take: Callable[[], Session | Connection]) -> PooledStore:
     return PooledStore(
         dialect_of(bind),
         schema,
-        lambda: SqlalchemySession(take()),
-        SqlalchemySession.close,
-        asynchronous=False,
-    )
-
-
-def _async_store(bind: Any, schema: str, take: Callable[[], Any]) -> PooledStore:
-    return PooledStore(
-        dialect_of(bind), schema, take, AsyncSqlalchemySession.close, asynchronous=True
+        take,
+        AsyncSqlalchemySession if asynchronous else SqlalchemySession,
+        lambda handle: handle.close(),
+        asynchronous=asynchronous,
     )

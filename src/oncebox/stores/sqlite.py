@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError, CorruptStore, StoreUnavailable
-from ..session import Dialect, Rows, Trouble
-from .base import SessionBase, begins_by_itself, trouble, unusable
+from ..session import Dialect, Rows
+from .base import SessionBase, StoreBase, begins_by_itself, unusable
 
 BUSY_TIMEOUT_S = 5.0
 PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
@@ -34,19 +34,27 @@ class SqliteSession(SessionBase):
         self.lost = lambda: not connection.in_transaction
 
     def begin(self) -> None:
-        begin(self.handle)
+        """If a handler ends the transaction, Python opens another for what comes after, and the
+        batch, which sees that its own is gone, rolls that back: for so long the connection has an
+        isolation level.
+        """
+        self.handle.execute("BEGIN IMMEDIATE")
+        self.handle.isolation_level = "IMMEDIATE"
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
-        return run(self.handle, sql, parameters)
+        # A cursor that is made like this gives tuples, whatever the factory.
+        return sqlite3.Cursor(self.handle).execute(sql, parameters).fetchall()
 
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         self.handle.executemany(sql, rows)
 
     def commit(self) -> None:
-        commit(self.handle)
+        self.handle.commit()
+        self.handle.isolation_level = None
 
     def rollback(self) -> None:
-        rollback(self.handle)
+        self.handle.rollback()
+        self.handle.isolation_level = None
 
     def in_transaction(self) -> bool:
         return self.handle.in_transaction or begins_by_itself(self.handle)
@@ -55,38 +63,10 @@ class SqliteSession(SessionBase):
         self.handle.close()
 
 
-def run(connection: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> Rows:
-    """Run one statement; a cursor that is made like this gives tuples, whatever the factory."""
-    return sqlite3.Cursor(connection).execute(sql, parameters).fetchall()
-
-
-def begin(connection: sqlite3.Connection) -> None:
-    """Open a transaction with the write lock.
-
-    If a handler ends it, Python opens another for what comes after, and the batch, which sees
-    that its own is gone, rolls that back: for so long the connection has an isolation level.
-    """
-    connection.execute("BEGIN IMMEDIATE")
-    connection.isolation_level = "IMMEDIATE"
-
-
-def commit(connection: sqlite3.Connection) -> None:
-    """Commit; from then on each statement is on its own again."""
-    connection.commit()
-    connection.isolation_level = None
-
-
-def rollback(connection: sqlite3.Connection) -> None:
-    """Roll back, likewise."""
-    connection.rollback()
-    connection.isolation_level = None
-
-
-class SqliteStore:
+class SqliteStore(StoreBase):
     """A database file. `path` is relative to the working folder unless it starts with `/`."""
 
     dialect: Dialect = "sqlite"
-    asynchronous = False
 
     def __init__(self, path: str, schema: str = "oncebox") -> None:
         self.path = checked_path(path)
@@ -94,12 +74,6 @@ class SqliteStore:
 
     def open(self) -> SqliteSession:
         return SqliteSession(connect(self.path))
-
-    def trouble(self, error: BaseException) -> Trouble:
-        return trouble(error)
-
-    def close(self) -> None:
-        return None
 
 
 def checked_path(path: str) -> Path:

@@ -23,7 +23,7 @@ from ..envelope import STAMP_UNITS_PER_US, chain_text, event_headers
 from ..errors import NotFound
 from ..event import EventType, event_type, new_id
 from ..ports import Record
-from ..program import Program, call, drive, drive_async
+from ..program import Program, call, drive, drive_async, perform
 from ..reading import BY_ID, Reading, subscribe, take_in
 from ..service import Consumer, Service
 from ..session import Session, lookup
@@ -67,7 +67,7 @@ def emitted(tx: Any) -> Any:
     """
     session = adapt(tx)
     program = _emitted(session)
-    return drive_async(program) if session.asynchronous else drive(program)
+    return perform(program, asynchronous=session.asynchronous)
 
 
 def _emitted(session: Session) -> Program[list[EmittedEvent]]:
