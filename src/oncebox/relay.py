@@ -274,7 +274,7 @@ class Relay:
         rows = yield from self._read(start, self.reached.holes)
         if not {row[2] for row in rows} <= self.names.keys() | self.foreign:
             yield from self._learn_sources()
-        mine = [row for row in rows if row[2] in self.names] if self.foreign else rows
+        mine = self._present(rows)
         if self.refused:
             mine = [row for row in mine if _name(row) not in self.refused]
         refusals = yield from self._publish(mine)
@@ -283,6 +283,18 @@ class Relay:
         if refusals:
             yield from self._hold(mine, refusals)
         return bool(rows)
+
+    def _present(self, rows: Rows) -> Rows:
+        """Our events among rows of `read`. Of one that somebody deleted there is only the place."""
+        mine = [row for row in rows if row[2] in self.names] if self.foreign else rows
+        present = [row for row in mine if row[8] is not None]
+        if len(present) < len(mine):
+            gone = [row[0] for row in mine if row[8] is None]
+            logger.error(
+                "%s: %d events were deleted before they were published, at positions %d to %d: "
+                "a gap for their consumers", self.reader, len(gone), gone[0], gone[-1],
+            )  # fmt: skip
+        return present
 
     def _read(self, start: int, holes: Iterable[Hole]) -> Program[Rows]:
         """Move the cursor over what is acknowledged and read on, in one transaction."""
@@ -353,12 +365,13 @@ class Relay:
             places = [p for p in places if due.position <= p[0] <= self.reached.position]
         page = [Hole(at, at) for at, _ in places[: self.settings.batch_max]]
         rows = yield from self._read(BEYOND_ALL, page)
-        refusals = yield from self._publish(rows)
+        present = self._present(rows)
+        refusals = yield from self._publish(present)
         left: list[Refused] = []
         behind = [p for p in places if rows and p[0] > rows[-1][0]]
         if refusals:
             first_one = min(refusals)
-            row = rows[first_one.at]
+            row = present[first_one.at]
             attempts = due.attempts + 1 if row[0] == due.position else 1
             left.append(self._refused(row, first_one, attempts))
         elif behind:
@@ -387,15 +400,19 @@ class Relay:
         return position
 
     def _save(self, drop: Iterable[Refused] = (), add: Iterable[Refused] = ()) -> Program[None]:
-        """Store where we are, and which keys wait."""
+        """Store where we are, and which keys wait; if that fails, we do not know where we are."""
         session, sql = self.session, self.sql
-        yield from call(session.begin)
-        position = yield from self._move()
-        for one in drop:
-            yield from call(session.run, sql["forget_refusal"], (one.source_id, one.position))
-        for one in add:
-            yield from call(session.run, sql["refuse"], one)
-        yield from call(session.commit)
+        try:
+            yield from call(session.begin)
+            position = yield from self._move()
+            for one in drop:
+                yield from call(session.run, sql["forget_refusal"], (one.source_id, one.position))
+            for one in add:
+                yield from call(session.run, sql["refuse"], one)
+            yield from call(session.commit)
+        except BaseException:
+            self.held = None  # whoever goes on finds out again what was refused
+            raise
         self.stored = position
 
     def _upkeep(self) -> Program[bool]:

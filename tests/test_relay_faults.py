@@ -1,0 +1,65 @@
+"""What happens to a relay at the worst moment: each of these once lost an event, or stood still."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oncebox.ports import Outgoing, Refusal
+from oncebox.program import drive
+from producing import Outbox
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outbox]:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_url")
+    made = Outbox(url, tmp_path)
+    yield made
+    made.close()
+
+
+class Stopped(BaseException):
+    """As a cancelled task or Ctrl-C: the program still leaves in good order."""
+
+
+def test_a_relay_stopped_while_it_notes_a_refusal_does_not_pass_over_it(outbox: Outbox) -> None:
+    """It stored that all of the batch was published, and left."""
+
+    def refuse(record: Outgoing) -> Refusal | None:
+        return None if record.key == b"b" else Refusal(0, "not now", permanent=False)
+
+    outbox.log.refuse = refuse
+    outbox.emit("a", "b", None, "a")
+    relay = outbox.relay("first")
+
+    def stop_at_the_next_transaction(_: object) -> None:
+        session = relay.session
+        begin = session.begin
+
+        def stopped_begin() -> None:
+            session.begin = begin  # type: ignore[method-assign]
+            raise Stopped
+
+        session.begin = stopped_begin  # type: ignore[method-assign]
+
+    outbox.log.after = stop_at_the_next_transaction
+    with pytest.raises(Stopped):
+        drive(relay.run(lambda: False))
+    outbox.log.refuse = lambda _: None
+    outbox.run("update oncebox.cursor set lease_until = 0 returning 1")
+    outbox.rest(outbox.relay("second"))
+    assert [one.chain.sequence for one in outbox.of_key("a")] == [1, 2]
+    assert len([one for one in outbox.published() if one.key is None]) == 1
+
+
+def test_an_event_that_somebody_deleted_is_a_gap_and_nothing_else(outbox: Outbox) -> None:
+    """It was published without a name, for every consumer's quarantine."""
+    outbox.emit("a", "a", "b")
+    outbox.run("delete from oncebox.event where n = 1 returning 1")
+    outbox.settle_holes(outbox.relay())
+    published = outbox.published()
+    assert sorted((str(one.key), one.chain.sequence) for one in published) == [("a", 2), ("b", 1)]
