@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
 from .errors import ConfigurationError
 
-DIALECTS = ("sqlite", "postgres")
+FOLDER = Path(__file__).with_name("sql")
 
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}\Z")
 _MIGRATION = re.compile(r"\d{4}_\w+\.sql\Z")
@@ -43,7 +43,7 @@ def check_schema(schema: str) -> str:
 def statements(dialect: str, schema: str = "oncebox") -> dict[str, str]:
     """The named statements of a dialect, ready to run; comments do not travel along."""
     named: dict[str, str] = {}
-    for entry in files("oncebox").joinpath("sql", dialect).iterdir():
+    for entry in (FOLDER / dialect).iterdir():
         if not entry.name.endswith(".sql") or _MIGRATION.match(entry.name):
             continue
         parts = _NAME.split(entry.read_text())[1:]
@@ -56,9 +56,8 @@ def statements(dialect: str, schema: str = "oncebox") -> dict[str, str]:
 @cache
 def migrations(dialect: str, schema: str = "oncebox") -> tuple[Migration, ...]:
     """All migrations of a dialect in order; their numbers are 1, 2, 3 … without holes."""
-    folder = files("oncebox").joinpath("sql", dialect)
     found = []
-    for entry in folder.iterdir():
+    for entry in (FOLDER / dialect).iterdir():
         if _MIGRATION.match(entry.name):
             number, name = int(entry.name[:4]), entry.name[5:-4]
             found.append(Migration(number, name, in_schema(entry.read_text(), schema)))

@@ -6,7 +6,6 @@ here, so that neither half contains any of it.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -73,7 +72,9 @@ def main(role: str) -> None:
     elif process.by_hand:
         run_by_hand(process)
     else:
-        asyncio.run(run_oncebox(process))
+        from asyncio import run
+
+        run(run_oncebox(process))
 
 
 def open_shop(process: Process) -> None:
@@ -225,6 +226,8 @@ def consume_by_hand(process: Process, *, again: bool) -> None:
 
 async def run_oncebox(process: Process) -> None:
     """What `oncebox run` does, with faults around the handlers and the log."""
+    from asyncio import sleep
+
     from oncebox import running
     from oncebox.relay import RelaySettings, relay_program
 
@@ -247,7 +250,7 @@ async def run_oncebox(process: Process) -> None:
                 consumer.handlers[type] = handler._replace(function=function)
     async with running.running([service]) as work:
         while not process.stopping() and not work.ended.is_set():
-            await asyncio.sleep(0.05)
+            await sleep(0.05)
 
 
 if __name__ == "__main__":
