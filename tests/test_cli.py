@@ -85,6 +85,14 @@ def test_every_command_has_help_with_an_example(oncebox: Run) -> None:
             text = oncebox(name, "--help")
             assert text.code == 0
             assert f"oncebox {name}" in text.out.partition("For example")[2], name
+            lines = text.out.partition("For example")[0].splitlines()
+            assert not [line for line in lines if line.endswith(" ")], "written for 80 columns"
+
+
+@pytest.mark.parametrize("command", ["parked", "status", "topics"])
+def test_a_usage_error_names_the_help_of_its_command(oncebox: Run, command: str) -> None:
+    done = oncebox(command, "--nonsense")
+    assert done.err.endswith(f"  oncebox {command} --help\n")
 
 
 @pytest.mark.parametrize(
@@ -141,6 +149,23 @@ def test_unreachable_is_4_and_shows_no_password(oncebox: Run) -> None:
     assert "hunter2" not in done.err
     done = oncebox("status", "--store", "sqlite:////no/such/folder/x.db")
     assert done.code == 4
+
+
+def test_a_log_url_with_a_mistake_shows_no_password(oncebox: Run) -> None:
+    url = "kafak://broker?sasl.password=hunter2"
+    done = oncebox("topics", "check", "orders", "--log", url)
+    assert done.code == 2
+    assert "kafak://broker?sasl.password=***" in done.err
+    assert "hunter2" not in done.err
+
+
+def test_a_service_without_a_store_says_all_ways_to_name_one(oncebox: Run, tmp_path: Path) -> None:
+    (tmp_path / "myapp.py").write_text("from oncebox import Service\nshop = Service('shop')\n")
+    done = oncebox("run", "--app", "myapp")
+    assert done.code == 2
+    assert "--store URL, ONCEBOX_STORE" in done.err
+    done = oncebox("topics", "check", "--app", "myapp")
+    assert "--log URL, ONCEBOX_LOG" in done.err
 
 
 def test_interrupted_is_130(oncebox: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ def test_status_says_how_far_a_consumer_is(oncebox: Run, world: World) -> None:
     (partition,) = one["partitions"]
     assert (partition["topic"], partition["position"], partition["lag"]) == (TOPIC, 5, 1)
     assert one["holders"] == ["one"]
+    assert partition["lease_ms"] > 0
     table = oncebox("status", *at(world))
     assert "billing" in table.out
     assert "1 failed" in table.out
@@ -234,6 +235,9 @@ def test_replay(oncebox: Run, world: World) -> None:
     assert world.of("a") == [1, 2, 3]
     assert world.count("duplicates") == 3
     assert oncebox("replay", "nobody", "--from", "start", *at(world)).code == 1
+    done = oncebox("replay", "billing", "--from", "start", "--topic", "stock", *at(world))
+    assert done.code == 1
+    assert f"reads no topic stock\n  expected: {TOPIC}" in done.err
 
 
 def test_rebuild(oncebox: Run, world: World) -> None:
@@ -242,6 +246,10 @@ def test_rebuild(oncebox: Run, world: World) -> None:
     loop = world.settle()
     clear = ("--clear", "DELETE FROM ledger")
     assert oncebox("rebuild", "billing", *clear, *at(world)).code == 2
+    done = oncebox("rebuild", "billing", "--clear", "DELETE FROM nowhere", "--yes", *at(world))
+    assert done.code == 1
+    assert "DELETE FROM nowhere: " in done.err
+    assert "nothing was changed" in done.err
     done = oncebox("rebuild", "billing", *clear, "--yes", *at(world))
     assert done.code == 0
     assert world.ledger() == []

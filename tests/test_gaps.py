@@ -15,7 +15,7 @@ from oncebox.consumer import ConsumerLoop
 from oncebox.errors import NotFound
 from oncebox.gaps import AGAIN_S, Gaps, asker
 from oncebox.operate import accept, skip
-from oncebox.outbox import Envelopes, history
+from oncebox.outbox import PAGE_MAX, Envelopes, history
 from oncebox.ports import Outgoing, Record
 from oncebox.program import drive
 from oncebox.reading import take_in
@@ -291,6 +291,22 @@ def test_republish_of_what_is_not_there(world: World, shop: Shop) -> None:
     args = (shop.session, shop.sql, world.log, SOURCE)
     assert drive(republish(*args, "b", (1, None), dry_run=False)) == []
     assert drive(republish(*args, "a", (2, None), dry_run=False)) == []
+    with pytest.raises(NotFound, match=f"no source /other/orders; expected {SOURCE}"):
+        drive(republish(*args[:3], "/other/orders", "a", (1, None), dry_run=False))
+
+
+def test_republish_tells_how_far_it_is(world: World, shop: Shop) -> None:
+    count = PAGE_MAX + 3
+    shop.session.begin()
+    for n in range(count):
+        shop.service.emit(shop.session.handle, Paid("a", n))
+    shop.session.commit()
+    told: list[tuple[int, int]] = []
+    args = (shop.session, shop.sql, world.log, SOURCE, "a", (1, None))
+    drive(republish(*args, dry_run=False, told=lambda done, total: told.append((done, total))))
+    assert told[-1] == (count, count)
+    assert [total for _, total in told] == [count] * len(told)
+    assert len(told) > 1
 
 
 def test_records_of_the_outbox_are_those_of_the_relay(shop: Shop) -> None:

@@ -64,7 +64,7 @@ def test_a_rebuild_that_cannot_clear_changes_nothing(world: World) -> None:
     world.handles_paid()
     world.deliver(*world.producer.paid("a", 1))
     loop = world.settle()
-    with pytest.raises(Exception, match="nowhere"):
+    with pytest.raises(Refused, match="DELETE FROM nowhere: .*nowhere"):
         drive(rebuild(desk_of(world), {}, ["DELETE FROM nowhere"], "", perform=False))
     world.after(2, loop)
     assert world.of("a") == [1]

@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, redacted
 
 if TYPE_CHECKING:
     from cyclopts import App, Argument, ArgumentCollection
@@ -357,21 +357,10 @@ def with_settings(service: Service, sources: Sources, converted: Any) -> None:
 # ---- showing
 
 
-_SECRETS = re.compile(
-    r"((?:^|[?&;\s])(?:[\w.]*(?:password|passwd|secret|token|passphrase)[\w.]*)\s*=\s*)[^&;\s]+",
-    re.IGNORECASE,
-)
-_USER_INFO = re.compile(r"(://[^:@/?#\s]*):.*@", re.DOTALL)
-
-
 def shown(value: Any) -> Any:
-    """A value that may be printed: passwords replaced, objects by their kind.
-
-    Everything between `user:` and the last `@` counts as the password, so that one with
-    characters that a URL does not allow is not shown in part.
-    """
+    """A value that may be printed: passwords replaced, objects by their kind."""
     if isinstance(value, str):
-        return _SECRETS.sub(r"\1***", _USER_INFO.sub(r"\1:***@", value))
+        return redacted(value)
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, list | tuple):

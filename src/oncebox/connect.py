@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, redacted
 from .ports import Log
 from .stores.adapt import load
 
@@ -23,16 +23,7 @@ def open_log(url: str) -> Log:
         )
     if scheme == "sqlite":
         if not url.startswith("sqlite:///"):
-            raise ConfigurationError(f"log URL {url!r}", expected="sqlite:///events.db")
+            raise ConfigurationError(f"log URL {redacted(url)}", expected="sqlite:///events.db")
         url = url.removeprefix("sqlite:///")
     log: Log = load(_LOGS[scheme])(url)
     return log
-
-
-def redacted(url: str) -> str:
-    """A URL that can be shown: its password replaced."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{host}"))

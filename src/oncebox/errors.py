@@ -6,7 +6,23 @@ do. `retryable` is true where the same call may succeed later without anybody's 
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
+
+_SECRETS = re.compile(
+    r"((?:^|[?&;\s])(?:[\w.]*(?:password|passwd|secret|token|passphrase)[\w.]*)\s*=\s*)[^&;\s]+",
+    re.IGNORECASE,
+)
+_USER_INFO = re.compile(r"(://[^:@/?#\s]*):.*@", re.DOTALL)
+
+
+def redacted(url: str) -> str:
+    """A URL that can be shown: its secrets replaced.
+
+    Everything between `user:` and the last `@` counts as the password, so that one with
+    characters that a URL does not allow is not shown in part.
+    """
+    return _SECRETS.sub(r"\1***", _USER_INFO.sub(r"\1:***@", url))
 
 
 class OnceboxError(Exception):

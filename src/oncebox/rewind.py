@@ -98,14 +98,14 @@ def rebuild(
     they ask for by `once` is left out, unless `perform`: `emit` writes nothing, `once` returns the
     result of the first time. What their SQL emits by itself (`select oncebox.emit(…)`, triggers)
     is emitted again. Claims stay: they are no events of a log.
-    Raises NotFound for a consumer without positions; what `clear` raises passes.
+    Raises NotFound for a consumer without positions, Refused for a statement that fails.
     """
 
     def work() -> Program[list[Moved]]:
         session, sql, name = desk.session, desk.sql, desk.consumer
         cursors = yield from _cursors(desk)
         for statement in clear:
-            yield from call(session.run, statement)
+            yield from _clear(desk, statement)
         for statement in ("clear_kept", "clear_quarantine", "end_rebuild", "reset_cursors"):
             yield from call(session.run, sql[statement], (name,))
         for statement in ("forget_keys", "forget_floors"):
@@ -118,6 +118,16 @@ def rebuild(
         return moved
 
     return (yield from transact(desk, work))
+
+
+def _clear(desk: Desk, statement: str) -> Program[None]:
+    try:
+        yield from call(desk.session.run, statement)
+    except Exception as error:
+        if desk.trouble(error) != "other":
+            raise
+        first_line = str(error).split("\n")[0]
+        raise Refused(f"{statement}: {first_line}", hint="nothing was changed") from error
 
 
 def prepare(desk: Desk, floor: int, had: int, ends: Offsets, why: str) -> Program[None]:
@@ -192,15 +202,19 @@ def republish(
     `told`: is called with how many are done, of how many.
 
     Consumers drop what they have. Returns the numbers that were published; those that retention
-    has dropped are not among them. Raises PublishRefused, Unreachable.
+    has dropped are not among them. Raises NotFound for a source that is not one of this store's,
+    PublishRefused, Unreachable.
     """
     first, last = numbers
+    names: dict[int, str] = dict((yield from call(session.run, sql["sources"])))
+    if source not in names.values():
+        known = ", ".join(sorted(names.values())) or "none yet"
+        raise NotFound(f"this store has no source {source}", expected=known)
     located = yield from locate(session, sql, source, key, first)
     wanted = [one for one in located if last is None or one.sequence <= last]
     if dry_run:
         return [one.sequence for one in wanted]
-    names = yield from call(session.run, sql["sources"])
-    envelopes = Envelopes(dict(names))
+    envelopes = Envelopes(names)
     done: list[int] = []
     total = len(wanted)
     while wanted:

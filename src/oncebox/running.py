@@ -157,7 +157,8 @@ def check_runnable(service: Service) -> None:
         if getattr(service, setting) is None:
             raise ConfigurationError(
                 f"service {service.name} has no {setting}",
-                hint=f'Service("{service.name}", store="sqlite:///…", log="sqlite:///…")',
+                expected=f"--{setting} URL, ONCEBOX_{setting.upper()}, or the configuration",
+                hint=f'or in code: Service("{service.name}", {setting}="sqlite:///…")',
             )
 
 

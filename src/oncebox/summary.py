@@ -29,7 +29,7 @@ class Partition(NamedTuple):
     partition: int
     position: int | None
     holder: str | None
-    lease_ms: int
+    lease_ms: int | None
     takeovers: int
     rebuild_until: int | None
     lag: int | None = None
@@ -100,14 +100,13 @@ def summary(desk: Desk) -> Program[Summary]:
         position = None if text is None else int(text)
         target = until.get((topic, partition), 0)
         rebuild_until = target if (position or 0) < target else None
-        partitions.append(
-            Partition(topic, partition, position, holder, lease_ms, takeovers, rebuild_until)
-        )
+        lease = (holder, lease_ms if holder else None, takeovers)
+        partitions.append(Partition(topic, partition, position, *lease, rebuild_until))
         for count, number in zip(COUNTS, numbers, strict=True):
             counts[count] += number
     for (topic, partition), target in until.items():
         if (topic, partition) not in begun:
-            partitions.append(Partition(topic, partition, None, None, 0, 0, target))
+            partitions.append(Partition(topic, partition, None, None, None, 0, target))
     retrying, failed, forked, behind, gaps, gap_since_ms, kept = held
     return Summary(
         desk.consumer, None, None, Parked(retrying, failed, forked), Open(gaps, gap_since_ms),

@@ -134,7 +134,7 @@ def unfit(desk: Desk, key: str, source: str | None, seen: Waiting | None) -> Pro
     if seen is not None:
         return Refused(
             f"this cannot be done for a key that waits like this: {seen.kind}",
-            source=seen.source, key=seen.key, hint=" | ".join(seen.release()),
+            source=seen.source, key=seen.key, hint="\n  ".join(seen.release()),
         )  # fmt: skip
     rows = yield from call(desk.session.run, desk.sql["known_key"], (desk.consumer, key, source))
     what = "does not wait" if rows else "is not known"

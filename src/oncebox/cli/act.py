@@ -32,8 +32,8 @@ def redrive(
 ) -> int:
     """Try failed events again, now, with their attempts counted anew.
 
-    A running consumer takes them up within a second, each key in its order. Safe at
-    any time: what took effect does not again.
+    A running consumer takes them up within a second, each key in its order. It is
+    safe at any time: what took effect does not again.
 
     For example:
 
@@ -116,9 +116,9 @@ def accept(
 ) -> int:
     """Follow a source that forgot what it had published, as after a restore.
 
-    The key goes on with the source's present history. Events that are not in it are
-    given up and listed. Where it cannot be known which effects are here, nothing is
-    done: look in your own tables, and give --after.
+    The key goes on with the source's present history. Events that are not in it
+    are given up and listed. Where it cannot be known which effects are here,
+    nothing is done: look in your own tables, and give --after.
 
     For example:
 

@@ -31,6 +31,8 @@ Since = Annotated[str, Parameter(name="--from", help="start, an ISO time, or 90s
 Topic = Annotated[str | None, Parameter(help="This topic only.")]
 Wait = Annotated[bool, Parameter(help="Stay until it is read, and say how far it is.")]
 LOOK_S = 0.5
+ALONE_LOOKS = 10
+"""After how many looks without any reader it is said that there is none: leases change hands."""
 
 
 def republish(
@@ -43,8 +45,8 @@ def republish(
 ) -> int:
     """Publish events of a source's key again, for consumers that miss some.
 
-    Whoever has them already drops them as duplicates. What retention has taken out of
-    the outbox cannot be published again.
+    Whoever has them already drops them as duplicates. What retention has taken out
+    of the outbox cannot be published again.
 
     For example:
 
@@ -85,8 +87,8 @@ def replay(
 ) -> int:
     """Read the log again from an earlier place. Changes no state.
 
-    What was done is a duplicate. For filling in what expired or was lost on the way,
-    and for checking that nothing changes. Positions are only ever set back.
+    What was done is a duplicate. For filling in what expired or was lost on the
+    way, and for checking that nothing changes. Positions are only ever set back.
 
     For example:
 
@@ -135,7 +137,7 @@ def _wait(place: Place, consumer: str, spans: Mapping[TopicPartition, tuple[int,
     up to the second.
     """
     total = sum(end - start for start, end in spans.values())
-    done, alone = 0, False
+    alone = 0
     with progress(consumer) as told:
         while True:
             one = place.at_desk(consumer, summary)
@@ -144,9 +146,9 @@ def _wait(place: Place, consumer: str, spans: Mapping[TopicPartition, tuple[int,
             told(done, total)
             if done >= total:
                 break
-            if not one.holders and not alone:
+            alone = 0 if one.holders else alone + 1
+            if alone == ALONE_LOOKS:
                 note(f"nobody reads for {consumer} now: oncebox run")
-            alone = not one.holders
             time.sleep(LOOK_S)
     note(f"{consumer} has read {counted(total, 'record')} again")
 
@@ -171,8 +173,8 @@ def rebuild(
 
     What the consumer has done is forgotten, so what its handlers wrote has to be
     emptied too: by --clear, in the same transaction. While it catches up, what its
-    handlers emit is left out, and effects outside the database reuse the results of
-    the first time. Safe while it runs.
+    handlers emit is left out, and effects outside the database reuse the results
+    of the first time. Safe while it runs.
 
     For example:
 

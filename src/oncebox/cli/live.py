@@ -107,15 +107,15 @@ def _facts(one: Summary | Relay) -> Facts:
             "holder": (one.holder, f"held by {one.holder or 'nobody'}"),
             "refused": (refused, f"{counted(refused, 'key')} wait in the outbox: oncebox status"),
         }
-    holders = {f"{p.topic}/{p.partition}": p.holder for p in one.partitions}
-    counts = Counter(who for who in holders.values() if who)
+    holders = {f"{p.topic}/{p.partition}": p.holder for p in one.partitions if p.holder}
+    counts = Counter(holders.values())
     held = ", ".join(f"{count} by {who}" for who, count in sorted(counts.items())) or "none"
     see = f"oncebox parked {one.name}"
     parked, gaps, bad = one.parked, one.gaps.open, one.quarantine
     again = bool(one.rebuilding)
     return {
         "partitions": (holders, f"partitions read: {held}"),
-        "retrying": (parked.retrying, f"{counted(parked.retrying, 'key')} failed, to be retried"),
+        "retrying": (parked.retrying, f"{counted(parked.retrying, 'key')} to be tried again"),
         "failed": (parked.failed, f"{counted(parked.failed, 'key')} failed for good: {see}"),
         "forked": (parked.forked, f"{counted(parked.forked, 'key')} forked: {see}"),
         "gaps": (gaps, f"{counted(gaps, 'key')} with an event missing: {see}"),

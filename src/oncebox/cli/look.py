@@ -24,9 +24,9 @@ Limit = Annotated[int, Parameter(help="How many are shown; --json shows all.")]
 def status(*names: Names) -> int:
     """How far consumers and relays are, and what waits.
 
-    Lag in events and seconds, parked keys, gaps open, duplicates dropped, the relay's
-    backlog, and who holds the leases. Imports no application where the configuration
-    says enough.
+    Lag in events and seconds, parked keys, gaps open, duplicates dropped, the
+    relay's backlog, and who holds the leases. Imports no application where the
+    configuration says enough.
 
     For example:
 
@@ -138,9 +138,9 @@ def _remarks(one: Summary) -> None:
 def parked(consumer: Name, /, *, which: Which = EVERY_KEY, limit: Limit = 100) -> int:
     """Keys that wait: why, since when, and what would let them go on.
 
-    Kinds: poison (its handler fails), fork (its source forgot what it had published),
-    gap (an event has not come), waits (for an event of another key), next (nothing is
-    in its way).
+    Kinds: poison (its handler fails), fork (its source forgot what it had
+    published), gap (an event has not come), waits (for an event of another key),
+    next (nothing is in its way).
 
     For example:
 
@@ -182,4 +182,4 @@ def _parked_table(shown: list[Waiting]) -> None:
     ])  # fmt: skip
     for kind in dict.fromkeys(one.kind for one in shown):
         example = next(one for one in shown if one.kind == kind)
-        note(f"{kind}, for example: {' | '.join(example.release())}")
+        note("\n  ".join((f"{kind}, for example:", *example.release())))

@@ -40,7 +40,7 @@ class Options:
     schema:
         Name of oncebox's tables; or ONCEBOX_SCHEMA.
     app:
-        MODULE or MODULE:NAME with services; or ONCEBOX_APP. May be repeated.
+        MODULE[:NAME] with services; or ONCEBOX_APP. May be repeated.
     config:
         Configuration file, instead of oncebox.toml.
     json:

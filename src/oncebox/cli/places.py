@@ -39,7 +39,7 @@ class Place(NamedTuple):
     def open_log(self) -> Iterator[Log]:
         """The log, closed at the end. Raises ConfigurationError where none is known."""
         if self.log is None:
-            raise _unknown("the log", "log")
+            raise unknown("the log", "log")
         log = open_log(self.log)
         try:
             yield log
@@ -131,7 +131,7 @@ def locate(name: str) -> Place:
         known = {n for s in found.values() for n in (s.name, *s.consumers)}
         raise ConfigurationError(f"no service or consumer {name}", expected=_one_of(known))
     if service is None or service.store is None:
-        raise _unknown(f"the store of {name}")
+        raise unknown(f"the store of {name}")
     return place_of(service)
 
 
@@ -144,7 +144,7 @@ def everywhere(*, code: bool = False) -> list[Place]:
     if code or not found:
         found += [place_of(s) for s in services().values() if s.store is not None]
     if not found:
-        raise _unknown("the store")
+        raise unknown("the store")
     return distinct(found)
 
 
@@ -161,7 +161,8 @@ def _one_of(names: Any) -> str:
     return f"one of {', '.join(sorted(names))}"
 
 
-def _unknown(what: str, field: str = "store") -> ConfigurationError:
+def unknown(what: str, field: str = "store") -> ConfigurationError:
+    """An error for a URL that nobody said."""
     return ConfigurationError(
         f"{what} is not known",
         expected=f"--{field} URL, ONCEBOX_{field.upper()}, or the configuration",

@@ -44,8 +44,8 @@ def run(
     """Relay and consume, for all services of the application or those named.
 
     Start it as often as you like: processes share the work, and take over from one
-    that dies. Stop it with Ctrl-C or SIGTERM: it finishes what it has begun. A second
-    one ends it at once, and nothing is lost either way.
+    that dies. Stop it with Ctrl-C or SIGTERM: it finishes what it has begun. A
+    second one ends it at once, and nothing is lost either way.
 
     For example:
 

@@ -28,10 +28,10 @@ STARTER = Path(__file__).with_name("starter")
 def demo(*, events: int = 20_000, keys: int = 2_000, seed: int = 1) -> int:
     """The mistakes of event-driven systems and their cures, side by side.
 
-    A small shop with several processes on this machine; the same work under the same
-    faults, once with handlers as most teams write them, once with oncebox. Needs no
-    server, takes a minute. On servers, which only flags name, it works in databases
-    and topics of its own, oncebox_demo_…, and removes them at its end.
+    A small shop with several processes on this machine; the same work under the
+    same faults, once with handlers as most teams write them, once with oncebox.
+    Needs no server, takes a minute. On servers, which only flags name, it works in
+    databases and topics of its own, oncebox_demo_…, and removes them at its end.
 
     For example:
 
@@ -56,8 +56,7 @@ def demo(*, events: int = 20_000, keys: int = 2_000, seed: int = 1) -> int:
 
 
 def init(folder: Path = Path(), /) -> int:
-    """Make a small service to begin with: a configuration, and a file with two
-    services.
+    """Make a small service to begin with: a configuration, and two services.
 
     Files that exist are never changed.
 

@@ -14,7 +14,7 @@ from ..ports import Log
 from ..program import Program, call
 from ..service import Service
 from .output import tell
-from .places import Place, chosen, configured, place_of
+from .places import Place, chosen, configured, place_of, unknown
 
 PARTITIONS = 4
 MISSING = "it does not exist: oncebox topics create"
@@ -75,6 +75,8 @@ def _wanted(names: tuple[str, ...]) -> Iterator[tuple[Log, str]]:
             if service.log is not None:
                 at = wanted.setdefault(service.log, (place_of(service), set()))
                 at[1].update(names or _streams(service))
+    if not wanted:
+        raise unknown("the log", "log")
     if not any(topics for _, topics in wanted.values()):
         raise NotFound(
             "no topics are known", expected="names of topics, or services with handlers or events"

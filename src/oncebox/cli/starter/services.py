@@ -2,6 +2,8 @@
 
 Relay and consume: oncebox run --migrate
 Place an order:    python services.py o-1 1250
+
+Here it needs no server. On PostgreSQL, SQL has %s in place of ?.
 """
 
 import sqlite3
@@ -34,7 +36,7 @@ def owe(tx: sqlite3.Connection, placed: OrderPlaced) -> None:
 def place(order_id: str, cents: int) -> None:
     """The event exists if and only if the order does."""
     connection = sqlite3.connect("shop.db")
-    connection.execute("CREATE TABLE IF NOT EXISTS orders (order_id TEXT PRIMARY KEY, cents)")
+    connection.execute("CREATE TABLE IF NOT EXISTS orders (order_id TEXT, cents INTEGER)")
     with connection:
         connection.execute("INSERT INTO orders VALUES (?, ?)", (order_id, cents))
         shop.emit(connection, OrderPlaced(order_id, cents))
