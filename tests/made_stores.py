@@ -30,9 +30,10 @@ class Made:
     close: Callable[[], Any] = lambda: None
 
 
-def engine(driver: str, place: str) -> sqlalchemy.Engine:
+def engine(driver: str, place: str, *, bare: bool = False) -> sqlalchemy.Engine:
+    """`bare`: as SQLAlchemy makes it, without SQLite's foreign keys, which fail a COMMIT."""
     made = sqlalchemy.create_engine(sqlalchemy_url(driver, place))
-    if driver == "sqlite":
+    if driver == "sqlite" and not bare:
         listen(made, "connect", foreign_keys_on)
     return made
 
@@ -44,17 +45,17 @@ def async_engine(driver: str, place: str) -> sqlalchemy_asyncio.AsyncEngine:
     return made
 
 
-def of_engine(driver: str) -> Callable[[str], Made]:
+def of_engine(driver: str, *, bare: bool = False) -> Callable[[str], Made]:
     def make(place: str) -> Made:
-        made = engine(driver, place)
+        made = engine(driver, place, bare=bare)
         return Made(made, sqlalchemy.Connection, close=made.dispose)
 
     return make
 
 
-def of_sessionmaker(driver: str) -> Callable[[str], Made]:
+def of_sessionmaker(driver: str, *, bare: bool = False) -> Callable[[str], Made]:
     def make(place: str) -> Made:
-        made = engine(driver, place)
+        made = engine(driver, place, bare=bare)
         return Made(orm.sessionmaker(made), orm.Session, close=made.dispose)
 
     return make
@@ -124,3 +125,8 @@ STORES: dict[str, tuple[str, bool, Callable[[str], Any]]] = {
     "django-postgres": ("postgres", False, of_django("postgres")),
     "django-sqlite": ("sqlite", False, of_django("sqlite")),
 }  # fmt: skip
+
+BARE: dict[str, tuple[str, bool, Callable[[str], Any]]] = {
+    "Engine-sqlite3-bare": ("sqlite", False, of_engine("sqlite", bare=True)),
+    "sessionmaker-sqlite3-bare": ("sqlite", False, of_sessionmaker("sqlite", bare=True)),
+}

@@ -17,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from sqlalchemy import orm
 
 from chains import Paid, World, make_store
-from made_stores import STORES, Made
+from made_stores import BARE, STORES, Made
 from oncebox.stores.adapt import open_store
 
 PLAIN = [name for name, (_, asynchronous, _) in STORES.items() if not asynchronous]
@@ -56,7 +56,7 @@ class Place:
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    dialect, _, make = STORES[request.param]
+    dialect, _, make = (STORES | BARE)[request.param]
     url = request.getfixturevalue("postgres_url") if dialect == "postgres" else None
     store = make_store(dialect, tmp_path, url)
     world = World(store, tmp_path)
@@ -117,7 +117,7 @@ def roll_back(place: Place, tx: Any) -> None:
         tx.rollback()
 
 
-@pytest.mark.parametrize("place", PLAIN, indirect=True)
+@pytest.mark.parametrize("place", [*PLAIN, *BARE], indirect=True)
 @pytest.mark.parametrize("mistake", [commit, roll_back, swallow])
 def test_a_handler_that_breaks_the_transaction_is_parked(
     place: Place, mistake: Callable[[Place, Any], None]

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.event import listen
 from sqlalchemy.exc import InvalidRequestError, UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
-from ..errors import ConfigurationError, NoTransaction
+from ..errors import ConfigurationError, HandlerBroke, NoTransaction
 from ..session import Dialect, Rows
 from .base import SessionBase, begins_by_itself, outside_transaction
 from .placeholders import prepared
@@ -43,6 +44,7 @@ class SqlalchemySession(SessionBase):
         self.handle = handle
         self.dialect = dialect_of(bind_of(handle) if isinstance(handle, Session) else handle)
         self._root: Any = None
+        self._closing = False
         self._ran = False  # the driver begins with the first statement
         self._nested: Any = None
         self.lost = self.is_lost
@@ -64,8 +66,16 @@ class SqlalchemySession(SessionBase):
         self._ran = False
         connection = self._connection()
         self.require_transaction()
-        if self.dialect == "sqlite" and not _driver(connection).in_transaction:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        self._closing = False
+        if self.dialect == "sqlite":
+            listen(connection, "commit", self._refuse)
+            if not _driver(connection).in_transaction:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    def _refuse(self, _: Connection) -> None:
+        """Where an engine leaves SQLite's foreign keys off, only this fails a handler's commit."""
+        if not self._closing:
+            raise HandlerBroke("a handler commits", hint="remove its commit()")
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         connection = self._connection()
@@ -86,6 +96,7 @@ class SqlalchemySession(SessionBase):
         return self._ran and outside_transaction(_driver(self._connection()))
 
     def commit(self) -> None:
+        self._closing = True
         self.handle.commit()
 
     def rollback(self) -> None:
@@ -146,7 +157,7 @@ class AsyncSqlalchemySession(SessionBase):
         return self._do("run_many", sql, rows)
 
     def commit(self) -> Any:
-        return self.handle.commit()
+        return self._do("commit")
 
     def rollback(self) -> Any:
         return self.handle.rollback()
