@@ -13,6 +13,7 @@ import pytest
 
 from chains import TOPIC, Opened, Paid, Producer, World, make_store
 from oncebox.consumer import ConsumerLoop
+from oncebox.context import Context
 from oncebox.errors import HandlerTimeout
 from oncebox.program import drive
 from oncebox.rewind import rebuild
@@ -298,3 +299,27 @@ def test_an_unkeyed_event_that_comes_again_with_another_time_is_a_duplicate(worl
     world.settle(loop)
     assert world.of("shop") == [1]
     assert (world.count("duplicates"), world.count("orphans"), world.count("forks")) == (2, 0, 0)
+
+
+def test_of_two_owners_that_had_an_effect_the_first_result_holds(world: World) -> None:
+    """The slow one's result took the place of the one that the handler had seen."""
+    results = [11, 22]
+
+    def charge(_: str) -> int:
+        result = results.pop(0)
+        if results:  # meanwhile, somebody else finds that the event is overdue
+            world.rows("UPDATE oncebox.cursor SET lease_until = 0 RETURNING 1")
+            world.rows("DELETE FROM oncebox.member RETURNING 1")
+            world.after(60.0, world.loop("quick"))
+        return result
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid, context: Context[None]) -> None:
+        world.record(tx, paid.order, context.once("charge", charge))
+
+    world.deliver(*world.producer.paid("a", 1))
+    world.settle(world.loop("slow"))
+    assert world.of("a") == [22]
+    assert [bytes(result) for (result,) in world.rows("SELECT result FROM oncebox.effect")] == [
+        b"22"
+    ]

@@ -44,8 +44,8 @@ def have_effect(reading: Reading, one: Wanted) -> Program[str | None]:
         return f"once({suspend.step!r}): {describe(error)}"
     parameters = (*event, suspend.step, reading.now_ms(), encoded)
     done = call(reading.session.run, reading.sql["effect_done"], parameters)
-    yield from transact(reading, done)
-    known[suspend.step] = Effect(json.decode(encoded))
+    rows = yield from transact(reading, done)
+    known[suspend.step] = Effect(json.decode(rows[0][0] if rows else encoded))
     return None
 
 

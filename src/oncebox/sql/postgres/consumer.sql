@@ -176,5 +176,7 @@ values ($1, $2, $3, $4, $5, $6)
 on conflict (consumer, source, id, step) do update set tries = e.tries + 1;
 
 -- name: effect_done
-update oncebox.effect set done_ms = $5, result = $6
-where consumer = $1 and source = $2 and id = $3 and step = $4;
+-- The result that holds: of two owners that had the effect, the first's, which handlers have seen.
+update oncebox.effect set done_ms = coalesce(done_ms, $5), result = coalesce(result, $6)
+where consumer = $1 and source = $2 and id = $3 and step = $4
+returning result;

@@ -164,5 +164,7 @@ VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (consumer, source, id, step) DO UPDATE SET tries = tries + 1;
 
 -- name: effect_done
-UPDATE oncebox_effect SET done_ms = ?5, result = ?6
-WHERE consumer = ?1 AND source = ?2 AND id = ?3 AND step = ?4;
+-- The result that holds: of two owners that had the effect, the first's, which handlers have seen.
+UPDATE oncebox_effect SET done_ms = coalesce(done_ms, ?5), result = coalesce(result, ?6)
+WHERE consumer = ?1 AND source = ?2 AND id = ?3 AND step = ?4
+RETURNING result;
