@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from engines.lookup import postgres_programs
 from engines.postgres import OwnPostgres, Postgres, postgres
 from oncebox.errors import Unreachable
 from oncebox.migrate import split
@@ -200,7 +201,9 @@ def test_property_01_a_prepared_transaction_is_waited_for(on_postgres: Outbox) -
 # ---- 2
 
 
-def test_property_02_keys_are_in_the_order_of_commits(on_postgres: Outbox) -> None:
+@pytest.mark.parametrize("batches", [1, 2])
+def test_property_02_keys_are_in_the_order_of_commits(on_postgres: Outbox, batches: int) -> None:
+    """The first to have a transaction id, and to emit, commits last."""
     outbox = on_postgres
     relay = outbox.settle(outbox.relay())
     early, late = outbox.open(), outbox.open()
@@ -210,7 +213,8 @@ def test_property_02_keys_are_in_the_order_of_commits(on_postgres: Outbox) -> No
     late.begin()
     second = outbox.put(late, "k")
     late.commit()
-    outbox.settle(relay)
+    if batches == 2:
+        outbox.settle(relay)
     early.commit()
     outbox.settle(relay)
     assert [one.envelope.id for one in outbox.of_key("k")] == [second, first]
@@ -307,20 +311,20 @@ def test_property_04_only_what_is_durable_is_published(tmp_path: Path) -> None:
         outbox.close()
 
 
+@pytest.mark.parametrize("how", ["dumped", "copied"])
 def test_property_04_a_restored_database_is_published_again(
-    on_postgres: Outbox, postgres_server: Postgres, tmp_path: Path
+    on_postgres: Outbox, postgres_server: Postgres, tmp_path: Path, how: str
 ) -> None:
-    """As dumped and restored: identities and transaction ids are others."""
+    """Dumped, so that identities and transaction ids are others; or copied with all of them."""
     outbox = on_postgres
     outbox.emit("a", "b", "a", None)
     relay = outbox.settle(outbox.relay())
     outbox.rest(relay)
     outbox.emit("a")
-    with postgres_server.database() as url:
-        dump = subprocess.run(["pg_dump", "-Fc", outbox.url], capture_output=True, check=True)
-        subprocess.run(
-            ["pg_restore", "--no-owner", "-d", url], input=dump.stdout, capture_output=True, check=True
-        )  # fmt: skip
+    outbox.close()
+    with postgres_server.database(outbox.url.rsplit("/")[-1] if how == "copied" else None) as url:
+        if how == "dumped":
+            restore(outbox.url, url)
         (tmp_path / "second").mkdir()
         restored = Outbox(url, tmp_path / "second")
         restored.emit("a", "b")
@@ -334,6 +338,14 @@ def test_property_04_a_restored_database_is_published_again(
         ((low,),) = restored.run("select low from oncebox.source")
         assert low > 0, "what is emitted from now on cannot be taken for what was lost"
         restored.close()
+
+
+def restore(old: str, new: str) -> None:
+    programs = postgres_programs()
+    command = [str(programs / "pg_dump"), "-Fc", old]
+    dump = subprocess.run(command, capture_output=True, check=True).stdout
+    command = [str(programs / "pg_restore"), "--no-owner", "-d", new]
+    subprocess.run(command, input=dump, capture_output=True, check=True)
 
 
 def test_property_04_a_promoted_standby_is_published_again(tmp_path: Path) -> None:
@@ -503,7 +515,7 @@ def test_property_06_a_relay_that_ends_makes_room_at_once(outbox: Outbox) -> Non
     turns = iter(range(3))
     drive(first.run(lambda: next(turns, None) is None))
     outbox.emit("a")
-    outbox.settle(outbox.relay("second"))
+    outbox.settle(outbox.relay("second", lease_s=60.0))
     assert [one.chain.sequence for one in outbox.of_key("a")] == [1, 2]
 
 
@@ -596,6 +608,30 @@ def test_property_07_dropping_waits_for_nobody_long(on_postgres: Outbox) -> None
     outbox.rest(relay)
     assert outbox.run(oldest) == [(100,)]
     assert len(outbox.ids()) == 252
+
+
+def test_property_07_what_commits_while_dropping_waits_is_kept(on_postgres: Outbox) -> None:
+    outbox = on_postgres
+    outbox.small_partitions(100)
+    relay = outbox.relay(retention_s=0.0, partition_events=100, upkeep_s=0.0, lock_wait_s=20.0)
+    outbox.emit_many(["a"] * 60)
+    session = outbox.open()
+    session.begin()
+    outbox.put(session, "open")
+    outbox.emit_many(["a"] * 60)
+    outbox.settle(relay)
+    drive(relay._save())
+    dropping = threading.Thread(target=drive, args=(relay.turn(),))
+    dropping.start()
+    waits = (
+        "select exists (select from pg_locks where mode = 'AccessExclusiveLock' and not granted)"
+    )
+    await_true(lambda: outbox.run(waits) == [(True,)], "the drop to wait")
+    session.commit()
+    dropping.join()
+    outbox.rest(relay)
+    assert len(outbox.of_key("open")) == 1
+    assert len(outbox.ids()) == 121
 
 
 # ---- 8
