@@ -21,7 +21,7 @@ LAYERS = (
     ("emit", "inbox", "relay", "effects", "gaps", "prune", "consumer", "explorer"),
     ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),
     ("service", "connect"),
-    ("running", "config", "testing"),
+    ("running", "config", "places", "testing"),
     ("cli", "demo"),
     ("__main__", "__init__"),
 )

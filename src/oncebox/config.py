@@ -18,6 +18,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -152,6 +153,10 @@ class Sources:
             return found
         value = self.table.get("services", {}).get(service, {}).get(field)
         return None if value is None else Value(value, f"{self.name} [services.{service}]")
+
+
+SOURCES: ContextVar[Sources] = ContextVar("oncebox_sources")
+"""What this process was told, by whoever runs it: the command line, or a console."""
 
 
 # ---- the environment

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from ..config import Sources, environment
+from ..config import SOURCES, Sources, environment
 from ..errors import OnceboxError
-from .options import NO_OPTIONS, SOURCES, Options, log_to_stderr
+from .options import NO_OPTIONS, Options, log_to_stderr, said
 from .output import ASKED, complain, on_terminal
 
 BEGIN, RUN = Group("Begin", sort_key=1), Group("Run", sort_key=2)
@@ -46,7 +46,7 @@ HELP = """Events that take effect once, in order, from any version.
 Begin with: oncebox demo, then: oncebox init. Examples: oncebox COMMAND --help.
 """
 
-Tokens = Annotated[str, Parameter(show=False, allow_leading_hyphen=True)]
+Tokens = Annotated[str, said("", show=False, allow_leading_hyphen=True)]
 
 
 def make_app(arguments: Sequence[str], sources: Sources) -> App:
@@ -67,8 +67,9 @@ def make_app(arguments: Sequence[str], sources: Sources) -> App:
         suppress_keyboard_interrupt=False,
     )
     app["--help"].group = SET_UP
-    app.register_install_completion_command(name="--install-completion", group=SET_UP)
     called = set(arguments) & {name for name, *_ in COMMANDS}
+    if not called:
+        app.register_install_completion_command(name="--install-completion", group=SET_UP)
     for place, (name, target, group, summary) in enumerate(COMMANDS):
         text = None if name in called else summary
         path = f"{__package__}.{target}"

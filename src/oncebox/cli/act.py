@@ -6,30 +6,29 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
-from cyclopts import Parameter
-
 from .. import operate
+from ..config import SOURCES
 from ..desk import Desk
 from ..errors import ConfigurationError, Refused
 from ..operate import Given
 from ..origins import Origins, follow, forked, source_of
+from ..places import Place, locate
 from ..program import Program
 from ..session import Store
 from ..stores.adapt import open_store
 from ..waiting import Waiting, Where, pages, unfit
-from .options import EVERY_KEY, SOURCES, UNSAID, Because, DryRun, Name, SourceStore, Which
+from .options import EVERY_KEY, UNSAID, Because, DryRun, Name, SourceStore, Which, said
 from .output import complain, counted, note, plain, tell
-from .places import Place, locate
 
-All = Annotated[bool, Parameter(help="Every key that is parked for a failure.")]
-Key = Annotated[str | None, Parameter(help="This key; else all forks of the source.")]
-Source = Annotated[str | None, Parameter(help="The source, also where several have this key.")]
-After = Annotated[int | None, Parameter(help="The last number whose effect is here; 0: none.")]
+All = Annotated[bool, said("Every key that is parked for a failure.")]
+Key = Annotated[str | None, said("This key; else all forks of the source.")]
+Source = Annotated[str | None, said("The source, also where several have this key.")]
+After = Annotated[int | None, said("The last number whose effect is here; 0: none.")]
 
 
 def redrive(
     consumer: Name, /, *, which: Which = EVERY_KEY, all: All = False, dry_run: DryRun = False
-) -> int:
+) -> None:
     """Try failed events again, now, with their attempts counted anew.
 
     A running consumer takes them up within a second, each key in its order. It is
@@ -46,7 +45,7 @@ def redrive(
         return len((yield from operate.redrive(desk, found)))
 
     where = _meant(which, everything=all)
-    return _act("redriven", locate(consumer), consumer, where, ("poison",), act, dry_run=dry_run)
+    _act("redriven", locate(consumer), consumer, where, ("poison",), act, dry_run=dry_run)
 
 
 def skip(
@@ -57,7 +56,7 @@ def skip(
     because: Because = UNSAID,
     source_store: SourceStore = None,
     dry_run: DryRun = False,
-) -> int:
+) -> None:
     """Give up what a key waits for, and let it go on. Noted in the journal.
 
     Of a key that fails: the failing event. Of a gap: the missing events, after the
@@ -86,7 +85,7 @@ def skip(
         yield from origins.close()
         return done
 
-    return _act("skipped", place, consumer, where, ("poison", "gap", "waits"), act, dry_run=dry_run)
+    _act("skipped", place, consumer, where, ("poison", "gap", "waits"), act, dry_run=dry_run)
 
 
 def _words(given: Given, consumer: str) -> str:
@@ -184,7 +183,7 @@ def _act(
     act: Act,
     *,
     dry_run: bool,
-) -> int:
+) -> None:
     """Act on the keys that are meant and wait like this. Where one key was named and is none of
     them, raises Refused with what it waits for, or NotFound.
     """
@@ -205,7 +204,6 @@ def _act(
 
     place.at_desk(consumer, work)
     _report(what, consumer, count, done, dry_run=dry_run)
-    return 0
 
 
 def _report(what: str, consumer: str, count: int, done: int, *, dry_run: bool) -> None:

@@ -9,27 +9,25 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from .. import rewind
 from ..desk import Desk, now_ms
 from ..envelope import STAMP_UNITS_PER_US
-from ..errors import ConfigurationError, NotFound
+from ..errors import ConfigurationError, NotFound, Refused
+from ..places import Place, chosen, locate
 from ..ports import Extent, TopicPartition
 from ..program import Program
 from ..rewind import Moved
 from ..session import Session
 from ..statements import statements
 from ..summary import summary
-from .options import UNSAID, Because, DryRun, Name
+from .options import UNSAID, Because, DryRun, Name, Texts, said
 from .output import counted, note, progress, say, tell
-from .places import Place, chosen, locate
 
-FromNumber = Annotated[int, Parameter(name="--from", help="The first number.")]
-ToNumber = Annotated[int | None, Parameter(help="The last number; else up to the newest.")]
-Since = Annotated[str, Parameter(name="--from", help="start, an ISO time, or 90s, 30min, 2h, 7d.")]
-Topic = Annotated[str | None, Parameter(help="This topic only.")]
-Wait = Annotated[bool, Parameter(help="Stay until it is read, and say how far it is.")]
+FromNumber = Annotated[int, said("The first number.", name="--from")]
+ToNumber = Annotated[int | None, said("The last number; else up to the newest.")]
+Since = Annotated[str, said("start, an ISO time, or 90s, 30min, 2h, 7d.", name="--from")]
+Topic = Annotated[str | None, said("This topic only.")]
+Wait = Annotated[bool, said("Stay until it is read, and say how far it is.")]
 LOOK_S = 0.5
 ALONE_LOOKS = 10
 """After how many looks without any reader it is said that there is none: leases change hands."""
@@ -42,7 +40,7 @@ def republish(
     from_: FromNumber = 1,
     to: ToNumber = None,
     dry_run: DryRun = False,
-) -> int:
+) -> None:
     """Publish events of a source's key again, for consumers that miss some.
 
     Whoever has them already drops them as duplicates. What retention has taken out
@@ -69,7 +67,6 @@ def republish(
         )  # fmt: skip
     text = f"{key}: #{done[0]} to #{done[-1]} {'would be ' if dry_run else ''}published again"
     tell({"source": source, "key": key, "numbers": done, "dry_run": dry_run}, text)
-    return 0
 
 
 # ---- replay
@@ -84,7 +81,7 @@ def replay(
     because: Because = UNSAID,
     wait: Wait = False,
     dry_run: DryRun = False,
-) -> int:
+) -> None:
     """Read the log again from an earlier place. Changes no state.
 
     What was done is a duplicate. For filling in what expired or was lost on the
@@ -111,7 +108,6 @@ def replay(
         say("nothing to read again from there")
     elif wait and not dry_run:
         _wait(place, consumer, {(m.topic, m.partition): (m.to, m.position or 0) for m in moved})
-    return 0
 
 
 def when_ms(text: str) -> int:
@@ -155,20 +151,27 @@ def _wait(place: Place, consumer: str, spans: Mapping[TopicPartition, tuple[int,
 
 # ---- rebuild
 
+Clear = Annotated[Texts, said("A statement that empties what handlers write; repeatable.")]
+Cleared = Annotated[bool, said("Nothing to empty, or done, with the consumer stopped.")]
+New = Annotated[bool, said("A consumer that never ran: it begins like a rebuild.")]
+Finish = Annotated[bool, said("From now on everything is performed, also in a rebuild.")]
+Effects = Annotated[bool, said("Emit, and have outside effects, again for every event.")]
+Yes = Annotated[bool, said("Do not ask.")]
+
 
 def rebuild(
     consumer: Name,
     /,
     *,
-    clear: list[str] | None = None,
-    cleared: bool = False,
-    new: bool = False,
-    finish: bool = False,
-    perform_effects: bool = False,
+    clear: Clear = None,
+    cleared: Cleared = False,
+    new: New = False,
+    finish: Finish = False,
+    perform_effects: Effects = False,
     because: Because = UNSAID,
     wait: Wait = False,
-    yes: bool = False,
-) -> int:
+    yes: Yes = False,
+) -> None:
     """Make a consumer's state anew from the log: its handlers run for every event.
 
     What the consumer has done is forgotten, so what its handlers wrote has to be
@@ -181,39 +184,34 @@ def rebuild(
         oncebox rebuild billing --clear "DELETE FROM owed" --yes --wait
         oncebox rebuild billing.v2 --new
         oncebox rebuild billing --finish
-
-    Parameters
-    ----------
-    clear:
-        A statement that empties what its handlers write; may be repeated.
-    cleared:
-        There is nothing to empty, or it was done, with the consumer stopped.
-    new:
-        A consumer that never ran: it begins like a rebuild.
-    finish:
-        From now on everything is performed, also for events still to be taken again.
-    perform_effects:
-        Emit, and have effects outside the database, again for every event.
-    yes:
-        Do not ask.
     """
-    if new or finish:
-        return _begin(consumer, because) if new else _finish(consumer, because)
-    if not clear and not cleared:
+    if new:
+        _begin(consumer, because)
+    elif finish:
+        _finish(consumer, because)
+    elif not clear and not cleared:
         raise ConfigurationError(
             "a rebuild applies every event again, on top of what is there",
             expected='--clear "DELETE FROM …" for what its handlers write, or --cleared',
         )
+    elif not yes and not _agreed(f"Forget what {consumer} has done, and build it anew?"):
+        raise Refused("nothing was changed")
+    else:
+        spans = _rebuild(consumer, clear or [], because, perform=perform_effects)
+        if wait:
+            _wait(locate(consumer), consumer, spans)
+
+
+def _rebuild(
+    consumer: str, clear: list[str], because: str, *, perform: bool
+) -> dict[TopicPartition, Extent]:
     place = locate(consumer)
-    if not yes and not _agreed(f"Forget what {consumer} has done, and build it anew?"):
-        note("nothing was changed")
-        return 1
     with place.open_log() as log:
 
         def work(desk: Desk) -> Program[dict[TopicPartition, Extent]]:
             known = yield from rewind.extents(desk, log)
             ends = {at: extent.end for at, extent in known.items()}
-            yield from rewind.rebuild(desk, ends, clear or (), because, perform=perform_effects)
+            yield from rewind.rebuild(desk, ends, clear, because, perform=perform)
             return known
 
         known = place.at_desk(consumer, work)
@@ -221,14 +219,11 @@ def rebuild(
         if extent.start:
             note(f"{topic}/{partition}: the log begins at {extent.start:,}: keys with older events"
                  " will wait as gaps")  # fmt: skip
-    text = f"{consumer} reads {counted(len(known), 'partition')} anew: oncebox status {consumer}"
-    tell({"action": "rebuild", "consumer": consumer, "partitions": len(known)}, text)
-    if wait:
-        _wait(place, consumer, known)
-    return 0
+    _report("rebuild", consumer, len(known), f"are read anew: oncebox status {consumer}")
+    return known
 
 
-def _begin(consumer: str, because: str) -> int:
+def _begin(consumer: str, because: str) -> None:
     known = {name: found for service in chosen(()) for name, found in service.consumers.items()}
     if consumer not in known:
         raise NotFound(f"no consumer {consumer}", expected=f"one of {', '.join(sorted(known))}")
@@ -242,16 +237,17 @@ def _begin(consumer: str, because: str) -> int:
     floor = 0 if start is None else _stamp_at(int(start.timestamp() * 1000))
     had = _stamp_at(now_ms())
     place.at_desk(consumer, lambda desk: rewind.prepare(desk, floor, had, ends, because))
-    text = f"{consumer} will build its state from {counted(len(ends), 'partition')} when it runs"
-    tell({"action": "new", "consumer": consumer, "partitions": len(ends)}, text)
-    return 0
+    _report("new", consumer, len(ends), "will be read as in a rebuild, when it runs")
 
 
-def _finish(consumer: str, because: str) -> int:
+def _finish(consumer: str, because: str) -> None:
     count = locate(consumer).at_desk(consumer, lambda desk: rewind.finish(desk, because))
-    text = f"{consumer}: {counted(count, 'partition')} had been read anew"
-    tell({"action": "finish", "consumer": consumer, "partitions": count}, text)
-    return 0
+    _report("finish", consumer, count, "were in a rebuild; from now on all is performed")
+
+
+def _report(action: str, consumer: str, count: int, text: str) -> None:
+    document = {"action": action, "consumer": consumer, "partitions": count}
+    tell(document, f"{consumer}: {counted(count, 'partition')} {text}")
 
 
 def _stamp_at(ms: int) -> int:

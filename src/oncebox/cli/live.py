@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any
 
 from ..desk import at_store, desk_at
+from ..places import place_of
 from ..program import Program, call
 from ..running import Running, sleeper
 from ..service import Service
 from ..session import Session, Store
 from ..summary import Relay, Summary, relays, summary
 from .output import ASKED, counted, on_terminal, tell
-from .places import place_of
 
 logger = logging.getLogger("oncebox.cli")
 

@@ -6,19 +6,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from ..desk import Desk, now_ms
 from ..errors import NotFound, OnceboxError
+from ..places import Place, distinct, everywhere, locate
 from ..program import Program
 from ..summary import Relay, Summary, consumers, relays, summary, with_lag
 from ..waiting import Waiting, pages
-from .options import EVERY_KEY, Name, Which
+from .options import EVERY_KEY, Name, Which, said
 from .output import clipped, counted, moment, note, plain, say, span, table, tell
-from .places import Place, distinct, everywhere, locate
 
-Names = Annotated[str, Parameter(help="Consumers or services; if none are named, all.")]
-Limit = Annotated[int, Parameter(help="How many are shown; --json shows all.")]
+Names = Annotated[str, said("Consumers or services; if none are named, all.")]
+Limit = Annotated[int, said("How many are shown; --json shows all.")]
 
 
 def status(*names: Names) -> int:
@@ -135,7 +133,7 @@ def _remarks(one: Summary) -> None:
 # ---- parked
 
 
-def parked(consumer: Name, /, *, which: Which = EVERY_KEY, limit: Limit = 100) -> int:
+def parked(consumer: Name, /, *, which: Which = EVERY_KEY, limit: Limit = 100) -> None:
     """Keys that wait: why, since when, and what would let them go on.
 
     Kinds: poison (its handler fails), fork (its source forgot what it had
@@ -167,7 +165,6 @@ def parked(consumer: Name, /, *, which: Which = EVERY_KEY, limit: Limit = 100) -
         note(f"and {count - len(shown):,} more: --limit, or --json for all")
     if not count:
         say("nothing waits")
-    return 0
 
 
 def _parked_table(shown: list[Waiting]) -> None:

@@ -4,82 +4,52 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Group, Parameter
-
-from ..config import Sources
 
 if TYPE_CHECKING:
     from ..waiting import Where
 
-SOURCES: ContextVar[Sources] = ContextVar("oncebox_sources")
-"""What this run of the command line was given, and from where."""
-
 UNSAID = "no reason given"
 
-Name = Annotated[str, Parameter(help="A consumer: billing, or billing.mail.")]
-Because = Annotated[str, Parameter(help="Why, for the journal.")]
-DryRun = Annotated[bool, Parameter(help="Change nothing; say what would be done.")]
-SourceStore = Annotated[str | None, Parameter(help="URL of the source's own database.")]
+
+def said(text: str, **more: Any) -> Parameter:
+    """An option with its help text."""
+    return Parameter(help=text, **more)
+
+
+Name = Annotated[str, said("A consumer: billing, or billing.mail.")]
+Because = Annotated[str, said("Why, for the journal.")]
+DryRun = Annotated[bool, said("Change nothing; say what would be done.")]
+SourceStore = Annotated[str | None, said("URL of the source's own database.")]
+Texts = list[str] | None
 
 
 @Parameter(name="*", group=Group("Everywhere", sort_key=99))
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What every command understands. Commands find the values in `SOURCES`.
+    """What every command understands. Commands find the values in `SOURCES`."""
 
-    Attributes
-    ----------
-    store:
-        Database URL for all services; or ONCEBOX_STORE.
-    log:
-        Log URL; or ONCEBOX_LOG.
-    schema:
-        Name of oncebox's tables; or ONCEBOX_SCHEMA.
-    app:
-        MODULE[:NAME] with services; or ONCEBOX_APP. May be repeated.
-    config:
-        Configuration file, instead of oncebox.toml.
-    json:
-        Print JSON, one document per line.
-    verbose:
-        Log more; show tracebacks.
-    """
-
-    store: str | None = None
-    log: str | None = None
-    schema: str | None = None
-    app: list[str] | None = None
-    config: str | None = None
-    json: bool = False
-    verbose: Annotated[bool, Parameter(name=("--verbose", "-v"))] = False
+    store: Annotated[str | None, said("Database URL for all services; or ONCEBOX_STORE.")] = None
+    log: Annotated[str | None, said("Log URL; or ONCEBOX_LOG.")] = None
+    schema: Annotated[str | None, said("Name of oncebox's tables; or ONCEBOX_SCHEMA.")] = None
+    app: Annotated[Texts, said("MODULE[:NAME] with services; or ONCEBOX_APP. Repeatable.")] = None
+    config: Annotated[str | None, said("Configuration file, instead of oncebox.toml.")] = None
+    json: Annotated[bool, said("Print JSON, one document per line.")] = False
+    verbose: Annotated[bool, said("Log more; show tracebacks.", name=("--verbose", "-v"))] = False
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Which:
-    """Which keys are meant; all that is said has to hold.
+    """Which keys are meant; all that is said has to hold."""
 
-    Attributes
-    ----------
-    key:
-        This key only.
-    source:
-        Keys of this source only.
-    reason:
-        Keys whose reason contains this.
-    where:
-        FIELD=VALUE or FIELD~PART (contains); may be repeated. Fields: source, key,
-        kind, reason, type, id.
-    """
-
-    key: str | None = None
-    source: str | None = None
-    reason: str | None = None
-    where: list[str] | None = None
+    key: Annotated[str | None, said("This key only.")] = None
+    source: Annotated[str | None, said("Keys of this source only.")] = None
+    reason: Annotated[str | None, said("Keys whose reason contains this.")] = None
+    where: Annotated[Texts, said("Such as kind=gap or reason~Timeout; repeatable.")] = None
 
     def chosen(self) -> Where:
         """As the list of what waits takes it. Raises ConfigurationError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -58,6 +58,17 @@ def note(text: str) -> None:
     """A remark beside the data."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def listing(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows that look alike: a document each for programs, a table for people. What is called
+    `…_ms` is a time.
+    """
+    for row in rows if ASKED.json else ():
+        tell(row)
+    if rows:
+        names = [name.removesuffix("_ms") for name in rows[0]]
+        table(names, [[moment(v) if n.endswith("_ms") else v for n, v in r.items()] for r in rows])
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from .. import quarantine
 from ..desk import Desk
 from ..errors import ConfigurationError, OnceboxError
+from ..places import locate
 from ..ports import Record
 from ..program import Program
-from .options import UNSAID, Because, Name
-from .output import clipped, complain, moment, plain, say, table, tell
-from .places import locate
+from .options import UNSAID, Because, Name, said
+from .output import complain, listing, moment, plain, say, tell
 
 SHOWN_MAX = 2000
 
-Number = Annotated[int, Parameter(help="Its number in the list.")]
-Numbers = Annotated[int, Parameter(help="Their numbers in the list.")]
-All = Annotated[bool, Parameter(help="All of them.")]
-Limit = Annotated[int, Parameter(help="How many at most.")]
+Number = Annotated[int, said("Its number in the list.")]
+Numbers = Annotated[int, said("Their numbers in the list.")]
+All = Annotated[bool, said("All of them.")]
+Limit = Annotated[int, said("How many at most.")]
 
 app = App(name="quarantine", help="Records that cannot be read: list, show, retry, drop.")
 
 
 @app.command(name="list")
-def list_(consumer: Name, /, *, limit: Limit = 100) -> int:
+def list_(consumer: Name, /, *, limit: Limit = 100) -> None:
     """The records of a consumer's quarantine, oldest first.
 
     For example:
@@ -35,17 +35,13 @@ def list_(consumer: Name, /, *, limit: Limit = 100) -> int:
         oncebox quarantine list billing
     """
     found = locate(consumer).at_desk(consumer, lambda desk: quarantine.everything(desk, limit))
-    for one in found:
-        tell({"consumer": consumer, **one._asdict()})
-    rows = [(o.n, o.position, moment(o.at_ms), o.size, clipped(o.reason, 80)) for o in found]
-    table(("n", "position", "since", "bytes", "reason"), rows)
+    listing([one._asdict() for one in found])
     if not found:
         say("nothing is in quarantine")
-    return 0
 
 
 @app.command
-def show(consumer: Name, n: Number, /) -> int:
+def show(consumer: Name, n: Number, /) -> None:
     """One record, as it came.
 
     For example:
@@ -62,7 +58,6 @@ def show(consumer: Name, n: Number, /) -> int:
         f"{value[:SHOWN_MAX]!r}" + (f" … {len(value)} bytes" if len(value) > SHOWN_MAX else ""),
     ]
     tell(plain(record), "\n".join(lines))
-    return 0
 
 
 @app.command

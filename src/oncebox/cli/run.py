@@ -13,31 +13,32 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from ..config import configure, imported, with_settings
+from ..config import SOURCES, configure, imported, with_settings
 from ..errors import ConfigurationError
 from ..migrate import check
+from ..places import chosen, place_of
 from ..reading import Settings
 from ..running import STOP_S, check_runnable, running
 from ..service import Service
 from .live import display, watch
-from .options import SOURCES
+from .options import said
 from .output import note
-from .places import chosen, place_of
 from .tables import bring_up_to_date
 from .topics import PARTITIONS
 
 EXIT_INTERRUPTED = 130
 
-Services = Annotated[str, Parameter(help="Services; all of the application if none are named.")]
-Migrate = Annotated[bool, Parameter(help="Bring oncebox's tables up to date first.")]
-Stop = Annotated[float, Parameter(help="How many seconds a graceful stop may take.")]
+Services = Annotated[str, said("Services; all of the application if none are named.")]
+Migrate = Annotated[bool, said("Bring oncebox's tables up to date first.")]
+State = Annotated[str | None, said("MODULE:NAME of what handlers get as context.state.")]
+Stop = Annotated[float, said("How many seconds a graceful stop may take.")]
 Bounds = Annotated[Settings | None, Parameter(group=Group("Consumer settings", sort_key=9))]
 
 
 def run(
     *names: Services,
     migrate: Migrate = False,
-    state: str | None = None,
+    state: State = None,
     stop_s: Stop = STOP_S,
     settings: Bounds = None,
 ) -> int:
@@ -53,11 +54,8 @@ def run(
         oncebox run shop billing --migrate
         oncebox run billing --settings.batch-max 100
 
-    Parameters
-    ----------
-    state:
-        MODULE:NAME of what handlers receive as context.state: an object, or a function
-        that returns it. What with can enter is entered, and left at the end.
+    What --state names is an object, or a function that returns it; what with can
+    enter is entered, and left at the end.
     """
     services = chosen(names)
     if settings is not None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from ..config import SERVICE_FIELDS, Value, configure, find_services, shown
+from ..config import SERVICE_FIELDS, SOURCES, Value, configure, find_services, setting_names, shown
 from ..errors import ConfigurationError
 from ..reading import Settings
-from .options import SOURCES
-from .output import ASKED, say, table, tell
+from .options import said
+from .output import ASKED, listing, say, tell
 
 PACKAGES = (
     "msgspec", "cyclopts", "rich", "psycopg", "asyncpg", "aiosqlite", "confluent-kafka",
@@ -25,7 +24,13 @@ PACKAGES = (
 STARTER = Path(__file__).with_name("starter")
 
 
-def demo(*, events: int = 20_000, keys: int = 2_000, seed: int = 1) -> int:
+Events = Annotated[int, said("How many events.")]
+Keys = Annotated[int, said("How many orders they belong to.")]
+Seed = Annotated[int, said("Another number, other faults.")]
+Folder = Annotated[Path, said("Where; it is made if it is not there.")]
+
+
+def demo(*, events: Events = 20_000, keys: Keys = 2_000, seed: Seed = 1) -> int:
     """The mistakes of event-driven systems and their cures, side by side.
 
     A small shop with several processes on this machine; the same work under the
@@ -37,15 +42,6 @@ def demo(*, events: int = 20_000, keys: int = 2_000, seed: int = 1) -> int:
 
         oncebox demo
         oncebox demo --store postgresql://localhost/demo --log kafka://localhost
-
-    Parameters
-    ----------
-    events:
-        How many events.
-    keys:
-        How many orders they belong to.
-    seed:
-        Another number, other faults.
     """
     from ..demo import main
 
@@ -55,7 +51,7 @@ def demo(*, events: int = 20_000, keys: int = 2_000, seed: int = 1) -> int:
     return main(**servers, events=events, keys=keys, seed=seed, json=ASKED.json)
 
 
-def init(folder: Path = Path(), /) -> int:
+def init(folder: Folder = Path(), /) -> None:
     """Make a small service to begin with: a configuration, and two services.
 
     Files that exist are never changed.
@@ -64,11 +60,6 @@ def init(folder: Path = Path(), /) -> int:
 
         oncebox init shop && cd shop
         oncebox run --migrate
-
-    Parameters
-    ----------
-    folder:
-        Where; it is made if it is not there.
     """
     made = {folder / file.name: file for file in sorted(STARTER.iterdir()) if file.is_file()}
     present = [path.name for path in made if path.exists()]
@@ -81,10 +72,9 @@ def init(folder: Path = Path(), /) -> int:
         path.write_bytes(file.read_bytes())
         tell({"made": str(path)}, f"made {path}")
     say("next: oncebox run --migrate; then, beside it: python services.py o-1 1250")
-    return 0
 
 
-def version() -> int:
+def version() -> None:
     """Versions of oncebox, Python, SQLite, and the libraries that are installed.
 
     For example:
@@ -101,7 +91,6 @@ def version() -> int:
     }
     found = {name: known for name, known in found.items() if known is not None}
     tell(found, "\n".join(f"{name} {known}" for name, known in found.items()))
-    return 0
 
 
 def _version(package: str) -> str | None:
@@ -113,11 +102,13 @@ def _version(package: str) -> str | None:
 
 # ---- config
 
+UNSET = Value(None, "default")
+
 config_app = App(name="config", help="Settings in force, and where each came from.")
 
 
 @config_app.command
-def show(*, settings: Annotated[Settings | None, Parameter(show=False)] = None) -> int:
+def show(*, settings: Annotated[Settings | None, Parameter(show=False)] = None) -> None:
     """Each setting in force, and where it came from. Passwords are not shown.
 
     For example:
@@ -126,32 +117,18 @@ def show(*, settings: Annotated[Settings | None, Parameter(show=False)] = None) 
         oncebox config show --app myapp.services --json
     """
     sources, known = SOURCES.get(), settings or Settings()
-    rows: list[tuple[str, Value]] = []
-    for field in SERVICE_FIELDS:
-        default = "oncebox" if field == "schema" else None
-        rows.append((field, sources.value(field, None, None, default)))
+    rows = {field: sources.value(field, None, None) for field in ("store", "log")}
+    rows["schema"] = sources.value("schema", None, None, "oncebox")
     for field in ("app", "state", "config"):
-        rows.append((field, sources.given.get(field, Value(None, "default"))))
-    for setting in dataclasses.fields(Settings):
-        name = f"settings.{setting.name}"
-        origin = sources.given.get(name, Value(None, "default")).origin
-        rows.append((name, Value(getattr(known, setting.name), origin)))
-    rows += _service_rows()
-    for name, value in rows:
-        tell({"name": name, "value": shown(value.value), "origin": value.origin})
-    table(("setting", "value", "from"), [(n, shown(v.value), v.origin) for n, v in rows])
-    return 0
-
-
-def _service_rows() -> list[tuple[str, Value]]:
-    """What counts for each service that the code or the file knows."""
-    sources = SOURCES.get()
-    rows: list[tuple[str, Value]] = []
-    found: dict[str, Any] = find_services(sources.modules())
+        rows[field] = sources.given.get(field, UNSET)
+    for field in setting_names():
+        origin = sources.given.get(f"settings.{field}", UNSET).origin
+        rows[f"settings.{field}"] = Value(getattr(known, field), origin)
+    found = find_services(sources.modules())
     for name, service in found.items():
-        values = configure(service, sources)
-        rows += [(f"services.{name}.{field}", value) for field, value in sorted(values.items())]
+        own = sorted(configure(service, sources).items())
+        rows |= {f"services.{name}.{field}": value for field, value in own}
     for name in set(sources.services()) - found.keys():
-        for field in SERVICE_FIELDS:
-            rows.append((f"services.{name}.{field}", sources.value(field, name, None)))
-    return rows
+        own = [(field, sources.value(field, name, None)) for field in SERVICE_FIELDS]
+        rows |= {f"services.{name}.{field}": value for field, value in own}
+    listing([{"name": n, "value": shown(v.value), "origin": v.origin} for n, v in rows.items()])

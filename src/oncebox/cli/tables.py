@@ -5,19 +5,23 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from .. import migrate as tables
 from ..config import shown
 from ..errors import OnceboxError
-from .output import complain, moment, table, tell
-from .places import Place, configured, everywhere
+from ..places import Place, configured, everywhere
+from .options import said
+from .output import complain, listing, tell
 
 app = App(name="db", help="oncebox's own tables: migrate, status, check, sql.")
 
 
+LockWait = Annotated[float, said("How long to wait for a lock, in others' way.")]
+
+
 @app.command
-def migrate(*, lock_wait_s: float = tables.LOCK_WAIT_S) -> int:
+def migrate(*, lock_wait_s: LockWait = tables.LOCK_WAIT_S) -> None:
     """Make oncebox's tables, or bring them up to date, in every configured store.
 
     Safe to run at any time and by several at once. Code runs on tables of its own
@@ -27,15 +31,9 @@ def migrate(*, lock_wait_s: float = tables.LOCK_WAIT_S) -> int:
 
         oncebox db migrate --app myapp.services
         oncebox db migrate --store postgresql://localhost/shop
-
-    Parameters
-    ----------
-    lock_wait_s:
-        How long to wait for a lock, so that others do not queue up behind it.
     """
     for place in everywhere(code=True):
         bring_up_to_date(place, lock_wait_s)
-    return 0
 
 
 def bring_up_to_date(place: Place, lock_wait_s: float = tables.LOCK_WAIT_S) -> None:
@@ -48,7 +46,7 @@ def bring_up_to_date(place: Place, lock_wait_s: float = tables.LOCK_WAIT_S) -> N
 
 
 @app.command
-def status() -> int:
+def status() -> None:
     """Which versions of the tables are there.
 
     For example:
@@ -57,13 +55,11 @@ def status() -> int:
     """
     rows = []
     for place in everywhere(code=True):
-        where = shown(place.store)
-        for one in place.perform(partial(tables.status, schema=place.schema)):
-            made_ms = None if one.applied_at is None else int(one.applied_at * 1000)
-            tell({"store": where, "version": one.version, "name": one.name, "made_ms": made_ms})
-            rows.append((where, one.version, one.name, moment(made_ms) or "not yet"))
-    table(("store", "version", "name", "made"), rows)
-    return 0
+        for version, name, made_s in place.perform(partial(tables.status, schema=place.schema)):
+            made_ms = None if made_s is None else int(made_s * 1000)
+            rows.append({"store": shown(place.store), "version": version, "name": name,
+                         "made_ms": made_ms})  # fmt: skip
+    listing(rows)
 
 
 @app.command
@@ -88,12 +84,12 @@ def check() -> int:
     return exit_code
 
 
-Above = Annotated[int, Parameter(help="For tables of this version; 0: there are none.")]
-Dialect = Annotated[Literal["sqlite", "postgres"] | None, Parameter(help="Else that of the store.")]
+Above = Annotated[int, said("For tables of this version; 0: there are none.")]
+Dialect = Annotated[Literal["sqlite", "postgres"] | None, said("Else that of the store.")]
 
 
 @app.command
-def sql(*, above: Above = 0, dialect: Dialect = None) -> int:
+def sql(*, above: Above = 0, dialect: Dialect = None) -> None:
     """Print what migrate would run, to be read, or run by somebody who may.
 
     For example:
@@ -104,4 +100,3 @@ def sql(*, above: Above = 0, dialect: Dialect = None) -> int:
     place = configured(None) if dialect else everywhere(code=True)[0]
     text = tables.script(dialect or place.open_store().dialect, place.schema, above).rstrip()
     tell({"sql": text}, text)
-    return 0

@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from ..desk import Desk
 from ..errors import NotFound
 from ..event import stream_of
+from ..places import Place, chosen, configured, place_of, unknown
 from ..ports import Log
 from ..program import Program, call
 from ..service import Service
+from .options import said
 from .output import tell
-from .places import Place, chosen, configured, place_of, unknown
 
 PARTITIONS = 4
 MISSING = "it does not exist: oncebox topics create"
 
-Topics = Annotated[str, Parameter(help="Topics; if none are named, those of the services.")]
-Partitions = Annotated[int, Parameter(help="Of each. Be generous: more, later, move keys.")]
+Topics = Annotated[str, said("Topics; if none are named, those of the services.")]
+Partitions = Annotated[int, said("Of each. Be generous: more, later, move keys.")]
 
 app = App(name="topics", help="Topics of the log: check, create.")
 
 
 @app.command
-def create(*names: Topics, partitions: Partitions = PARTITIONS) -> int:
+def create(*names: Topics, partitions: Partitions = PARTITIONS) -> None:
     """Make topics with safe settings; those that exist are left as they are.
 
     For example:
@@ -40,7 +41,6 @@ def create(*names: Topics, partitions: Partitions = PARTITIONS) -> int:
         count = partitions if known is None else known.partitions
         text = f"{topic}: {'created' if known is None else 'exists'} with {count} partitions"
         tell({"topic": topic, "created": known is None, "partitions": count}, text)
-    return 0
 
 
 @app.command

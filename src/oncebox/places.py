@@ -8,16 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from ..config import configure, find_services
-from ..connect import open_log
-from ..desk import Desk, at_store, desk_at
-from ..errors import ConfigurationError
-from ..ports import Log
-from ..program import Program, T, drive, drive_async
-from ..service import Service
-from ..session import Session, Store
-from ..stores.adapt import open_store
-from .options import SOURCES
+from .config import SOURCES, configure, find_services
+from .connect import open_log
+from .desk import Desk, at_store, desk_at
+from .errors import ConfigurationError
+from .ports import Log
+from .program import Program, T, drive, drive_async
+from .service import Service
+from .session import Session, Store
+from .stores.adapt import open_store
 
 
 class Place(NamedTuple):
