@@ -105,7 +105,7 @@ PROMISES: dict[str, list[Promise]] = {
         Promise("A handler gets the version that it names", r"test_consumer.*version_two"),
         Promise(
             "What a handler cannot read waits, with the reason",
-            r"test_consumer.*(unknown_version|does_not_fit)",
+            r"(test_consumer|bad_input/).*(unknown_version|does_not_fit)",
         ),
     ],
     "G5. Nothing silent": [
@@ -113,6 +113,11 @@ PROMISES: dict[str, list[Promise]] = {
         Promise(
             "A record that cannot be read is kept as it came", r"test_quarantine::|quarantine$"
         ),
+        Promise(
+            "Bad records, names, times and logs are named, lose nothing and stop nothing else",
+            r"bad_input/",
+        ),
+        Promise("Batches, handlers and what waits have bounds", r"test_bounds::|_hangs_"),
         Promise(
             "Hostile records are kept and counted, and stop nothing else", r"test_fuzz::.*hostile"
         ),
