@@ -87,11 +87,16 @@ class Report:
     # ---- the end
 
     def end(self, size: Size, outcomes: dict[str, Outcome], verdict: list[str]) -> None:
-        """Tables, the sentence about the faults, and what it means."""
+        """What happened to both halves, and last, where a small terminal has it, what became of
+        them.
+        """
         self.say()
-        for line in (*_findings(outcomes), Text(), *_faults(outcomes)):
+        for line in _faults(outcomes):
             self.say(line)
         self.say(f"\n{same_faults(size.seed)}\n")
+        for line in _findings(outcomes):
+            self.say(line)
+        self.say()
         for sentence in verdict:
             self.say(Text(f"FAILED: {sentence}", style="bold red"))
         if not verdict:
