@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from msgspec import json
+from msgspec import Struct, json
 
 from .envelope import NUMBER_MAX, Reference
 from .order import KeyState, Link, Park
@@ -19,35 +19,39 @@ from .reading import (
     Item,
     Place,
     Reading,
+    Subscription,
     load_subscriptions,
     record_bytes,
     record_of,
     subscribe,
     take_in,
 )
-from .session import bulk, lookup
+from .session import Rows, bulk, keys_value, lookup
 
 _Ranges = tuple[tuple[int, int], ...]
 
 
-class Entry:
-    """A key in a batch: its state now, and what was loaded, to write the difference."""
+class Entry(Struct, gc=False):
+    """A key in a batch: its state now, and what was loaded, to write the difference.
 
-    attempts = 0
+    `had`: up to this stamp handlers run again, so they emit nothing. `awaited`: some kept event of
+    another key waits for this one. `suspended`: its handler waits for an effect, so it is not gone
+    on with in this batch. `other`: something besides the event last done has changed.
+    """
+
+    place: Place
+    floor: int
+    had: int
+    state: KeyState
+    loaded: KeyState
+    items: dict[Link, Item] = {}
+    attempts: int = 0
     reason: str | None = None
     parked_ms: int | None = None
     due_ms: int | None = None
-    awaited = False  # some kept event of another key waits for this one
-    suspended = False  # its handler waits for an effect: not to be gone on with in this batch
-    other = False  # something besides the event last done has changed
-
-    def __init__(self, place: Place, floor: int, had: int, state: KeyState) -> None:
-        self.place = place
-        self.floor = floor
-        self.had = had  # up to this stamp handlers run again, so they emit nothing
-        self.state = state
-        self.loaded = state
-        self.items: dict[Link, Item] = {}
+    awaited: bool = False
+    suspended: bool = False
+    other: bool = False
 
     def row(self) -> tuple[Any, ...]:
         """The whole row, as `write_key` takes it."""
@@ -89,36 +93,58 @@ class Keys:
             yield from self.load_rows(missing)
 
     def load_rows(self, places: Iterable[Place]) -> Program[None]:
-        session, sql = self.reading.session, self.reading.sql
-        rows = yield from lookup(session, sql["lock_keys"], sorted(places))
-        known = {s.id: s for s in self.reading.subscriptions.values()}
-        if any(row[0] not in known or row[2] < 0 for row in rows):
-            # Another process began to read this source, or raised its floor and forgot the key.
-            yield from load_subscriptions(self.reading)
-            known = {s.id: s for s in self.reading.subscriptions.values()}
-        entries, behind = self.entries, []
-        for row in rows:
-            place = (row[0], row[1])
-            _, floor, had = known[row[0]]
-            entry = entries[place] = Entry(place, floor, had, KeyState(*row[2:7]))
-            if row[7:] != _PLAIN:
-                self.load_rest(entry, row)
-                if row[9]:
-                    behind.append(place)
+        """Lock and read rows, in the order of subscription and key."""
+        reading, behind = self.reading, list[Place]()
+        session, sql = reading.session, reading.sql
+        wanted: dict[int, list[str]] = {}
+        for subscription, key in places:
+            wanted.setdefault(subscription, []).append(key)
+        for subscription in sorted(wanted):
+            keys = keys_value(session, sorted(wanted[subscription]))
+            rows = yield from call(session.run, sql["lock_keys"], (subscription, keys))
+            known = reading.subscription(subscription)
+            if known is None or any(row[1] < 0 for row in rows):
+                # Another process began to read this source, or raised its floor and forgot a key.
+                yield from load_subscriptions(reading)
+                known = reading.subscription(subscription)
+                assert known is not None, "its rows refer to it"
+            if more := self.take_rows(known, rows):
+                keys = keys_value(session, more)
+                rest = yield from call(session.run, sql["key_rest"], (subscription, keys))
+                behind += self.take_rest(subscription, rest)
         if behind:
             kept_rows = yield from lookup(session, sql["load_kept"], behind)
             yield from self.load_kept(kept_rows)
 
-    def load_rest(self, entry: Entry, row: tuple[Any, ...]) -> None:
-        park, skipped, _, awaited, entry.attempts, entry.reason = row[7:13]
-        entry.parked_ms, entry.due_ms, had = row[13:]
-        if had >= 0:  # what is known by its id alone may come with another time
-            by_id = self.reading.sources[entry.place[0]].endswith(BY_ID)
-            entry.had = NUMBER_MAX if by_id else max(had, entry.had)
-        entry.awaited = bool(awaited)
-        ranges = json.decode(skipped, type=_Ranges) if skipped else ()
-        park = None if park is None else Park(park)
-        entry.state = entry.loaded = entry.state._replace(park=park, skipped=ranges)
+    def take_rows(self, known: Subscription, rows: Rows) -> list[str]:
+        """Entries of rows; the keys that have more than most."""
+        entries, more = self.entries, []
+        subscription, floor, had = known
+        for key, sequence, stamp, id, hashed, cutoff, has_more in rows:
+            place = (subscription, key)
+            state = KeyState(sequence, stamp, id, hashed, cutoff)
+            entries[place] = Entry(place, floor, had, state, state)
+            if has_more:
+                more.append(key)
+        return more
+
+    def take_rest(self, subscription: int, rows: Rows) -> list[Place]:
+        """What nearly no row has; the places with events kept behind them."""
+        behind = []
+        by_id = self.reading.sources[subscription].endswith(BY_ID)
+        for key, park, skipped, kept, awaited, attempts, reason, parked_ms, due_ms, had in rows:
+            entry = self.entries[subscription, key]
+            entry.awaited, entry.attempts, entry.reason = bool(awaited), attempts, reason
+            entry.parked_ms, entry.due_ms = parked_ms, due_ms
+            if had >= 0:  # what is known by its id alone may come with another time
+                entry.had = NUMBER_MAX if by_id else max(had, entry.had)
+            ranges = json.decode(skipped, type=_Ranges) if skipped else ()
+            entry.state = entry.loaded = entry.state._replace(
+                park=Park(park) if park else None, skipped=ranges
+            )
+            if kept:
+                behind.append(entry.place)
+        return behind
 
     def load_kept(self, rows: Sequence[tuple[Any, ...]]) -> Program[None]:
         for subscription, key, sequence, stamp, previous, id, hashed, void, stored in rows:
@@ -191,10 +217,6 @@ class Keys:
     def newly_parked(self) -> int:
         entries = self.entries.values()
         return sum(1 for e in entries if e.state.park and not e.loaded.park)
-
-
-_PLAIN = (None, None, 0, 0, 0, None, None, None, -1)
-"""park, skipped, kept, awaited, attempts, reason, parked_ms, due_ms, had of nearly every row."""
 
 
 def _kept_key(link: Link) -> tuple[Any, ...]:

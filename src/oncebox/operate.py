@@ -8,6 +8,8 @@ go on gets `due_ms`, and a running consumer takes it up within a second.
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import groupby
+from operator import itemgetter
 from shlex import quote
 from typing import Literal, NamedTuple
 
@@ -21,7 +23,7 @@ from .order import skip as skip_event
 from .outbox import History
 from .program import Program, call
 from .reading import BY_ID, Item, Place, Reading, record_bytes, take_in
-from .session import lookup
+from .session import keys_value, lookup
 from .waiting import PAGE_MAX, Kind, Waiting
 
 
@@ -37,7 +39,9 @@ def redrive(desk: Desk, chosen: Collection[Waiting]) -> Program[list[Place]]:
 
         def work(page: list[Place] = page) -> Program[list[Place]]:
             # Locked in the consumers' order first: an update alone would lock in any.
-            yield from lookup(desk.session, desk.sql["lock_keys"], page)
+            for subscription, keys in groupby(page, key=itemgetter(0)):
+                wanted = keys_value(desk.session, [key for _, key in keys])
+                yield from call(desk.session.run, desk.sql["lock_keys"], (subscription, wanted))
             rows = yield from lookup(desk.session, desk.sql["make_due"], page, (desk.now_ms(),))
             return [(subscription, key) for subscription, key in rows]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from msgspec import msgpack
+from msgspec import Struct, msgpack
 
 from .context import Effect
 from .envelope import (
@@ -95,32 +95,31 @@ class Settings:
     """How long before that time the log is read, since clocks differ."""
 
 
-class Item:
-    """A record taken in. `bad`: it cannot be read, and why; then only `record` is set besides.
+class Item(Struct, gc=False):
+    """A record taken in: its place in a chain, the row of its key, who handles it.
 
     `after`: the event of another key that it waits for. `chained`: it has a place in a chain, and
-    is not known by its id alone.
+    is not known by its id alone. `bad`: it cannot be read, and why; then all else but `record` says
+    nothing.
     """
 
-    __slots__ = ("after", "bad", "chained", "handler", "link", "place", "record", "type", "version")
-
-    after: Reference | None
-    chained: bool
+    record: Record
+    type: str
+    version: int | None
     handler: Handler | None
     link: Link
     place: Place
-    type: str
-    version: int | None
-
-    def __init__(self, record: Record) -> None:
-        self.record = record
-        self.bad: str | None = None
-        self.after = None
+    chained: bool
+    after: Reference | None
+    bad: str | None = None
 
     @property
     def envelope(self) -> Envelope:
         """All that its headers say."""
         return read_envelope(self.record)
+
+
+_NO_LINK = Link(0, 0, None, "")
 
 
 @dataclass
@@ -147,6 +146,10 @@ class Reading:
     suspending: set[str] = field(default_factory=set)
     """Types whose handlers use `once`: they run inside a savepoint from the start."""
 
+    def subscription(self, id: int) -> Subscription | None:
+        """By its id, if it is known."""
+        return self.subscriptions.get(self.sources.get(id, "?"))
+
     def reads(self, source: str) -> bool:
         return stream_of(source.removesuffix(BY_ID)) in self.topics
 
@@ -163,37 +166,30 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
     items, new = [], []
     subscriptions, handlers = reading.subscriptions, reading.handlers
     for record in records:
-        item = Item(record)
-        items.append(item)
         try:
             labels, id, key, chain, more = read_core(record)
             envelope = read_envelope(record) if more or chain is None else None
         except BadRecord as error:
-            item.bad = str(error)
+            items.append(Item(record, "", None, None, _NO_LINK, (0, ""), False, None, str(error)))
             continue
-        source, type, item.version, _ = labels
-        item.type = type
-        item.handler = handlers.get(type)
-        void = False
-        if envelope is not None:
-            item.after, void = envelope.after, envelope.void
+        source, type, version, _ = labels
+        after, void = (None, False) if envelope is None else (envelope.after, envelope.void)
         hashed = digest(type, void, record.value)
+        chained = chain is not None and key is not None
         if chain is not None and key is not None:
-            item.chained = True
             sequence, stamp, previous = chain
-            item.link = Link(sequence, stamp, previous, id, hashed, void)
+            link = Link(sequence, stamp, previous, id, hashed, void)
         else:
-            item.chained = False
             source, key = source + BY_ID, id
             time_us = 0 if envelope is None else envelope.time_us
             stamp = min(max(time_us, 0) * STAMP_UNITS_PER_US, NUMBER_MAX)  # others' times: any
-            item.link = Link(1, stamp, None, id, hashed, void)
-        subscription = subscriptions.get(source)
-        if subscription is None:
-            item.place = (0, key)
+            link = Link(1, stamp, None, id, hashed, void)
+        known = subscriptions.get(source)
+        place = (0 if known is None else known.id, key)
+        item = Item(record, type, version, handlers.get(type), link, place, chained, after)
+        items.append(item)
+        if known is None:
             new.append((source, item))
-        else:
-            item.place = (subscription.id, key)
     return Taken(items, new)
 
 

@@ -138,5 +138,10 @@ def lookup(
     return found
 
 
-def _json(rows: Sequence[Sequence[Any]]) -> str:
+def keys_value(session: Session, keys: Sequence[str]) -> Any:
+    """Keys as one parameter of a statement: an array on PostgreSQL, a JSON array on SQLite."""
+    return keys if session.dialect == "postgres" else _json(keys)
+
+
+def _json(rows: Sequence[Any]) -> str:
     return json_encode(rows).decode()

@@ -26,7 +26,7 @@ from ..ports import Record
 from ..program import Program, call, drive, drive_async, perform
 from ..reading import BY_ID, Reading, subscribe, take_in
 from ..service import Consumer, Service
-from ..session import Session, lookup
+from ..session import Session, keys_value
 from ..statements import statements
 from ..stores.adapt import adapt, open_store
 
@@ -124,10 +124,11 @@ def _next_record(reading: Reading, declared: EventType, event: object) -> Progra
     chain = None
     subscription = yield from subscribe(reading, source if key is not None else source + BY_ID)
     if key is not None:
-        rows = yield from lookup(
-            reading.session, reading.sql["lock_keys"], [(subscription.id, key)]
+        keys = keys_value(reading.session, [key])
+        rows = yield from call(
+            reading.session.run, reading.sql["lock_keys"], (subscription.id, keys)
         )
-        sequence, last = (max(rows[0][2], 0), rows[0][3]) if rows else (0, -1)
+        sequence, last = (max(rows[0][1], 0), rows[0][2]) if rows else (0, -1)
         stamp = max(stamp, last + 1)
         chain = chain_text(sequence + 1, stamp, last if sequence else None)
     headers = event_headers(str(new_id()), source, declared.type, declared.version, chain)

@@ -54,11 +54,18 @@ where reader = $1 and topic = $2 and partition = $3 and term = $4
 returning 1;
 
 -- name: lock_keys
-select k.subscription, k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff, k.park, k.skipped,
-  k.kept, k.awaited, k.attempts, k.reason, k.parked_ms, k.due_ms, k.had
-from unnest($1::int[], $2::text[]) as v (subscription, key)
-join oncebox.key k on k.subscription = v.subscription and k.key = v.key
-order by k.subscription, k.key for update of k;
+-- Rows of subscription $1 with a key of $2; and whether there is more to know, see key_rest.
+select k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff,
+  k.park is not null or k.kept > 0 or k.attempts > 0 or k.awaited or k.due_ms is not null
+    or k.skipped is not null or k.reason is not null or k.had >= 0
+from oncebox.key k where k.subscription = $1 and k.key = any ($2::text[])
+order by k.key for update of k;
+
+-- name: key_rest
+-- What nearly no row has.
+select k.key, k.park, k.skipped, k.kept, k.awaited, k.attempts, k.reason, k.parked_ms, k.due_ms,
+  k.had
+from oncebox.key k where k.subscription = $1 and k.key = any ($2::text[]);
 
 -- name: add_keys
 insert into oncebox.key (subscription, key)

@@ -52,11 +52,18 @@ WHERE reader = ?1 AND topic = ?2 AND partition = ?3 AND term = ?4
 RETURNING 1;
 
 -- name: lock_keys
--- One writer at a time: BEGIN IMMEDIATE has locked them already.
-SELECT k.subscription, k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff, k.park, k.skipped,
-  k.kept, k.awaited, k.attempts, k.reason, k.parked_ms, k.due_ms, k.had
-FROM json_each(?1) v
-CROSS JOIN oncebox_key k ON k.subscription = v.value ->> 0 AND k.key = v.value ->> 1;
+-- Rows of subscription ?1 with a key of ?2, a JSON array; and whether there is more to know, see
+-- key_rest. One writer at a time: BEGIN IMMEDIATE has locked them already.
+SELECT k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff,
+  k.park IS NOT NULL OR k.kept > 0 OR k.attempts > 0 OR k.awaited OR k.due_ms IS NOT NULL
+    OR k.skipped IS NOT NULL OR k.reason IS NOT NULL OR k.had >= 0
+FROM json_each(?2) v CROSS JOIN oncebox_key k ON k.subscription = ?1 AND k.key = v.value;
+
+-- name: key_rest
+-- What nearly no row has.
+SELECT k.key, k.park, k.skipped, k.kept, k.awaited, k.attempts, k.reason, k.parked_ms, k.due_ms,
+  k.had
+FROM json_each(?2) v CROSS JOIN oncebox_key k ON k.subscription = ?1 AND k.key = v.value;
 
 -- name: add_keys
 INSERT INTO oncebox_key (subscription, key) VALUES (?, ?) ON CONFLICT DO NOTHING;
