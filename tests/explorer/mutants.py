@@ -441,7 +441,7 @@ def redrive_without_the_lock(patch: pytest.MonkeyPatch, shop: Shop) -> None:
     def redrive(desk: Desk, chosen: Collection[Waiting]) -> Program[None]:
         for one in chosen:
             row = (*one.place, one.sequence, one.stamp, "", 0, 0, "poison", None, one.kept,
-                   False, 0, one.reason, one.since_ms, desk.now_ms())  # fmt: skip
+                   False, 0, one.reason, one.since_ms, desk.now_ms(), -1)  # fmt: skip
             yield from call(desk.session.run, desk.sql["write_key"], row)
 
     patch.setattr(worlds, "redrive", redrive)
