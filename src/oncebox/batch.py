@@ -161,13 +161,7 @@ class Batch:
 
     def take_fence(self) -> Program[None]:
         reading = self.reading
-        if reading.session.dialect == "postgres":
-            settings = reading.settings
-            # The second ends the connection, which is an outage: so only if the handler's own
-            # limit has not. Handlers that run no statement are one idle time together.
-            longest_s = settings.batch_time_s + settings.handler_timeout_s + IDLE_MARGIN_S
-            limits = (f"{int(s * 1000)}ms" for s in (settings.handler_timeout_s, longest_s))
-            yield from call(reading.session.send, reading.sql["limits"], (*limits,))
+        yield from set_limits(reading)
         if not self.fence:
             yield from call(reading.session.send, reading.sql["open_batch"])
             return
@@ -496,12 +490,24 @@ def transact(reading: Reading, program: Program[T]) -> Program[T]:
     """A program inside a transaction of its own on the consumer's session."""
     yield from call(reading.session.begin)
     try:
+        yield from set_limits(reading)
         result = yield from program
         yield from call(reading.session.commit)
     except BaseException:
         yield from abandon(reading)
         raise
     return result
+
+
+def set_limits(reading: Reading) -> Program[None]:
+    """No statement of this transaction waits for ever for whoever holds a lock."""
+    if reading.session.dialect == "postgres":
+        settings = reading.settings
+        # The second ends the connection, which is an outage: so only if the handler's own limit
+        # has not. Handlers that run no statement are one idle time together.
+        longest_s = settings.batch_time_s + settings.handler_timeout_s + IDLE_MARGIN_S
+        limits = (f"{int(s * 1000)}ms" for s in (settings.handler_timeout_s, longest_s))
+        yield from call(reading.session.send, reading.sql["limits"], (*limits,))
 
 
 def abandon(reading: Reading) -> Program[None]:

@@ -154,7 +154,7 @@ class ConsumerLoop:
         what no waiting mends, as our own error where there is one.
         """
         error, cause = typed(error, self.reading.session), error
-        if isinstance(error, CorruptStore) or not is_outage(self.reading, cause):
+        if isinstance(error, CorruptStore) or not is_outage(self.reading, error):
             raise error from (None if error is cause else cause)
         logger.warning("%s: waiting: %s", self.reading.consumer, describe(error))
         yield self.sleep, (self.pause_s * random.uniform(0.5, 1.0),)

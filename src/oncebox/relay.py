@@ -439,8 +439,8 @@ class Relay:
         what no waiting mends, as our own error where there is one.
         """
         trouble = self.store.trouble(error)
-        outside = isinstance(error, ConnectionError | TimeoutError | Unreachable)
         error, cause = typed(error, self.session if self.is_open else None), error
+        outside = isinstance(error, ConnectionError | TimeoutError | Unreachable)
         if isinstance(error, CorruptStore) or (trouble == "other" and not outside):
             raise error from (None if error is cause else cause)
         logger.warning("%s: waiting: %s", self.reader, str(error).strip() or type(error).__name__)

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, make_dataclass, replace
+from dataclasses import make_dataclass, replace
 from itertools import count
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from oncebox.batch import COUNTS
 from oncebox.connect import open_log
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
 from oncebox.desk import Desk
-from oncebox.errors import OnceboxError
 from oncebox.event import event
 from oncebox.gaps import Gaps, asker
 from oncebox.migrate import migrate
@@ -30,8 +29,9 @@ from oncebox.rewind import republish
 from oncebox.service import Service
 from oncebox.statements import statements
 from oncebox.stores.adapt import open_store
+from oncebox.stores.base import typed
 from oncebox.waiting import START, Waiting, Where, waiting
-from producing import WAIT_S, Clock
+from producing import WAIT_S
 
 SETTINGS = Settings(fetch_wait_s=0.05, backoff_s=1.0)
 
@@ -39,8 +39,7 @@ Change = Callable[[Outgoing], Outgoing | None]
 """What happens to a record on its way; None: it is lost."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a site's parts are, by URL."""
 
     shop: str
@@ -55,6 +54,26 @@ class Place:
     @property
     def dialect(self) -> str:
         return "sqlite" if self.billing.startswith("sqlite:") else "postgres"
+
+
+class Clock:
+    """Unix seconds: the machine's, and what was slept or set."""
+
+    ahead_s = 0.0
+
+    @property
+    def now(self) -> float:
+        return time.time() + self.ahead_s
+
+    @now.setter
+    def now(self, seconds: float) -> None:
+        self.ahead_s = seconds - time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.ahead_s += seconds
 
 
 class Wire:
@@ -81,7 +100,10 @@ class Wire:
 class Site:
     """A service that emits and relays, and a consumer with a ledger of what took effect."""
 
-    def __init__(self, place: Place, partitions: int = 2) -> None:
+    shop: Any
+    billing: Any
+
+    def __init__(self, place: Place, partitions: int = 2, *, anew: bool = True) -> None:
         self.place = place
         self.source = f"/shop/{place.topic}"
         made = make_dataclass("Paid", [("order", str), ("cents", int)], frozen=True)
@@ -92,23 +114,14 @@ class Site:
         self.Opened: Any = event("shop.opened", stream=place.topic, key=None)(made)
         self.service = Service("shop")
         self.clock = Clock()
-        self.logs: list[Log] = []
-        self.log = self.reopened()
-        self.wire = Wire(self.log)
         self.shop_store: Any = open_store(place.shop)
         self.billing_store: Any = open_store(place.billing)
-        self.shop = cast("Any", self.shop_store.open())
-        self.billing = cast("Any", self.billing_store.open())
-        drive(migrate(self.shop))
-        drive(migrate(self.billing))
-        number = "INTEGER" if place.dialect == "sqlite" else "bigserial"
-        self.billing.run(f"CREATE TABLE ledger (n {number} PRIMARY KEY, who TEXT, what BIGINT)")
-        self.log.create(place.topic, partitions)
         self.processes = count()
-        self.relays: list[Relay] = []
-        self.loops: list[ConsumerLoop] = []
-        self.waited: list[OnceboxError | Exception] = []
-        """What relay and consumer waited out."""
+        self.waited: list[Exception] = []
+        """What relay and consumer waited out, as they say it."""
+        self.connect()
+        if anew:
+            self.make(partitions)
 
         billing = Service("billing")
         insert = "INSERT INTO ledger (who, what) VALUES (?, ?)"
@@ -131,6 +144,25 @@ class Site:
             tx.execute(self.insert, ("shop", event.cents))
 
         self.handlers = billing.consumer().handlers
+
+    def make(self, partitions: int) -> None:
+        """Tables and topic."""
+        drive(migrate(self.shop))
+        drive(migrate(self.billing))
+        number = "INTEGER" if self.place.dialect == "sqlite" else "bigserial"
+        self.billing.run(f"CREATE TABLE ledger (n {number} PRIMARY KEY, who TEXT, what BIGINT)")
+        self.log.create(self.place.topic, partitions)
+
+    def connect(self) -> None:
+        """Open everything."""
+        self.relays: list[Relay] = []
+        self.loops: list[ConsumerLoop] = []
+        self.logs: list[Log] = []
+        self.shop = self.billing = None
+        self.log: Log = self.reopened()
+        self.wire = Wire(self.log)
+        self.shop = self.shop_store.open()
+        self.billing = self.billing_store.open()
 
     def reopened(self) -> Log:
         """The log as a process that starts now sees it."""
@@ -159,9 +191,18 @@ class Site:
             wire = cast("Log", self.wire)
             relay = Relay(self.shop_store, wire, "shop", "one", made, self.clock, self.clock.sleep)
             self.relays.append(relay)
+        until(lambda: not self.relay_turn(), "the relay comes to rest")
+        return self.relays[-1]
+
+    def relay_turn(self) -> bool:
+        """One turn of the relay; what was an outage is noted, and waited out."""
         relay = self.relays[-1]
-        until(lambda: not drive(relay.turn()), "the relay comes to rest")
-        return relay
+        try:
+            return drive(relay.turn())
+        except Exception as error:
+            self.waited.append(typed(error, relay.session if relay.is_open else None))
+            drive(relay._outage(error))
+            return True
 
     def republish(self, order: str, first: int = 1, last: int | None = None) -> list[int]:
         """What `oncebox republish` does: a key's events once more, from the outbox."""
@@ -207,7 +248,7 @@ class Site:
         try:
             return drive(loop.turn())
         except Exception as error:
-            self.waited.append(error)
+            self.waited.append(typed(error, loop.reading.session))
             drive(loop.outage(error))
             return True
 
@@ -303,13 +344,17 @@ class Site:
         return int(self.rows(f"SELECT coalesce(sum({name}), 0) FROM oncebox.cursor")[0][0])
 
     def close(self) -> None:
+        """Close everything, as processes that end do."""
         for loop in self.loops:
             loop.reader.close()
             loop.reading.session.close()
-        for session in (*(r.session for r in self.relays if r.is_open), self.shop, self.billing):
-            session.close()
+        relays = [relay.session for relay in self.relays if relay.is_open]
+        for session in (*relays, self.shop, self.billing):
+            if session is not None:
+                session.close()
         for log in self.logs:
             log.close()
+        self.relays, self.loops, self.logs, self.shop, self.billing = [], [], [], None, None
 
 
 def until(condition: Callable[[], bool], what: str) -> None:

@@ -104,6 +104,9 @@ _UNAVAILABLE = ("08", "53", "57P", "58", "25006", "25P03", "25P04")
 """Connection lost, resources spent, shutdown, disk trouble; a standby; ended by a timeout that
 closes the connection. Source: PostgreSQL, appendix A."""
 
+_CANCELED = "57014"
+"""By a timeout: of a handler's statement, its own fault; of ours, somebody's who holds a lock."""
+
 _CORRUPT = ("XX001", "XX002", "SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 _GONE = ("OperationalError", "InterfaceError", "DisconnectionError", "PoolTimeout", "PoolClosed")
@@ -177,16 +180,16 @@ def typed(error: Exception, session: Any) -> Exception:
 def unusable(error: BaseException, where: str = "") -> CorruptStore | StoreUnavailable | None:
     """What a driver's error says of a store that is damaged or cannot be used now; else None."""
     kind = trouble(error)
-    if kind not in ("corrupt", "unavailable"):
-        return None
     cause = next((c for c in _causes(error) if _code(c)), error)
+    code = _code(cause) or ""
+    if kind not in ("corrupt", "unavailable") and code != _CANCELED:
+        return None
     text = str(cause).strip().split("\n")[0]
     if kind == "corrupt":
         return CorruptStore(
             f"{where or 'the store'} is damaged: {text}",
             hint="restore it from a copy; chains show what the copy does not have",
         )
-    code = _code(cause) or ""
     hint = next((hint for start, hint in _HINTS.items() if code.startswith(start)), None)
     return StoreUnavailable(
         f"{where}: {text}" if where else text,
@@ -203,6 +206,7 @@ _HINTS = {
     "25006": "the database is read-only: a standby, or default_transaction_read_only is set",
     "53100": "the server's disk is full",
     "53300": "the server has no connection left: raise max_connections or use a pool",
+    "57014": "a statement of ours waited too long: who holds oncebox's tables locked?",
     "57P": "the server is shutting down or starting",
 }
 
