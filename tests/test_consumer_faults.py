@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -323,3 +325,67 @@ def test_of_two_owners_that_had_an_effect_the_first_result_holds(world: World) -
     assert [bytes(result) for (result,) in world.rows("SELECT result FROM oncebox.effect")] == [
         b"22"
     ]
+
+
+def test_an_outage_that_one_event_meets_holds_its_key_and_no_other(world: World) -> None:
+    """One customer's server is away for good: everything waited for it."""
+    away = {"a"}
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        if paid.order in away:
+            raise ConnectionError("no route to a's server")
+        world.record(tx, paid.order, paid.cents)
+
+    a, b = world.producer.paid("a", 1, 2), world.producer.paid("b", 10, 20)
+    world.deliver(b[0], a[0], b[1])
+    loop = world.settle()
+    assert world.of("b") == [10, 20]
+    assert world.parked() == {"a": ("poison", "ConnectionError: no route to a's server", 0)}
+    for _ in range(20):  # more than a failing event may be tried
+        loop = world.after(400.0, loop)
+    world.deliver(a[1], *world.producer.paid("b", 30))
+    world.settle(loop)
+    assert world.of("b") == [10, 20, 30]
+    away.clear()
+    world.after(400.0, loop)
+    assert world.of("a") == [1, 2]
+
+
+def test_an_outage_that_one_effect_meets_holds_its_key_and_no_other(world: World) -> None:
+    away = {"a"}
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid, context: Context[None]) -> None:
+        def charge(_: str) -> int:
+            if paid.order in away:
+                raise TimeoutError("no answer from a's bank")
+            return paid.cents
+
+        world.record(tx, paid.order, context.once("charge", charge))
+
+    world.deliver(*world.producer.paid("a", 1, 2), *world.producer.paid("b", 10, 20))
+    loop = world.settle()
+    assert world.of("b") == [10, 20]
+    assert world.of("a") == []
+    away.clear()
+    world.after(400.0, loop)
+    assert world.of("a") == [1, 2]
+
+
+def test_a_handler_that_waits_for_its_own_batch_holds_its_key_and_no_other(tmp_path: Path) -> None:
+    """By a connection of its own, to a store that has one writer."""
+    world = World(make_store("sqlite", tmp_path, None), tmp_path)
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        world.record(tx, paid.order, paid.cents)
+        if paid.order == "a":
+            with closing(sqlite3.connect(tmp_path / "store.db", timeout=0)) as other:
+                other.execute(world.insert, ("a", 0))
+
+    world.deliver(*world.producer.paid("a", 1), *world.producer.paid("b", 10))
+    world.settle()
+    assert world.ledger() == [("b", 10)]
+    assert world.parked()["a"][1] == "OperationalError: database is locked"
+    world.close()

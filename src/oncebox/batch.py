@@ -239,7 +239,7 @@ class Batch:
                         event = decoded(handler, item)
                         yield handler.function, (tx, event)
                     except Exception as error:
-                        self.set_back(error)
+                        self.set_back(entry, link, error)
                     if lost is not None and lost():
                         raise Setback
                     counts[APPLIED] += 1
@@ -336,15 +336,24 @@ class Batch:
         yield from self.perform_together(entry, item, handler)
         return True
 
-    def fail(self, entry: Entry, link: Link, reason: str, *, again: bool = True) -> bool:
-        """An event failed: its key is parked as poison, to be tried again later or by somebody."""
+    def fail(
+        self, entry: Entry, link: Link, reason: str, *, again: bool = True, spent: bool = True
+    ) -> bool:
+        """An event failed: its key is parked as poison, to be tried again later or by somebody.
+        Not `spent`: it met an outage, and is tried again for as long as it takes.
+        """
         state = entry.state
         if state.sequence < 0:  # the row stands before it, wherever the floor will be
             before = NONE_BEFORE if link.previous is None else link.previous
             state = state._replace(sequence=link.sequence - 1, stamp=before)
         entry.state = poison(state, link)
-        entry.attempts += 1
-        self.hold(entry, reason, due=self.due_ms(entry.attempts) if again else None)
+        entry.attempts += spent
+        settings, tries = self.reading.settings, entry.attempts
+        if not spent:
+            tries = self.reading.outages[entry.place, *link[:2]] - settings.outage_tries_max
+        wait_s = min(settings.backoff_s * 2 ** min(tries - 1, 30), settings.backoff_max_s)
+        again = again and entry.attempts < settings.attempts_max
+        self.hold(entry, reason, due=self.now_ms + int(wait_s * 1000) if again else None)
         return False
 
     def perform_together(self, entry: Entry, item: Item, handler: Handler) -> Program[None]:
@@ -355,15 +364,15 @@ class Batch:
             self.reading.suspending.add(item.type)
             raise Setback from None
         except Exception as error:
-            self.set_back(error)
+            self.set_back(entry, item.link, error)
         lost = self.reading.session.lost
         if lost is not None and lost():
             raise Setback
         self.counts[APPLIED] += 1
 
-    def set_back(self, error: Exception) -> NoReturn:
+    def set_back(self, entry: Entry, link: Link, error: Exception) -> NoReturn:
         """A handler failed where all run together: an outage passes, all else is run carefully."""
-        if is_outage(self.reading, error):
+        if is_outage(self.reading, error) and not self.reading.gives_up(entry.place, link):
             raise error
         raise Setback from error
 
@@ -383,11 +392,12 @@ class Batch:
             entry.due_ms = self.now_ms + int(self.reading.settings.handler_timeout_s * 1000)
             return False
         except Exception as error:
-            if is_outage(self.reading, error):
+            away = is_outage(self.reading, error)
+            if away and not self.reading.gives_up(entry.place, link):
                 raise
-            yield from self.undo(item, handler, error)
+            yield from self.undo(item, handler, error)  # if the store is away, this fails
             self.failures.append(error)
-            return self.fail(entry, link, describe(error))
+            return self.fail(entry, link, describe(error), spent=not away)
         try:
             yield from call(session.release)
         except Exception as error:
@@ -459,14 +469,6 @@ class Batch:
     def hold(self, entry: Entry, reason: str, *, due: int | None) -> None:
         entry.reason, entry.due_ms, entry.other = storable(reason), due, True
         entry.parked_ms = entry.parked_ms or self.now_ms
-
-    def due_ms(self, attempts: int) -> int | None:
-        """When to try again; None when the attempts are spent and somebody has to look."""
-        settings = self.reading.settings
-        if attempts >= settings.attempts_max:
-            return None
-        wait_s = min(settings.backoff_s * 2 ** (attempts - 1), settings.backoff_max_s)
-        return self.now_ms + int(wait_s * 1000)
 
     def quarantine(self, item: Item) -> Program[None]:
         record, reading = item.record, self.reading

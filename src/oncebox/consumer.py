@@ -85,7 +85,6 @@ class ConsumerLoop:
         self.wanted: list[Wanted] = []
         self.paused = False
         self.pause_s = OUTAGE_PAUSE_S
-        self.outages: dict[str, int] = {}
         self.now_ms = 0
         self.next_upkeep_ms = 0
         self.next_describe_ms = 0
@@ -491,7 +490,13 @@ class ConsumerLoop:
     def go_on_with(self, one: Wanted) -> Program[None]:
         """Have the effect that a handler waits for, then run the handler again."""
         reading, item = self.reading, one.item
-        failure = yield from have_effect(reading, one)
+        try:
+            failure = yield from have_effect(reading, one)
+        except Exception as error:
+            if not is_outage(reading, error) or not reading.gives_up(item.place, item.link):
+                raise
+            logger.warning("%s: %s waits: %s", reading.consumer, item.place[1], describe(error))
+            return  # its row says when to try again
         if failure is not None:
             self.condemn(item, failure, again=True)
         yield from self.drain({item.place: False})

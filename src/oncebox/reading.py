@@ -35,6 +35,10 @@ BY_ID = "#id"
 """Events without a chain have a subscription of their own per source, where the key is the id."""
 
 
+OUTAGES_MAX = 10_000
+"""Events whose outages are counted."""
+
+
 class Handler(NamedTuple):
     """A user's function for one event type, in the version that its class names."""
 
@@ -79,6 +83,8 @@ class Settings:
     """How long after the first failure it is tried again; then twice as long each time."""
     backoff_max_s: float = 300.0
     """The longest time between two tries."""
+    outage_tries_max: int = 10
+    """How often an event meets an outage before its key waits alone, and all others go on."""
     parked_max: int = 1000
     """Parked keys at which the consumer pauses."""
     kept_bytes_max: int = 256 * 1024 * 1024
@@ -141,6 +147,8 @@ class Reading:
     condemned: dict[tuple[Place, int, int], tuple[str, bool]] = field(default_factory=dict)
     """Events (by place, sequence, stamp) that must not run in this batch: what they did, and
     whether they may be tried again without anybody looking."""
+    outages: dict[tuple[Place, int, int], int] = field(default_factory=dict)
+    """How often an event (by place, sequence, stamp) met an outage since it was last done."""
     effects: dict[tuple[str, str], dict[str, Effect]] = field(default_factory=dict)
     """Known results of `once`, by (source, id), of events about to run again."""
     suspending: set[str] = field(default_factory=set)
@@ -149,6 +157,16 @@ class Reading:
     def subscription(self, id: int) -> Subscription | None:
         """By its id, if it is known."""
         return self.subscriptions.get(self.sources.get(id, "?"))
+
+    def gives_up(self, place: Place, link: Link) -> bool:
+        """Whether an event that meets an outage once more has met enough: perhaps what it needs is
+        away for it alone.
+        """
+        if len(self.outages) > OUTAGES_MAX:
+            self.outages.clear()
+        name = (place, link.sequence, link.stamp)
+        self.outages[name] = self.outages.get(name, 0) + 1
+        return self.outages[name] > self.settings.outage_tries_max
 
     def reads(self, source: str) -> bool:
         return stream_of(source.removesuffix(BY_ID)) in self.topics
