@@ -84,6 +84,7 @@ def test_parked_lists_what_waits_and_what_releases_it(oncebox: Run, world: World
     assert "oncebox republish" in done.err
     limited = oncebox("parked", "billing", "--limit", "1", *at(world))
     assert "and 2 more" in limited.err
+    assert oncebox("parked", "billing", "--limit", "1", "--json", *at(world)).err == ""
     assert len(oncebox("parked", "billing", "--key", "a", "--json", *at(world)).rows()) == 1
     found = oncebox("parked", "billing", "--where", "reason~account b", "--json", *at(world))
     assert [r["key"] for r in found.rows()] == ["b"]

@@ -12,8 +12,9 @@ from .config import SOURCES, configure, find_services
 from .connect import open_log
 from .desk import Desk, at_store, desk_at
 from .errors import ConfigurationError
+from .event import stream_of
 from .ports import Log
-from .program import Program, T, drive, drive_async
+from .program import Program, T, call, drive, drive_async
 from .service import Service
 from .session import Session, Store
 from .stores.adapt import open_store
@@ -60,6 +61,20 @@ class Place(NamedTuple):
         store, by = self.open_store(), _operator()
         return self.perform(lambda session: make(desk_at(store, session, consumer, by)))
 
+    def store_of(self, desk: Desk, url: str | None, source: str) -> Store | None:
+        """The store of a source: the one that is named here, the one that the configuration or the
+        code names for this service, or that of the source's own service.
+        """
+        sources = SOURCES.get()
+        code: dict[str, Any] = {} if self.service is None else self.service.sources
+        named = sources.stores_of_sources(self.name).get(source)
+        own = sources.own(source.strip("/").partition("/")[0], "store")
+        known = (url, named and named.value, code.get(source), own and own.value)
+        found = next((store for store in known if store is not None), None)
+        if found is None:
+            return None
+        return open_store(found, self.schema, asynchronous=desk.session.asynchronous)
+
 
 def _operator() -> str:
     """Who acts, for the journal."""
@@ -101,6 +116,20 @@ def chosen(names: tuple[str, ...]) -> list[Service]:
 def place_of(service: Service) -> Place:
     """Where a service of the application has its tables and its log."""
     return Place(service.name, service.store, service.log, service.schema, service)
+
+
+def streams(service: Service) -> set[str]:
+    """The streams that a service reads, and those that it has emitted to."""
+    found = {stream for c in service.consumers.values() for stream in c.streams}
+    if service.store is None:
+        return found
+    start = service.source("x").removesuffix("x")
+
+    def emitted(desk: Desk) -> Program[set[str]]:
+        rows = yield from call(desk.session.run, desk.sql["sources"])
+        return {stream_of(name) for _, name in rows if name.startswith(start)}
+
+    return found | place_of(service).at_desk("", emitted)
 
 
 # ---- places

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from .. import operate
-from ..config import SOURCES
 from ..desk import Desk
 from ..errors import ConfigurationError, Refused
 from ..operate import Given
 from ..origins import Origins, follow, forked, source_of
 from ..places import Place, locate
 from ..program import Program
-from ..session import Store
-from ..stores.adapt import open_store
 from ..waiting import Waiting, Where, pages, unfit
 from .options import EVERY_KEY, UNSAID, Because, DryRun, Name, SourceStore, Which, said
 from .output import complain, counted, note, plain, tell
@@ -71,7 +68,7 @@ def skip(
     where, place = _meant(which), locate(consumer)
 
     def act(desk: Desk, found: list[Waiting]) -> Program[int]:
-        origins, done = Origins(desk, partial(_store_of, place, desk, source_store)), 0
+        origins, done = Origins(desk, partial(place.store_of, desk, source_store)), 0
         for one in found:
             ask = None
             if one.kind == "gap":
@@ -130,7 +127,7 @@ def accept(
     place = locate(consumer)
 
     def work(desk: Desk) -> Program[tuple[int, int]]:
-        origins, done = Origins(desk, partial(_store_of, place, desk, source_store)), 0
+        origins, done = Origins(desk, partial(place.store_of, desk, source_store)), 0
         if key is None:
             meant = yield from forked(desk, source or "")
         else:
@@ -213,18 +210,3 @@ def _report(what: str, consumer: str, count: int, done: int, *, dry_run: bool) -
         text = f"{counted(count, 'key')} would be {what}"
     report = {"action": what, "consumer": consumer, "found": count, "done": done}
     tell({**report, "dry_run": dry_run}, text)
-
-
-def _store_of(place: Place, desk: Desk, url: str | None, source: str) -> Store | None:
-    """The store of a source: the one that is named here, the one that the configuration or the
-    code names for this consumer, or that of the source's own service.
-    """
-    sources = SOURCES.get()
-    code: dict[str, Any] = {} if place.service is None else place.service.sources
-    named = sources.stores_of_sources(place.name).get(source)
-    own = sources.own(source.strip("/").partition("/")[0], "store")
-    known = (url, named and named.value, code.get(source), own and own.value)
-    found = next((store for store in known if store is not None), None)
-    if found is None:
-        return None
-    return open_store(found, place.schema, asynchronous=desk.session.asynchronous)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +15,7 @@ from ..running import Running, sleeper
 from ..service import Service
 from ..session import Session, Store
 from ..summary import Relay, Summary, relays, summary
+from .look import Facts, facts
 from .output import ASKED, counted, on_terminal, tell
 
 logger = logging.getLogger("oncebox.cli")
@@ -24,9 +24,6 @@ TICK_S = 1.0
 
 Show = Callable[[str, str], None]
 """Takes whose counters, and the counters."""
-
-Facts = dict[str, tuple[Any, str]]
-"""What is worth a line when it changes: its value, and a sentence."""
 
 
 @contextmanager
@@ -92,36 +89,12 @@ def _seen(
 
 def _say_changes(whose: str, before: Any, now: Summary | Relay) -> None:
     """A line for whatever is not as it was; at first, for whatever is remarkable."""
-    old: Facts = {} if before is None else _facts(before)
-    for what, (value, text) in _facts(now).items():
+    old: Facts = {} if before is None else facts(before)
+    for what, (value, text) in facts(now).items():
         was = old[what][0] if old else None
         if value != was and (old or value):
             document = {"consumer": whose, "what": what, "now": value, "before": was}
             tell(document, f"{whose}: {text}")
-
-
-def _facts(one: Summary | Relay) -> Facts:
-    if isinstance(one, Relay):
-        refused = len(one.refused)
-        return {
-            "holder": (one.holder, f"held by {one.holder or 'nobody'}"),
-            "refused": (refused, f"{counted(refused, 'key')} wait in the outbox: oncebox status"),
-        }
-    holders = {f"{p.topic}/{p.partition}": p.holder for p in one.partitions if p.holder}
-    counts = Counter(holders.values())
-    held = ", ".join(f"{count} by {who}" for who, count in sorted(counts.items())) or "none"
-    see = f"oncebox parked {one.name}"
-    parked, gaps, bad = one.parked, one.gaps.open, one.quarantine
-    again = bool(one.rebuilding)
-    return {
-        "partitions": (holders, f"partitions read: {held}"),
-        "retrying": (parked.retrying, f"{counted(parked.retrying, 'key')} to be tried again"),
-        "failed": (parked.failed, f"{counted(parked.failed, 'key')} failed for good: {see}"),
-        "forked": (parked.forked, f"{counted(parked.forked, 'key')} forked: {see}"),
-        "gaps": (gaps, f"{counted(gaps, 'key')} with an event missing: {see}"),
-        "quarantine": (bad, f"{counted(bad, 'record')} in quarantine"),
-        "rebuilding": (again, "rebuilding" if again else "has been rebuilt"),
-    }
 
 
 def _counters(whose: str, before: Any, one: Summary | Relay) -> str:

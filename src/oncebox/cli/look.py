@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from ..desk import Desk, now_ms
 from ..errors import NotFound, OnceboxError
@@ -13,7 +14,7 @@ from ..program import Program
 from ..summary import Relay, Summary, consumers, relays, summary, with_lag
 from ..waiting import Waiting, pages
 from .options import EVERY_KEY, Name, Which, said
-from .output import clipped, counted, moment, note, plain, say, span, table, tell
+from .output import clipped, counted, moment, note, plain, remark, say, span, table, tell
 
 Names = Annotated[str, said("Consumers or services; if none are named, all.")]
 Limit = Annotated[int, said("How many are shown; --json shows all.")]
@@ -56,8 +57,11 @@ def status(*names: Names) -> int:
     for relay in outboxes:
         tell({"kind": "relay", **plain(relay)})
     _tables(found, outboxes)
-    for one in found:
-        _remarks(one)
+    seen: list[Summary | Relay] = [*found, *outboxes]
+    for either in seen:
+        for what, (value, text) in facts(either).items():
+            if value and what not in ("partitions", "retrying", "holder"):
+                remark(f"{either[0]}: {text}")
     return exit_code
 
 
@@ -105,29 +109,41 @@ def _tables(found: list[Summary], relays: list[Relay]) -> None:
         [(r.service, f"{r.backlog:,}", _age(r.oldest_ms), len(r.refused), r.holder or "nobody")
          for r in relays],
     )  # fmt: skip
-    for relay in relays:
-        for refused in relay.refused[:3]:
-            note(f"{relay.service}: {refused.key} waits in the outbox: {refused.reason}")
     if not found and not relays:
         say("nothing has run yet")
 
 
-def _remarks(one: Summary) -> None:
-    """What somebody should act on, in sentences."""
-    name = one.name
-    if one.parked.failed or one.parked.forked or one.gaps.open:
-        note(f"{name}: keys wait for somebody: oncebox parked {name}")
-    if one.quarantine:
-        note(f"{name}: records that cannot be read: oncebox quarantine list {name}")
-    if one.effects.open:
-        note(f"{name}: {counted(one.effects.open, 'effect')} outside the database begun and not"
-             f" finished, the oldest {_age(one.effects.since_ms)} ago")  # fmt: skip
+Facts = dict[str, tuple[Any, str]]
+"""What may be worth a sentence: its value, false where there is nothing to say; the sentence."""
+
+
+def facts(one: Summary | Relay) -> Facts:
+    """What somebody who operates this should hear of, and hear when it changes."""
+    if isinstance(one, Relay):
+        key, reason = one.refused[0][1:4:2] if one.refused else (None, "")
+        refused = f"{counted(len(one.refused), 'key')} refused by the log, as {key}: {reason}"
+        return {
+            "holder": (one.holder, f"held by {one.holder or 'nobody'}"),
+            "refused": (len(one.refused), refused),
+        }
+    holders = {f"{p.topic}/{p.partition}": p.holder for p in one.partitions if p.holder}
+    counts = sorted(Counter(holders.values()).items())
+    held = ", ".join(f"{count} by {who}" for who, count in counts) or "none"
+    see, bad = f"oncebox parked {one.name}", f"oncebox quarantine list {one.name}"
+    parked, gaps, effects, (done, total) = one.parked, one.gaps.open, one.effects, one.rebuilt
     lost = sum(p.lost or 0 for p in one.partitions)
-    if lost:
-        note(f"{name}: {counted(lost, 'record')} expired before they were read")
-    done, total = one.rebuilt
-    if total:
-        note(f"{name}: rebuilding: {done:,} of {counted(total, 'record')}")
+    rebuilt = f"rebuilding: {done:,} of {counted(total, 'record')}" if total else "has been rebuilt"
+    return {
+        "partitions": (holders, f"partitions read: {held}"),
+        "retrying": (parked.retrying, f"{counted(parked.retrying, 'key')} to be tried again"),
+        "failed": (parked.failed, f"{counted(parked.failed, 'key')} failed for good: {see}"),
+        "forked": (parked.forked, f"{counted(parked.forked, 'key')} forked: {see}"),
+        "gaps": (gaps, f"{counted(gaps, 'key')} with an event missing: {see}"),
+        "quarantine": (one.quarantine, f"{counted(one.quarantine, 'record')} unreadable: {bad}"),
+        "effects": (effects.open, f"{counted(effects.open, 'effect')} outside begun, not finished"),
+        "lost": (lost, f"{counted(lost, 'record')} expired before they were read"),
+        "rebuilding": (bool(total), rebuilt),
+    }
 
 
 # ---- parked
@@ -162,7 +178,7 @@ def parked(consumer: Name, /, *, which: Which = EVERY_KEY, limit: Limit = 100) -
     locate(consumer).at_desk(consumer, lambda desk: pages(desk, where, show))
     _parked_table(shown)
     if count > len(shown):
-        note(f"and {count - len(shown):,} more: --limit, or --json for all")
+        remark(f"and {count - len(shown):,} more: --limit, or --json for all")
     if not count:
         say("nothing waits")
 
@@ -179,4 +195,4 @@ def _parked_table(shown: list[Waiting]) -> None:
     ])  # fmt: skip
     for kind in dict.fromkeys(one.kind for one in shown):
         example = next(one for one in shown if one.kind == kind)
-        note("\n  ".join((f"{kind}, for example:", *example.release())))
+        remark("\n  ".join((f"{kind}, for example:", *example.release())))

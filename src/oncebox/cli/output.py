@@ -71,6 +71,12 @@ def listing(rows: Sequence[Mapping[str, Any]]) -> None:
         table(names, [[moment(v) if n.endswith("_ms") else v for n, v in r.items()] for r in rows])
 
 
+def remark(text: str) -> None:
+    """A remark that only people need."""
+    if not ASKED.json:
+        note(text)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Rows for people under column names: drawn on a terminal, aligned text elsewhere."""
     if ASKED.json or not rows:

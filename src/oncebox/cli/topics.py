@@ -7,13 +7,9 @@ from typing import Annotated
 
 from cyclopts import App
 
-from ..desk import Desk
 from ..errors import NotFound
-from ..event import stream_of
-from ..places import Place, chosen, configured, place_of, unknown
+from ..places import Place, chosen, configured, place_of, streams, unknown
 from ..ports import Log
-from ..program import Program, call
-from ..service import Service
 from .options import said
 from .output import tell
 
@@ -74,7 +70,7 @@ def _wanted(names: tuple[str, ...]) -> Iterator[tuple[Log, str]]:
         for service in chosen(()):
             if service.log is not None:
                 at = wanted.setdefault(service.log, (place_of(service), set()))
-                at[1].update(names or _streams(service))
+                at[1].update(names or streams(service))
     if not wanted:
         raise unknown("the log", "log")
     if not any(topics for _, topics in wanted.values()):
@@ -85,17 +81,3 @@ def _wanted(names: tuple[str, ...]) -> Iterator[tuple[Log, str]]:
         with place.open_log() as log:
             for topic in sorted(topics):
                 yield log, topic
-
-
-def _streams(service: Service) -> set[str]:
-    """The streams that a service reads, and those that it has emitted to."""
-    found = {stream for c in service.consumers.values() for stream in c.streams}
-    if service.store is None:
-        return found
-    start = service.source("x").removesuffix("x")
-
-    def emitted(desk: Desk) -> Program[set[str]]:
-        rows = yield from call(desk.session.run, desk.sql["sources"])
-        return {stream_of(name) for _, name in rows if name.startswith(start)}
-
-    return found | place_of(service).at_desk("", emitted)
