@@ -301,6 +301,37 @@ def test_settings_and_names_reach_the_consumers(site: Site) -> None:
     assert "one of billing, shop" in done.stderr
 
 
+ENGINE = """
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+KIND = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+scheme, _, place = STORE.partition("://")
+billing.store = create_async_engine(f"{KIND[scheme]}://{place}")
+billing.consumers.clear()
+
+
+@billing.on(Paid)
+async def book_async(tx: Any, paid: Paid) -> None:
+    await tx.execute(text("INSERT INTO ledger VALUES (:who, :n)"), {"who": paid.order, "n": paid.n})
+"""
+
+
+def test_an_applications_asynchronous_engine_serves_every_command(site: Site) -> None:
+    """It belongs to one event loop: the one in which a command used it first."""
+    with (site.folder / "services.py").open("a") as file:
+        file.write(ENGINE)
+    process = site.start("run")
+    events = orders(3, 2)
+    site.emit(*events)
+    site.until(lambda: site.ledger() == expected(events))
+    done = site.oncebox("replay", "billing", "--from", "start", "--wait")
+    assert f"billing has read {len(events)} records again" in done.stderr, done.stderr
+    (billing,) = site.rows("status", "billing")
+    assert billing["counts"]["duplicates"] == len(events)
+    assert stop(process, signal.SIGTERM)[0] == 0
+
+
 # ---- operated while they run
 
 

@@ -301,3 +301,14 @@ def test_sources_answer_without_flags_or_file() -> None:
     assert sources.value("store", "my-shop", None).value == "x"
     assert sources.value("store", "other", "y") == ("y", "code")
     assert sources.value("store", None, None) == (None, "default")
+
+
+def test_a_setting_of_the_wrong_kind_says_which_and_where(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "oncebox.toml").write_text('[settings]\nbatch_max = "many"\n')
+    assert main(["config", "show"]) == 2
+    assert "settings.batch_max from oncebox.toml" in capsys.readouterr().err
+    monkeypatch.setenv("ONCEBOX_SETTINGS_BATCH_MAX", "more")
+    assert main(["config", "show"]) == 2
+    assert "settings.batch_max from ONCEBOX_SETTINGS_BATCH_MAX" in capsys.readouterr().err

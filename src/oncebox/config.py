@@ -97,7 +97,7 @@ class Sources:
         self.given[name] = found
         for value in found.value if isinstance(found.value, list) else [found.value]:
             text = value.isoformat() if hasattr(value, "isoformat") else str(value)
-            argument.append(Token(keyword=found.origin, value=text, source=found.origin))
+            argument.append(Token(keyword=name, value=text, source=found.origin))
 
     # ---- what counts for a service
 

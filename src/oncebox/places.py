@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import getpass
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .config import SOURCES, configure, find_services
 from .connect import open_log
@@ -18,6 +20,9 @@ from .program import Program, T, call, drive, drive_async
 from .service import Service
 from .session import Session, Store
 from .stores.adapt import open_store
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Place(NamedTuple):
@@ -50,11 +55,7 @@ class Place(NamedTuple):
         """Run a program over a session of its own, whatever the store's kind."""
         store = self.open_store()
         program = at_store(store, make)
-        if store.asynchronous:
-            import asyncio
-
-            return asyncio.run(drive_async(program))
-        return drive(program)
+        return in_loop(drive_async(program)) if store.asynchronous else drive(program)
 
     def at_desk(self, consumer: str, make: Callable[[Desk], Program[T]]) -> T:
         """Run a program at an operator's place at a consumer."""
@@ -74,6 +75,22 @@ class Place(NamedTuple):
         if found is None:
             return None
         return open_store(found, self.schema, asynchronous=desk.session.asynchronous)
+
+
+def in_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in this process's one event loop. An application's pool belongs to the loop
+    in which it was used first: with a loop for each call, its connections would be unusable.
+    """
+    return _runner().run(work)
+
+
+@cache
+def _runner() -> asyncio.Runner:
+    import asyncio
+
+    runner = asyncio.Runner()
+    atexit.register(runner.close)
+    return runner
 
 
 def _operator() -> str:

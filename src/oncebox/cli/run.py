@@ -16,7 +16,7 @@ from cyclopts import Group, Parameter
 from ..config import SOURCES, configure, imported, with_settings
 from ..errors import ConfigurationError
 from ..migrate import check
-from ..places import chosen, place_of
+from ..places import chosen, in_loop, place_of
 from ..reading import Settings
 from ..running import STOP_S, check_runnable, running
 from ..service import Service
@@ -64,7 +64,7 @@ def run(
     if not any(c.handlers for service in services for c in service.consumers.values()):
         note("no service has a handler, so this only relays")
     _make_ready(services, migrate=migrate)
-    return asyncio.run(_serve(services, state, stop_s, consume=True))
+    return in_loop(_serve(services, state, stop_s, consume=True))
 
 
 def relay(*names: Services, migrate: Migrate = False, stop_s: Stop = STOP_S) -> int:
@@ -80,7 +80,7 @@ def relay(*names: Services, migrate: Migrate = False, stop_s: Stop = STOP_S) -> 
     """
     services = _named(names) if names and not SOURCES.get().modules() else chosen(names)
     _make_ready(services, migrate=migrate)
-    return asyncio.run(_serve(services, None, stop_s, consume=False))
+    return in_loop(_serve(services, None, stop_s, consume=False))
 
 
 def _named(names: tuple[str, ...]) -> list[Service]:
