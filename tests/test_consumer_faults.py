@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +21,12 @@ from chains import TOPIC, Opened, Paid, Producer, World, make_store
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
 from oncebox.errors import HandlerTimeout
-from oncebox.program import drive
+from oncebox.logs.embedded import EmbeddedLog
+from oncebox.ports import Extent, Topic
+from oncebox.program import call, drive, drive_async
 from oncebox.rewind import rebuild
 from oncebox.service import Consumer
+from oncebox.stores.adapt import open_store
 from oncebox.timeouts import Watch, _interrupt, watch
 from operating import desk_of
 from producing import await_true
@@ -388,4 +395,63 @@ def test_a_handler_that_waits_for_its_own_batch_holds_its_key_and_no_other(tmp_p
     world.settle()
     assert world.ledger() == [("b", 10)]
     assert world.parked()["a"][1] == "OperationalError: database is locked"
+    world.close()
+
+
+class SlowLog(EmbeddedLog):
+    """A log that looks, when it is asked, who would have to wait for its answer."""
+
+    waiting: Callable[[], object] = bool
+
+    def describe(self, topic: str) -> Topic | None:
+        assert not self.waiting()
+        return super().describe(topic)
+
+    def extents(self, topic: str) -> list[Extent]:
+        assert not self.waiting()
+        return super().extents(topic)
+
+    def offsets_at(self, topic: str, time_ms: int) -> list[int]:
+        assert not self.waiting()
+        return super().offsets_at(topic, time_ms)
+
+
+@pytest.mark.parametrize("start", [None, datetime(2020, 1, 1, tzinfo=UTC)])
+def test_no_lock_is_held_while_the_log_is_asked(tmp_path: Path, start: datetime | None) -> None:
+    """With the log away, nobody else could write to the store."""
+    world = World(make_store("sqlite", tmp_path, None), tmp_path)
+    world.log.close()
+    log = world.log = SlowLog(tmp_path / "log.db")
+    world.handles_paid()
+    world.deliver(*world.producer.paid("a", 1, 2))
+    loop = world.loop(start=start)
+    log.waiting = lambda: loop.reading.session.handle.in_transaction
+    world.settle(loop)
+    log.truncate(TOPIC, 0, 2)
+    world.deliver(*world.producer.paid("a", 3))
+    world.after(3600.0, loop)
+    assert world.of("a") == [1, 2, 3]
+    world.close()
+
+
+async def test_an_event_loop_does_not_wait_for_the_log(tmp_path: Path) -> None:
+    """A web application would stand still while its log is away."""
+    world = World(make_store("sqlite", tmp_path, None), tmp_path)
+    world.log.close()
+    log = world.log = SlowLog(tmp_path / "log.db")
+    log.waiting = lambda: threading.current_thread() is threading.main_thread()
+    store = open_store(f"sqlite:///{tmp_path}/store.db", asynchronous=True)
+
+    @world.consumer.on(Paid)
+    async def pay(tx: Any, paid: Paid) -> None:
+        await tx.execute(world.insert, (paid.order, paid.cents))
+
+    world.deliver(*world.producer.paid("a", 1, 2))
+    reading = replace(world.loop().reading, session=await drive_async(call(store.open)))
+    loop = ConsumerLoop(
+        reading, store, log, "one", stopping=lambda: len(world.ledger()) == 2, sleep=asyncio.sleep,
+        fetch=lambda reader: partial(asyncio.to_thread, reader.fetch),
+    )  # fmt: skip
+    await drive_async(loop.run())
+    assert world.of("a") == [1, 2]
     world.close()

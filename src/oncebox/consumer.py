@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -78,7 +79,7 @@ class ConsumerLoop:
         self.reader = log.reader(reading.consumer)
         self.fetch = fetch(self.reader)
         self.gaps = gaps
-        self.pruning = Pruning(reading, log)
+        self.pruning = Pruning(reading, log, self.ask_log)
         self.held: dict[TopicPartition, Held] = {}
         self.single: dict[TopicPartition, int] = {}  # events still to run one by one
         self.drains: dict[Place, bool] = {}
@@ -200,9 +201,13 @@ class ConsumerLoop:
         if not self.reading.subscriptions:
             yield from self.transact(self.prepare())
         if now_ms >= self.next_describe_ms:
-            complete = yield from self.transact(self.add_cursors())
+            complete = yield from self.look_at_topics()
+            yield from self.transact(self.add_cursors())
             self.next_describe_ms = now_ms + int(DESCRIBE_S * 1000) if complete else 0
-        yield from self.transact(self.share())
+        acquired = yield from self.transact(self.share())
+        for place, held in acquired:
+            self.held[place] = yield from self.taken(place, held)
+        self.truncated = False
         positions = {p: int(held.position or 0) for p, held in self.held.items()}
         self.reader.assign(positions)
         yield from self.transact(self.look_what_is_due(now_ms))
@@ -218,26 +223,37 @@ class ConsumerLoop:
         yield from subscribe(reading, "")
         reading.floor = reading.subscriptions[""].floor
 
-    def add_cursors(self) -> Program[bool]:
-        """A cursor for each partition there is; False while a topic does not exist."""
-        reading = self.reading
-        complete = True
-        for topic in reading.topics:
-            found = self.log.describe(topic)
+    def ask_log(self, function: Callable[..., T], *arguments: Any) -> Program[T]:
+        """What the log says. It may take long: in no transaction, others wait for its locks; and on
+        a thread where programs share an event loop.
+        """
+        if self.store.asynchronous:
+            in_thread: T = yield to_thread, (function, *arguments)
+            return in_thread
+        return function(*arguments)
+
+    def look_at_topics(self) -> Program[bool]:
+        """Learn how many partitions there are; False while a topic does not exist."""
+        name = self.reading.consumer
+        for topic in self.reading.topics:
+            found = yield from self.ask_log(self.log.describe, topic)
             count = 0 if found is None else found.partitions
             if count == 0 != self.partitions.get(topic):
-                logger.warning("%s: there is no topic %s", reading.consumer, topic)
+                logger.warning("%s: there is no topic %s", name, topic)
             elif count < self.partitions.get(topic, 0):
-                logger.error("%s: topic %s has fewer partitions", reading.consumer, topic)
+                logger.error("%s: topic %s has fewer partitions", name, topic)
             self.partitions[topic] = count
-            complete = complete and count > 0
-            for partition in range(count):
-                place = (topic, partition)
-                yield from add_cursor(reading.session, reading.sql, reading.consumer, place)
-        return complete
+        return all(self.partitions.values())
 
-    def share(self) -> Program[None]:
-        """Renew what is ours, take what is free, give back what is too much."""
+    def add_cursors(self) -> Program[None]:
+        """A cursor for each partition there is."""
+        session, sql, name = self.reading.session, self.reading.sql, self.reading.consumer
+        for topic in self.reading.topics:
+            for partition in range(self.partitions[topic]):
+                yield from add_cursor(session, sql, name, (topic, partition))
+
+    def share(self) -> Program[list[tuple[TopicPartition, Held]]]:
+        """Renew what is ours, give back what is too much, take what is free: that is returned."""
         session, sql, name = self.reading.session, self.reading.sql, self.reading.consumer
         lease_ms = int(self.settings.lease_s * 1000)
         yield from call(session.run, sql["heartbeat"], (name, self.holder, lease_ms))
@@ -255,28 +271,30 @@ class ConsumerLoop:
             holders[place] = None if mine else holder
         take, give = fair_share(holders, self.holder, [name for (name,) in members])
         yield from self.give_back(give)
+        acquired = []
         for place in take:
             held = yield from acquire(session, sql, name, place, self.holder, self.settings.lease_s)
             if held is not None:
-                self.held[place] = yield from self.taken(place, held)
-        self.truncated = False
+                acquired.append((place, held))
+        return acquired
 
     def taken(self, place: TopicPartition, held: Held) -> Program[Held]:
         """What a new partition's past asks for: where to begin, and whether events there kill."""
-        found = self.log.describe(place[0])
+        found = yield from self.ask_log(self.log.describe, place[0])
         if found is None or place[1] >= found.partitions:
             raise Unreachable(f"topic {place[0]} was deleted just now")
         start = why = None
         if held.position is None:
-            start = self.first_offset(place)
+            start = yield from self.first_offset(place)
         elif held.identity != found.identity:
             start, why = 0, "the topic was made anew"
         elif self.truncated:
-            extent = self.log.extents(place[0])[place[1]]
+            extent = (yield from self.ask_log(self.log.extents, place[0]))[place[1]]
             if not extent.start <= int(held.position) <= extent.end:
                 start, why = extent.start, f"the log has {extent.start} to {extent.end}"
         if start is not None:
-            yield from self.set_position(place, held, start, found.identity, why)
+            position = self.set_position(place, held, start, found.identity, why)
+            yield from self.transact(position)
             held = held._replace(position=str(start), identity=found.identity)
         if held.takeovers >= TAKEOVERS_MAX:
             logger.error(
@@ -286,13 +304,15 @@ class ConsumerLoop:
             self.single[place] = self.settings.batch_max
         return held
 
-    def first_offset(self, place: TopicPartition) -> int:
+    def first_offset(self, place: TopicPartition) -> Program[int]:
         topic, partition = place
         start = self.settings.start
         if start is None:
-            return self.log.extents(topic)[partition].start
+            extents = yield from self.ask_log(self.log.extents, topic)
+            return extents[partition].start
         safe_ms = int((start.timestamp() - self.settings.start_margin_s) * 1000)
-        return self.log.offsets_at(topic, max(safe_ms, 0))[partition]
+        offsets = yield from self.ask_log(self.log.offsets_at, topic, max(safe_ms, 0))
+        return offsets[partition]
 
     def set_position(
         self, place: TopicPartition, held: Held, offset: int, identity: str, why: str | None
@@ -483,6 +503,8 @@ class ConsumerLoop:
         if self.gaps is None:
             return
         records = yield from self.gaps.close(now_ms)
+        if records and not self.reading.subscriptions:
+            yield from self.transact(load_subscriptions(self.reading))
         items = take_in(self.reading, records).items
         for at in range(0, len(items), CAREFUL_MAX):
             yield from self.drain({}, items[at : at + CAREFUL_MAX])

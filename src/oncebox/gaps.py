@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from msgspec import json
 
+from .batch import transact
 from .errors import NotFound
 from .keys import Entry, Keys
 from .order import KeyState, Link, Park, ask, gap
@@ -115,7 +116,8 @@ class Gaps:
                 continue
             try:
                 session = yield from self._session(source, store)
-                found += yield from self._ask_for(source, places, session, store, now_ms)
+                asking = self._ask_for(source, places, session, store, now_ms)
+                found += yield from transact(self.reading, asking)
                 self.failures.pop(source, None)
             except SourceFailed as error:
                 yield from self._failed(source, error, now_ms)
@@ -158,30 +160,24 @@ class Gaps:
         ask_source = asker(session, statements(store.dialect, store.schema))
         found: list[Record] = []
         size = 0
-        yield from call(reading.session.begin)
-        try:
-            keys = Keys(reading, now_ms)
-            yield from keys.load_rows(places)
-            for place in places:
-                entry = keys.entries.get(place)
-                missing = None if entry is None else gap(entry.state, entry.floor)
-                if entry is None or missing is None:
-                    continue
-                history = yield from _guarded(ask_source, source, place[1], entry.state, missing)
-                forked, records = False, []
-                if history is not None:
-                    forked = yield from self._fork(source, entry, history, now_ms)
-                    records = [] if forked else _between(history, missing)
-                self._note_late(source, place, missing, now_ms, found=bool(forked or records))
-                found += records
-                size += sum(len(record.value or b"") for record in records)
-                if len(found) >= RECORDS_MAX or size >= BYTES_MAX:
-                    break
-            yield from keys.write()
-            yield from call(reading.session.commit)
-        except BaseException:
-            yield from call(reading.session.rollback)
-            raise
+        keys = Keys(reading, now_ms)
+        yield from keys.load_rows(places)
+        for place in places:
+            entry = keys.entries.get(place)
+            missing = None if entry is None else gap(entry.state, entry.floor)
+            if entry is None or missing is None:
+                continue
+            history = yield from _guarded(ask_source, source, place[1], entry.state, missing)
+            forked, records = False, []
+            if history is not None:
+                forked = yield from self._fork(source, entry, history, now_ms)
+                records = [] if forked else _between(history, missing)
+            self._note_late(source, place, missing, now_ms, found=bool(forked or records))
+            found += records
+            size += sum(len(record.value or b"") for record in records)
+            if len(found) >= RECORDS_MAX or size >= BYTES_MAX:
+                break
+        yield from keys.write()
         return found
 
     def _fork(self, source: str, entry: Entry, history: History, now_ms: int) -> Program[bool]:

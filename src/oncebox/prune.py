@@ -13,7 +13,8 @@ prunes, in short transactions between batches, and it leaves alone what a batch 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from .batch import transact
 from .envelope import STAMP_UNITS_PER_US
@@ -40,9 +41,10 @@ DOUBLINGS_MAX = 12
 class Pruning:
     """What one consumer's loop forgets: `step` is one short transaction, if there is one to do."""
 
-    def __init__(self, reading: Reading, log: Log) -> None:
+    def __init__(self, reading: Reading, log: Log, ask_log: Callable[..., Program[Any]]) -> None:
         self.reading = reading
         self.log = log
+        self.ask_log = ask_log
         self.next_ms = 0
         self.left: list[tuple[int, bool]] = []  # subscriptions to walk, and whether of claims
         self.at = ""  # where in the first of them
@@ -58,7 +60,8 @@ class Pruning:
         if self.left:
             yield from self.unless_locked(self.page())
         else:
-            yield from self.unless_locked(self.raise_floors(now_ms))
+            empty_ms = yield from self.empty_before(now_ms)
+            yield from self.unless_locked(self.raise_floors(now_ms, empty_ms))
             if self.reading.settings.claims_s is not None:
                 yield from self.unless_locked(self.raise_claim_floors(now_ms))
         if not self.left:
@@ -75,13 +78,11 @@ class Pruning:
             logger.debug("%s: pruning goes on later", reading.consumer, exc_info=True)
             self.left.clear()
 
-    def raise_floors(self, now_ms: int) -> Program[None]:
-        """Raise the floors, forget what goes by its time alone, see which rows to look at."""
+    def raise_floors(self, now_ms: int, empty_ms: int | None) -> Program[None]:
+        """Raise floors to `empty_ms`, forget what goes by its time, see which rows to look at."""
         reading, settings = self.reading, self.reading.settings
         session, sql, name = reading.session, reading.sql, reading.consumer
         before_ms = now_ms - int(settings.forget_s * 1000)
-        rows = yield from call(session.run, sql["cursor_rows"], (name,))
-        empty_ms = self.empty_before(now_ms, {(row[0], row[1]): row[2] for row in rows})
         if empty_ms is not None:
             floor = empty_ms * 1000 * STAMP_UNITS_PER_US
             yield from call(session.run, sql["raise_floors"], (name, floor, before_ms))
@@ -112,30 +113,33 @@ class Pruning:
         if until is None:
             del self.left[0]
 
-    def empty_before(
-        self, now_ms: int, positions: Mapping[TopicPartition, str | None]
-    ) -> int | None:
+    def empty_before(self, now_ms: int) -> Program[int | None]:
         """A time, `forget_s` or longer ago, before which the log holds nothing (Unix ms). None if
         there is none, or if the log has dropped records that were never read.
         """
+        reading, log = self.reading, self.log
+        rows = yield from call(reading.session.run, reading.sql["cursor_rows"], (reading.consumer,))
         starts: dict[str, list[int]] = {}
-        for topic in self.reading.topics:
-            if self.log.describe(topic) is None:
+        for topic in reading.topics:
+            if (yield from self.ask_log(log.describe, topic)) is None:
                 return None
-            starts[topic] = [extent.start for extent in self.log.extents(topic)]
-        for (topic, partition), position in positions.items():
+            extents = yield from self.ask_log(log.extents, topic)
+            starts[topic] = [extent.start for extent in extents]
+        for topic, partition, position, *_ in rows:
             read = position is not None and topic in starts and partition < len(starts[topic])
-            if not read or int(position or 0) < starts[topic][partition]:
+            if not read or int(position) < starts[topic][partition]:
                 return None
-        forget_ms = int(self.reading.settings.forget_s * 1000)
+        forget_ms = int(reading.settings.forget_s * 1000)
         for doubled in range(DOUBLINGS_MAX):
             before_ms = now_ms - (forget_ms << doubled)
-            if before_ms >= 0 and all(
-                at <= start
-                for topic in starts
-                for at, start in zip(
-                    self.log.offsets_at(topic, before_ms), starts[topic], strict=True
-                )
-            ):
+            if before_ms >= 0 and (yield from self.is_empty_before(before_ms, starts)):
                 return before_ms
         return None
+
+    def is_empty_before(self, time_ms: int, starts: Mapping[str, list[int]]) -> Program[bool]:
+        """Whether the first records that are left are of that time or later."""
+        for topic, offsets in starts.items():
+            found = yield from self.ask_log(self.log.offsets_at, topic, time_ms)
+            if any(at > start for at, start in zip(found, offsets, strict=True)):
+                return False
+        return True
