@@ -150,7 +150,7 @@ class Outbox:
             columns = [list(column) for column in zip(*rows, strict=True)]
             self.session.run(self.sql["append_many"], columns)
         else:
-            self.session.run_many(self.sql["append_many"], rows)
+            self.session.run_many(self.sql["append"], rows)
         self.session.commit()
 
     def chains(self, key: str | None) -> list[tuple[Any, ...]]:

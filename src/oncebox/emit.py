@@ -15,12 +15,12 @@ from .codec import codec_of, encode
 from .context import rebuilding
 from .envelope import Reference
 from .errors import BadEvent, ConfigurationError
-from .event import event_type, new_id, source_name
-from .program import Program, call, perform
+from .event import event_type, new_id_and_text, source_name
+from .program import Program, perform
 from .session import Session
 from .statements import statements
 from .stores.adapt import adapt
-from .stores.base import explained
+from .stores.base import raise_explained
 from .transaction import AsyncTransaction, SyncTransaction
 
 EMIT_COUNT_MAX = 10_000
@@ -146,8 +146,8 @@ def _row(plan: Plan, event: object, after: Emitted | Reference | None) -> tuple[
             expected=error.expected,
             hint="the key orders events; it is part of every record",
         ) from error
-    id = new_id()
-    row: Row = (plan.source, str(id), key, plan.type, plan.version, encode(event))
+    id, text = new_id_and_text()
+    row: Row = (plan.source, text, key, plan.type, plan.version, encode(event))
     attributes = _attributes() if "opentelemetry.trace" in sys.modules else None
     if after is not None or attributes is not None:
         row = (*row, None, attributes, *_awaited(plan, key, after))
@@ -181,41 +181,33 @@ def _attributes() -> str | None:
 
 
 def _append(session: Session, schema: str, row: Row, emitted: Emitted) -> Program[Emitted]:
-    sql = statements(session.dialect, schema)
-    statement = sql["append" if len(row) == 6 else "append_with"]
-    yield from call(session.require_transaction)
+    statement = "append" if len(row) == 6 else "append_with"
+    yield session.require_transaction, ()
     if not rebuilding.get():
-        yield from _written(session, call(session.send, statement, row))
+        try:
+            yield session.send, (statements(session.dialect, schema)[statement], row)
+        except Exception as error:
+            raise_explained(error, session)
     return emitted
 
 
 def _append_many(
     session: Session, schema: str, rows: Sequence[Row], emitted: list[Emitted]
 ) -> Program[list[Emitted]]:
-    sql = statements(session.dialect, schema)
     width = max(map(len, rows), default=6)
-    with_more = "_with" if width > 6 else ""
-    yield from call(session.require_transaction)
+    statement = "append_many" if width == 6 else "append_many_with"
+    sql = statements(session.dialect, schema)[statement]
+    yield session.require_transaction, ()
     for part in () if rebuilding.get() else _chunks(rows):
         chunk = [row + (None,) * (width - len(row)) for row in part] if width > 6 else part
-        if session.dialect == "postgres":
-            columns = [list(column) for column in zip(*chunk, strict=True)]
-            statement = call(session.send, sql[f"append_many{with_more}"], columns)
-        else:
-            statement = call(session.run_many, sql[f"append{with_more}"], chunk)
-        yield from _written(session, statement)
+        try:
+            if session.dialect == "postgres":
+                yield session.send, (sql, [list(column) for column in zip(*chunk, strict=True)])
+            else:
+                yield session.run_many, (sql, chunk)
+        except Exception as error:
+            raise_explained(error, session)
     return emitted
-
-
-def _written(session: Session, statement: Program[Any]) -> Program[None]:
-    """Run a statement of ours; what is wrong with our tables or rights is raised as our error."""
-    try:
-        yield from statement
-    except Exception as error:
-        ours = explained(error, session)
-        if ours is None:
-            raise
-        raise ours from error
 
 
 def _chunks(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

@@ -27,13 +27,23 @@ C = TypeVar("C", bound=AnyClass)
 
 def new_id() -> UUID:
     """A UUIDv7 (RFC 9562, section 5.7): unique, and near in time is near in an index."""
-    return _uuid7()
+    return new_id_and_text()[0]
 
 
 if sys.version_info >= (3, 14):
-    from uuid import uuid7 as _uuid7
+    from uuid import uuid7
+
+    def new_id_and_text() -> tuple[UUID, str]:
+        """A new id and its text."""
+        id = uuid7()
+        return id, str(id)
 else:
-    from uuid_utils.compat import uuid7 as _uuid7
+    from uuid_utils import uuid7
+
+    def new_id_and_text() -> tuple[UUID, str]:
+        """A new id and its text; made apart, since Python's UUID is slow to write."""
+        id = uuid7()
+        return UUID(int=id.int), str(id)
 
 
 class EventType(NamedTuple):

@@ -18,7 +18,7 @@ from .program import Program, T, call, drive, drive_async
 from .session import Session
 from .statements import statements
 from .stores.adapt import adapt
-from .stores.base import explained
+from .stores.base import raise_explained
 from .transaction import AsyncTransaction, SyncTransaction
 
 CLAIM_TRIES_MAX = 3
@@ -193,10 +193,7 @@ def _claim(
                 return False
             _refuse_below(floor, consumer, source, id, stamp)
     except Exception as error:
-        ours = explained(error, session)
-        if ours is None:
-            raise
-        raise ours from error
+        raise_explained(error, session)
     raise StoreUnavailable(f"{consumer} and {source}: their claims keep changing", event=id)
 
 

@@ -40,7 +40,7 @@ class Origins:
                 self.opened[source] = session, statements(store.dialect, store.schema)
             else:
                 rows = yield from call(desk.session.run, desk.sql["sources"])
-                own = source in {name for _, name in rows}
+                own = (source,) in rows
                 self.opened[source] = (desk.session, desk.sql) if own else None
         return self.opened[source]
 

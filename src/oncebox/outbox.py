@@ -39,7 +39,7 @@ class Stored(NamedTuple):
 
     position: int
     n: int
-    source_id: int
+    source: str
     key: str | None
     sequence: int | None
     stamp: int
@@ -146,12 +146,11 @@ def read_reached(text: str | None) -> Reached:
 
 
 class Envelopes:
-    """Makes records of stored events. `names`: sources by id. `topics`: topics of streams that
-    are not called as the stream.
+    """Makes records of stored events. `topics`: topics of streams that are not called as the
+    stream.
     """
 
-    def __init__(self, names: Mapping[int, str], topics: Mapping[str, str] | None = None) -> None:
-        self.names = names
+    def __init__(self, topics: Mapping[str, str] | None = None) -> None:
         self.topics = topics or {}
         self._kinds: dict[tuple[Any, ...], tuple[str, list[tuple[str, str]]]] = {}
 
@@ -162,13 +161,13 @@ class Envelopes:
     def record(self, row: Any) -> Outgoing:
         """A `Stored` row, or plain tuple, as a record. Forwards its bytes as they are."""
         (
-            _, _, source_id, key, sequence, stamp, previous, after_stamp,
+            _, _, source, key, sequence, stamp, previous, after_stamp,
             id, type, version, content_type, attributes, after_source, after_key, data,
         ) = row  # fmt: skip
         try:
-            topic, fixed = self._kinds[source_id, type, version, content_type]
+            topic, fixed = self._kinds[source, type, version, content_type]
         except KeyError:
-            topic, fixed = self._kind(source_id, type, version, content_type)
+            topic, fixed = self._kind(source, type, version, content_type)
         if sequence is not None:
             place = ("ce_chain", f"{sequence}:{stamp}:{'' if previous is None else previous}")
         else:
@@ -185,13 +184,12 @@ class Envelopes:
         )
 
     def _kind(
-        self, source_id: int, type: str, version: int | None, content_type: str | None
+        self, source: str, type: str, version: int | None, content_type: str | None
     ) -> tuple[str, list[tuple[str, str]]]:
         """Topic and headers that all events of a kind share; kinds are few."""
-        source = self.names[source_id]
         headers = event_headers("", source, type, version, None, content_type=content_type or JSON)
         fixed = [header for header in headers if header[0] != "ce_id"]
-        kind = self._kinds[source_id, type, version, content_type] = self.topic(source), fixed
+        kind = self._kinds[source, type, version, content_type] = self.topic(source), fixed
         return kind
 
 
@@ -259,7 +257,7 @@ def read_at(
     PAGE_BYTES_MAX, one at least.
     """
     holes = holes_text(Hole(p, p) for p in positions[:PAGE_MAX])
-    parameters = (BEYOND_ALL, holes, PAGE_MAX, PAGE_BYTES_MAX, "[]")
+    parameters = (BEYOND_ALL, holes, PAGE_MAX, PAGE_BYTES_MAX, "")
     rows: Rows = yield from call(session.run, sql["read"], parameters)
     return [Stored(*row) for row in rows]
 
@@ -274,8 +272,7 @@ def history(
 ) -> Program[History]:
     """What a source has of a key from number `first` on; records only up to number `last`."""
     located = yield from locate(session, sql, source, key, first)
-    names = yield from call(session.run, sql["sources"])
-    envelopes = Envelopes(dict(names))
+    envelopes = Envelopes()
     wanted = [one.position for one in located if last is None or one.sequence <= last]
     records: dict[tuple[int, int], Record] = {}
     digests: dict[int, int] = {}
@@ -315,5 +312,4 @@ def void(
         )
     (row,) = yield from read_at(session, sql, [found.position])
     yield from call(session.run, sql["void"], (row.n,))
-    parameters = (row.source_id, row.position)
-    yield from call(session.run, sql["retry_refused"], parameters)
+    yield from call(session.run, sql["retry_refused"], (row.position,))

@@ -144,7 +144,7 @@ def streams(service: Service) -> set[str]:
 
     def emitted(desk: Desk) -> Program[set[str]]:
         rows = yield from call(desk.session.run, desk.sql["sources"])
-        return {stream_of(name) for _, name in rows if name.startswith(start)}
+        return {stream_of(name) for (name,) in rows if name.startswith(start)}
 
     return found | place_of(service).at_desk("", emitted)
 

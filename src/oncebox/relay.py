@@ -17,8 +17,6 @@ from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from msgspec import json
-
 from .envelope import STAMP_UNITS_PER_US
 from .errors import CorruptStore, Fenced, Unreachable
 from .lease import LEASE_S, Held, acquire, add_cursor, release
@@ -78,7 +76,7 @@ class RelaySettings(NamedTuple):
 class Refused(NamedTuple):
     """A key whose event at `position` the log did not take; it waits until `retry_at`."""
 
-    source_id: int
+    source: str
     key: str | None
     position: int
     sequence: int | None
@@ -88,9 +86,9 @@ class Refused(NamedTuple):
     reason: str
 
     @property
-    def name(self) -> tuple[int, str | int]:
+    def name(self) -> tuple[str, str | int]:
         """Whom it holds: its key, or the one event that has none."""
-        return self.source_id, self.position if self.key is None else self.key
+        return self.source, self.position if self.key is None else self.key
 
 
 def relay_program(
@@ -143,11 +141,9 @@ class Relay:
         self.identity = ""
         self.reached = Reached()
         self.stored = ""
-        self.refused: dict[tuple[int, str | int], Refused] = {}
-        self.names: dict[int, str] = {}
-        self.foreign: set[int] = set()
-        self.topics: set[str] = set()
-        self.envelopes = Envelopes({})
+        self.refused: dict[tuple[str, str | int], Refused] = {}
+        self.met: set[str] = set()
+        self.envelopes = Envelopes(self.settings.topics)
         self.pause_s = OUTAGE_PAUSE_S
         self.now = self.renew_at = self.settle_at = self.suspect_at = self.upkeep_at = 0.0
 
@@ -211,7 +207,7 @@ class Relay:
         if held is None:
             return False
         ((self.identity,),) = yield from call(session.run, sql["identity"])
-        yield from self._learn_sources()
+        self.met.clear()
         self.reached = read_reached(held.position)
         rows = yield from call(session.run, sql["refused"], (self.prefix,))
         self.refused = {one.name: one for one in (Refused(*row) for row in rows)}
@@ -233,21 +229,7 @@ class Relay:
         )  # fmt: skip
         self.reached = Reached()
         low = int(self.clock() * 1_000_000) * STAMP_UNITS_PER_US
-        for name in self.names.values():
-            yield from call(self.session.run, self.sql["raise_low"], (name, low))
-
-    def _learn_sources(self) -> Program[None]:
-        """Which sources are ours, and that their topics are there."""
-        rows = yield from call(self.session.run, self.sql["sources"])
-        self.names = {id: name for id, name in rows if name.startswith(self.prefix)}
-        self.foreign = {id for id, _ in rows} - self.names.keys()
-        self.envelopes = Envelopes(self.names, self.settings.topics)
-        topics = {self.envelopes.topic(name) for name in self.names.values()}
-        for topic in sorted(topics - self.topics if self.settings.partitions else ()):
-            if (yield from self._ask_log(self.log.describe, topic)) is None:
-                yield from self._ask_log(self.log.create, topic, self.settings.partitions)
-                logger.info("%s: made topic %s", self.reader, topic)
-            self.topics.add(topic)
+        yield from call(self.session.run, self.sql["raise_low"], (self.prefix, low))
 
     # ---- reading and publishing
 
@@ -272,8 +254,6 @@ class Relay:
         """Read the next batch and publish it; whether there was anything."""
         start = BEYOND_ALL if self._is_full() else self.reached.position
         rows = yield from self._read(start, self.reached.holes)
-        if not {row[2] for row in rows} <= self.names.keys() | self.foreign:
-            yield from self._learn_sources()
         mine = self._present(rows)
         if self.refused:
             mine = [row for row in mine if _name(row) not in self.refused]
@@ -286,7 +266,7 @@ class Relay:
 
     def _present(self, rows: Rows) -> Rows:
         """Our events among rows of `read`. Of one that somebody deleted there is only the place."""
-        mine = [row for row in rows if row[2] in self.names] if self.foreign else rows
+        mine = [row for row in rows if row[2].startswith(self.prefix)]
         present = [row for row in mine if row[8] is not None]
         if len(present) < len(mine):
             gone = [row[0] for row in mine if row[8] is None]
@@ -299,8 +279,7 @@ class Relay:
     def _read(self, start: int, holes: Iterable[Hole]) -> Program[Rows]:
         """Move the cursor over what is acknowledged and read on, in one transaction."""
         session, settings = self.session, self.settings
-        foreign = json.encode(sorted(self.foreign)).decode()
-        parameters = (start, holes_text(holes), settings.batch_max, settings.bytes_max, foreign)
+        parameters = (start, holes_text(holes), settings.batch_max, settings.bytes_max, self.prefix)
         yield from call(session.begin)
         position = yield from self._move()
         rows: Rows = yield from call(session.run, self.sql["read"], parameters)
@@ -312,14 +291,24 @@ class Relay:
         """Publish rows of `read`; refusals by their place among them."""
         if not rows:
             return []
+        for source in {row[2] for row in rows} - self.met:
+            yield from self._meet(source)
         record = self.envelopes.record
         timeout_s = self.settings.publish_timeout_s
         refusals = yield from self._ask_log(self.log.publish, [record(r) for r in rows], timeout_s)
         if len(refusals) == len(rows) > 1 and not any(r.permanent for r in refusals):
-            self.topics.clear()
+            self.met.clear()
             if len({_name(row) for row in rows}) > 1:  # not one key's fault
                 raise Unreachable(f"nothing was published: {refusals[0].reason}")
         return refusals
+
+    def _meet(self, source: str) -> Program[None]:
+        """Before its first event: see that its topic is there."""
+        topic, partitions = self.envelopes.topic(source), self.settings.partitions
+        if partitions and (yield from self._ask_log(self.log.describe, topic)) is None:
+            yield from self._ask_log(self.log.create, topic, partitions)
+            logger.info("%s: made topic %s", self.reader, topic)
+        self.met.add(source)
 
     def _ask_log(self, function: Callable[..., T], *arguments: Any) -> Program[T]:
         """A call that may wait for the log: on a thread where programs share an event loop."""
@@ -332,7 +321,7 @@ class Relay:
 
     def _hold(self, rows: Sequence[Any], refusals: Iterable[Refusal]) -> Program[None]:
         """Note keys whose record was refused: from that one on they wait."""
-        new: dict[tuple[int, str | int], Refused] = {}
+        new: dict[tuple[str, str | int], Refused] = {}
         for refusal in sorted(refusals):
             name = _name(rows[refusal.at])
             if name not in new:
@@ -345,10 +334,9 @@ class Relay:
         wait_s = min(settings.retry_s * 2 ** min(attempts - 1, 30), settings.retry_max_s)
         if refusal.permanent:
             wait_s = settings.retry_max_s
-        source = self.names[row[2]]
         logger.error(
             "%s: %s %s waits: event %s was refused %d times: %s",
-            self.reader, source, row[3] or "", row[8], attempts, refusal.reason,
+            self.reader, row[2], row[3] or "", row[8], attempts, refusal.reason,
         )  # fmt: skip
         return Refused(
             row[2], row[3], row[0], row[4], attempts, refusal.permanent,
@@ -359,8 +347,8 @@ class Relay:
         """Publish what waits of a key, up to where all others are."""
         places = [(due.position, due.sequence)]
         if due.key is not None:
-            source, first = self.names[due.source_id], due.sequence or 1
-            located = yield from locate(self.session, self.sql, source, due.key, first)
+            first = due.sequence or 1
+            located = yield from locate(self.session, self.sql, due.source, due.key, first)
             places = [(o.position, o.sequence) for o in located]
             places = [p for p in places if due.position <= p[0] <= self.reached.position]
         page = [Hole(at, at) for at, _ in places[: self.settings.batch_max]]
@@ -406,7 +394,7 @@ class Relay:
             yield from call(session.begin)
             position = yield from self._move()
             for one in drop:
-                yield from call(session.run, sql["forget_refusal"], (one.source_id, one.position))
+                yield from call(session.run, sql["forget_refusal"], (one.position,))
             for one in add:
                 yield from call(session.run, sql["refuse"], one)
             yield from call(session.commit)
@@ -480,6 +468,6 @@ class Relay:
         yield from self._close()
 
 
-def _name(row: Any) -> tuple[int, str | int]:
+def _name(row: Any) -> tuple[str, str | int]:
     """Whom a row of `read` holds up when it is refused: see `Refused.name`."""
     return row[2], row[0] if row[3] is None else row[3]

@@ -206,15 +206,15 @@ def republish(
     PublishRefused, Unreachable.
     """
     first, last = numbers
-    names: dict[int, str] = dict((yield from call(session.run, sql["sources"])))
-    if source not in names.values():
-        known = ", ".join(sorted(names.values())) or "none yet"
+    names = [name for (name,) in (yield from call(session.run, sql["sources"]))]
+    if source not in names:
+        known = ", ".join(names) or "none yet"
         raise NotFound(f"this store has no source {source}", expected=known)
     located = yield from locate(session, sql, source, key, first)
     wanted = [one for one in located if last is None or one.sequence <= last]
     if dry_run:
         return [one.sequence for one in wanted]
-    envelopes = Envelopes(names)
+    envelopes = Envelopes()
     done: list[int] = []
     total = len(wanted)
     while wanted:

@@ -18,7 +18,7 @@ FOLDER = Path(__file__).with_name("sql")
 
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,47}\Z")
 _MIGRATION = re.compile(r"\d{4}_\w+\.sql\Z")
-_NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+_NAME = re.compile(r"^-- name: ([\w ]+)\n", re.MULTILINE)
 _COMMENT = re.compile(r" *-- .*")
 
 
@@ -47,9 +47,10 @@ def statements(dialect: str, schema: str = "oncebox") -> dict[str, str]:
         if not entry.name.endswith(".sql") or _MIGRATION.match(entry.name):
             continue
         parts = _NAME.split(entry.read_text())[1:]
-        for name, sql in zip(parts[::2], parts[1::2], strict=True):
-            assert name not in named, f"statement {name} twice"
-            named[name] = in_schema(_COMMENT.sub("", sql).strip().removesuffix(";"), schema)
+        for names, sql in zip(parts[::2], parts[1::2], strict=True):
+            for name in names.split():
+                assert name not in named, f"statement {name} twice"
+                named[name] = in_schema(_COMMENT.sub("", sql).strip().removesuffix(";"), schema)
     return named
 
 

@@ -145,19 +145,18 @@ class Relay(NamedTuple):
 def relays(desk: Desk) -> Program[list[Relay]]:
     """The outboxes in this store: one for each service that emitted."""
     session, sql = desk.session, desk.sql
-    rows = yield from call(session.run, sql["sources"])
-    sources: dict[int, str] = dict(rows)
+    sources = yield from call(session.run, sql["sources"])
     rows = yield from call(session.run, sql["relays"])
     standing = {service: (position, holder) for _, service, _, position, holder in rows}
     found = []
-    for service in sorted({name.strip("/").partition("/")[0] for name in sources.values()}):
+    for service in sorted({name.strip("/").partition("/")[0] for (name,) in sources}):
         position, holder = standing.get(service, (None, None))
         reached = read_reached(position)
         ((count, stamp),) = yield from call(session.run, sql["backlog"], (reached.position,))
         waiting = yield from call(session.run, sql["refused"], (f"/{service}/",))
         refused = [
-            Refused(sources[id], key, attempts, reason)
-            for id, key, _, _, attempts, _, _, reason in waiting
+            Refused(source, key, attempts, reason)
+            for source, key, _, _, attempts, _, _, reason in waiting
         ]
         oldest_ms = None if stamp is None else stamp // (STAMP_UNITS_PER_US * 1000)
         found.append(Relay(service, max(count, 0), oldest_ms, holder, refused))

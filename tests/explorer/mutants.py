@@ -411,7 +411,7 @@ def cursor_over_refused(patch: pytest.MonkeyPatch, shop: Shop) -> None:
 def refused_key_goes_on(patch: pytest.MonkeyPatch, shop: Shop) -> None:
     """A refused record waits, and those of its key behind it are published."""
     patch.setattr(relay, "_name", lambda row: (row[2], row[0]))
-    patch.setattr(relay.Refused, "name", property(lambda one: (one.source_id, one.position)))
+    patch.setattr(relay.Refused, "name", property(lambda one: (one.source, one.position)))
 
 
 def relay_term_not_compared(patch: pytest.MonkeyPatch, shop: Shop) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import (
     BadEvent,
@@ -165,6 +165,14 @@ def explained(error: Exception, session: Any) -> OnceboxError | None:
         if text.startswith("oncebox: "):
             return BadEvent(text.removeprefix("oncebox: "))
     return None
+
+
+def raise_explained(error: Exception, session: Any) -> NoReturn:
+    """Raise what `explained` makes of a driver's error, else the error as it is."""
+    ours = explained(error, session)
+    if ours is None:
+        raise error
+    raise ours from error
 
 
 def typed(error: Exception, session: Any) -> Exception:

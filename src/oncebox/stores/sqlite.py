@@ -45,6 +45,9 @@ class SqliteSession(SessionBase):
         # A cursor that is made like this gives tuples, whatever the factory.
         return sqlite3.Cursor(self.handle).execute(sql, parameters).fetchall()
 
+    def send(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        self.handle.execute(sql, parameters)
+
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         self.handle.executemany(sql, rows)
 

@@ -59,15 +59,14 @@ create table oncebox.chain (
 
 -- Keys whose next event the log did not take: they wait, all others go on.
 create table oncebox.refused (
-  source_id int     not null,
+  source    text    not null,
   key       text    collate "C",           -- null: the un-keyed event at `position`
-  position  bigint  not null,              -- the first event that is not published
+  position  bigint  not null primary key,  -- the first event that is not published
   sequence  bigint,
   attempts  int     not null,
   permanent boolean not null,              -- trying again cannot help unless the log is changed
   retry_at  double precision not null,     -- Unix seconds
-  reason    text    not null,
-  primary key (source_id, position)
+  reason    text    not null
 );
 
 -- Partitions of event and chain: made ahead and dropped by oncebox.maintain. The default ones

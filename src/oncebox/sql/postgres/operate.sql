@@ -224,4 +224,4 @@ select (select c.sequence from oncebox.counter c where c.source_id = s.id and c.
 from oncebox.source s where s.name = $1;
 
 -- name: raise_low
-update oncebox.source set low = $2 where name = $1 and low < $2 returning low;
+update oncebox.source set low = $2 where starts_with(name, $1) and low < $2;

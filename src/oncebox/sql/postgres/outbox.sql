@@ -27,7 +27,7 @@ from unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::bytea
              after_source, after_key, after_stamp);
 
 -- name: sources
-select id, name from oncebox.source order by id;
+select name from oncebox.source order by name;
 
 -- name: identity
 -- Changes when the database is restored, copied, or its server fails over.
@@ -60,9 +60,9 @@ returning set_config('synchronous_commit',
 
 -- name: read
 -- Events in the order of their positions: those above $1 and those in the holes $2 (as in peek),
--- at most $3, of at most $4 bytes together but for a first one; without type and data where the
--- source's id is in $5, a JSON array, or where the event is gone.
-select c.position, c.n, c.source_id, e.key, c.sequence, c.stamp, c.previous, c.after_stamp,
+-- at most $3, of at most $4 bytes together but for a first one; only the place where the source does
+-- not begin with $5, or the event is gone.
+select c.position, c.n, s.name, e.key, c.sequence, c.stamp, c.previous, c.after_stamp,
   e.id::text, e.type, e.version::int, e.content_type, e.attributes::text,
   e.after_source, e.after_key, e.data
 from (
@@ -77,11 +77,8 @@ from (
       (select * from oncebox.chain where position > $1::bigint order by position limit $3)
     ) both_kinds order by position limit $3
   ) batch
-) c left join lateral (
-  select * from oncebox.event
-  where n = c.n and c.source_id <> all (
-    array(select value::int from json_array_elements_text($5::json)))
-  offset 0
+) c join oncebox.source s on s.id = c.source_id left join lateral (
+  select * from oncebox.event where n = c.n and starts_with(s.name, $5) offset 0
 ) e on true
 where c.total <= $4 or c.total = c.size
 order by c.position;
@@ -114,20 +111,19 @@ where locktype = 'relation' and relation = 'oncebox.chain_position'::regclass
 
 -- name: refused
 -- Keys of sources that begin with $1 whose next event the log did not take.
-select r.source_id, r.key, r.position, r.sequence, r.attempts, r.permanent, r.retry_at, r.reason
-from oncebox.refused r join oncebox.source s on s.id = r.source_id
-where starts_with(s.name, $1) order by r.position;
+select source, key, position, sequence, attempts, permanent, retry_at, reason
+from oncebox.refused where starts_with(source, $1) order by position;
 
 -- name: refuse
 insert into oncebox.refused
-  (source_id, key, position, sequence, attempts, permanent, retry_at, reason)
+  (source, key, position, sequence, attempts, permanent, retry_at, reason)
 values ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: forget_refusal
-delete from oncebox.refused where source_id = $1 and position = $2;
+delete from oncebox.refused where position = $1;
 
 -- name: retry_refused
-update oncebox.refused set retry_at = 0 where source_id = $1 and position = $2;
+update oncebox.refused set retry_at = 0 where position = $1;
 
 -- name: void
 update oncebox.event set data = null, attributes = null where n = $1;

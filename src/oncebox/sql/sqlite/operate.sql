@@ -226,8 +226,8 @@ DELETE FROM oncebox_quarantine WHERE consumer = ?1 AND n = ?2 RETURNING 1;
 
 -- name: last_number
 -- The number of the last event of a key, whether it is still there or not; no row: no such source.
-SELECT (SELECT c.sequence FROM oncebox_counter c WHERE c.source_id = s.id AND c.key = ?2)
+SELECT (SELECT c.sequence FROM oncebox_counter c WHERE c.source = s.name AND c.key = ?2)
 FROM oncebox_source s WHERE s.name = ?1;
 
 -- name: raise_low
-UPDATE oncebox_source SET low = ?2 WHERE name = ?1 AND low < ?2 RETURNING low;
+UPDATE oncebox_source SET low = ?2 WHERE substr(name, 1, length(?1)) = ?1 AND low < ?2;

@@ -1,26 +1,32 @@
--- name: append
--- ?1 source, ?2 id as text, ?3 key or null, ?4 type, ?5 version, ?6 data
-insert into oncebox_emit (source, id, key, type, version, data) values (?1, ?2, ?3, ?4, ?5, ?6);
+-- name: append append_many
+-- Run once for each event. ?1 source, ?2 id as text, ?3 key or null, ?4 type, ?5 version, ?6 data
+insert into oncebox_event (source, sequence, stamp, previous, before, id, key, type, version, data)
+select ?1, case when ?3 is not null then coalesce(c.sequence, 0) + 1 end,
+  max(cast((julianday('now') - 2440587.5) * 86400000 as integer) * 1024000
+        + abs(random() % 1024000),
+      (max(coalesce(c.stamp, 0), coalesce(s.low, 0)) | 1023) + 1 + (random() & 1023)),
+  c.stamp, c.n, ?2, ?3, ?4, ?5, ?6
+from (select 1)
+  left join oncebox_source s on s.name = ?1
+  left join oncebox_counter c on c.source = ?1 and c.key = ?3;
 
--- name: append_with
+-- name: append_with append_many_with
 -- As append, and ?7 content type, ?8 attributes (a JSON object of strings), ?9 source, ?10 key and
--- ?11 stamp of the event that has to be first; each may be null.
-insert into oncebox_emit (source, id, key, type, version, data,
-                          content_type, attributes, after_source, after_key, after_stamp)
-values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11);
-
--- name: append_many
--- As append; run once for each event.
-insert into oncebox_emit (source, id, key, type, version, data) values (?1, ?2, ?3, ?4, ?5, ?6);
-
--- name: append_many_with
--- As append_with; run once for each event.
-insert into oncebox_emit (source, id, key, type, version, data,
-                          content_type, attributes, after_source, after_key, after_stamp)
-values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11);
+-- ?11 stamp of the event that has to be first (null: its key's last one); each may be null.
+insert into oncebox_event (source, sequence, stamp, previous, before, id, key, type, version, data,
+                           content_type, attributes, after_source, after_key, after_stamp)
+select ?1, case when ?3 is not null then coalesce(c.sequence, 0) + 1 end,
+  max(cast((julianday('now') - 2440587.5) * 86400000 as integer) * 1024000
+        + abs(random() % 1024000),
+      (max(coalesce(c.stamp, 0), coalesce(s.low, 0)) | 1023) + 1 + (random() & 1023)),
+  c.stamp, c.n, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, coalesce(?11, a.stamp)
+from (select 1)
+  left join oncebox_source s on s.name = ?1
+  left join oncebox_counter c on c.source = ?1 and c.key = ?3
+  left join oncebox_counter a on a.source = ?9 and a.key = ?10;
 
 -- name: sources
-select id, name from oncebox_source order by id;
+select name from oncebox_source order by name;
 
 -- name: identity
 -- A restored file brings its cursor along, so there is nothing to notice.
@@ -44,8 +50,8 @@ returning 1;
 
 -- name: read
 -- Events in the order of their positions: those above ?1 and those in the holes ?2 (as in peek),
--- at most ?3, of at most ?4 bytes together but for a first one; without type and data where the
--- source's id is in ?5, a JSON array.
+-- at most ?3, of at most ?4 bytes together but for a first one; only the place where the source does
+-- not begin with ?5.
 with both_kinds as (
   select e.n from json_each(?2) hole, oncebox_event e
   where e.n between json_extract(hole.value, '$[0]') and json_extract(hole.value, '$[1]')
@@ -57,8 +63,8 @@ with both_kinds as (
     sum(coalesce(length(e.data), 0)) over (order by e.n rows unbounded preceding) as total
   from both_kinds b join oncebox_event e on e.n = b.n
 )
-select e.n, e.n, e.source_id, e.key, e.sequence, e.stamp, e.previous, e.after_stamp,
-  case when e.source_id not in (select value from json_each(?5)) then e.id end,
+select e.n, e.n, e.source, e.key, e.sequence, e.stamp, e.previous, e.after_stamp,
+  case when substr(e.source, 1, length(?5)) = ?5 then e.id end,
   e.type, e.version, e.content_type, e.attributes, e.after_source, e.after_key, e.data
 from batch s join oncebox_event e on e.n = s.n
 where s.total <= ?4 or s.total = s.size
@@ -70,7 +76,7 @@ order by s.n;
 with recursive back(n, sequence, stamp, previous, id, void, before) as (
   select e.n, e.sequence, e.stamp, e.previous, e.id, e.data is null, e.before
   from oncebox_counter k join oncebox_event e on e.n = k.n
-  where k.source_id = (select id from oncebox_source where name = ?1) and k.key = ?2
+  where k.source = ?1 and k.key = ?2
   union all
   select e.n, e.sequence, e.stamp, e.previous, e.id, e.data is null, e.before
   from back b join oncebox_event e on e.n = b.before
@@ -84,20 +90,19 @@ select 1 where 0;
 
 -- name: refused
 -- Keys of sources that begin with ?1 whose next event the log did not take.
-select r.source_id, r.key, r.position, r.sequence, r.attempts, r.permanent, r.retry_at, r.reason
-from oncebox_refused r join oncebox_source s on s.id = r.source_id
-where substr(s.name, 1, length(?1)) = ?1 order by r.position;
+select source, key, position, sequence, attempts, permanent, retry_at, reason
+from oncebox_refused where substr(source, 1, length(?1)) = ?1 order by position;
 
 -- name: refuse
 insert into oncebox_refused
-  (source_id, key, position, sequence, attempts, permanent, retry_at, reason)
+  (source, key, position, sequence, attempts, permanent, retry_at, reason)
 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8);
 
 -- name: forget_refusal
-delete from oncebox_refused where source_id = ?1 and position = ?2;
+delete from oncebox_refused where position = ?1;
 
 -- name: retry_refused
-update oncebox_refused set retry_at = 0 where source_id = ?1 and position = ?2;
+update oncebox_refused set retry_at = 0 where position = ?1;
 
 -- name: void
 update oncebox_event set data = null, attributes = null where n = ?1;
