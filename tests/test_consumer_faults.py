@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -450,7 +449,7 @@ async def test_an_event_loop_does_not_wait_for_the_log(tmp_path: Path) -> None:
     reading = replace(world.loop().reading, session=await drive_async(call(store.open)))
     loop = ConsumerLoop(
         reading, store, log, "one", stopping=lambda: len(world.ledger()) == 2, sleep=asyncio.sleep,
-        fetch=lambda reader: partial(asyncio.to_thread, reader.fetch),
+        fetch=lambda reader: lambda *bounds: asyncio.to_thread(reader.fetch, *bounds),
     )  # fmt: skip
     await drive_async(loop.run())
     assert world.of("a") == [1, 2]

@@ -127,7 +127,7 @@ class Pruning:
             starts[topic] = [extent.start for extent in extents]
         for topic, partition, position, *_ in rows:
             read = position is not None and topic in starts and partition < len(starts[topic])
-            if not read or int(position) < starts[topic][partition]:
+            if not read or int(position or 0) < starts[topic][partition]:
                 return None
         forget_ms = int(reading.settings.forget_s * 1000)
         for doubled in range(DOUBLINGS_MAX):
