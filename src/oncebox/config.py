@@ -16,7 +16,6 @@ import dataclasses
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from importlib import import_module
@@ -199,6 +198,8 @@ def read_file(path: str | None) -> tuple[str, dict[str, Any]]:
     `[tool.oncebox]` of `pyproject.toml`, in the working folder or the nearest one above it that
     has either. Raises ConfigurationError, with the place, for what cannot be read.
     """
+    import tomllib
+
     folder = Path.cwd()
     above = (parent / name for parent in (folder, *folder.parents) for name in FILES)
     for found in above if path is None else (Path(path),):

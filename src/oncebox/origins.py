@@ -67,7 +67,7 @@ def follow(
     source, key = place
     found = yield from origins.at(source)
     if found is None:
-        raise Refused(
+        raise NotFound(
             f"the store of {source} is not known, and its history is what is accepted",
             source=source,
             hint="--source-store URL, or [services.NAME.sources] in oncebox.toml",

@@ -41,6 +41,8 @@ COMMANDS = (
     ("version", "start:version", SET_UP, "Versions of oncebox and of what it uses."),
 )
 
+COMPLETION = "--install-completion"
+
 HELP = """Events that take effect once, in order, from any version.
 
 Begin with: oncebox demo, then: oncebox init. Examples: oncebox COMMAND --help.
@@ -68,8 +70,10 @@ def make_app(arguments: Sequence[str], sources: Sources) -> App:
     )
     app["--help"].group = SET_UP
     called = set(arguments) & {name for name, *_ in COMMANDS}
-    if not called:
-        app.register_install_completion_command(name="--install-completion", group=SET_UP)
+    if COMPLETION in arguments:
+        app.register_install_completion_command(name=COMPLETION, group=SET_UP)
+    else:  # for the overview only: what installs it is slow to import
+        app.command(App(name=COMPLETION, group=SET_UP, help="Install shell completion."))
     for place, (name, target, group, summary) in enumerate(COMMANDS):
         text = None if name in called else summary
         path = f"{__package__}.{target}"
