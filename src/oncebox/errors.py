@@ -150,7 +150,9 @@ class MissingTables(OnceboxError):
 
 
 class MissingRight(OnceboxError):
-    """The database role lacks a right; the error names both."""
+    """The database role, or the log's user, lacks a right; the error names both."""
+
+    exit_code = 3
 
 
 class CorruptStore(OnceboxError):

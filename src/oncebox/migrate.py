@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .errors import MissingTables
+from .errors import MissingRight, MissingTables
 from .program import Program, call
 from .session import Dialect, Session
 from .statements import Migration, check_schema, migrations, statements
-from .stores.base import explained
+from .stores.base import explained, typed
 
 LOCK_WAIT_S = 5.0
 """How long a migration waits for a lock; others would queue up behind it."""
@@ -68,9 +68,15 @@ def status(session: Session, schema: str = "oncebox") -> Program[list[Applied]]:
     return [Applied(n, known.get(n, "of a newer oncebox"), versions.get(n)) for n in numbers]
 
 
-def check(session: Session, schema: str = "oncebox") -> Program[None]:
-    """Raises MissingTables unless this code can run on the tables as they are."""
-    versions = yield from _versions(session, schema)
+def check(session: Session, schema: str = "oncebox", *, rights: bool = False) -> Program[None]:
+    """Raises MissingTables unless this code can run on the tables as they are. `rights`: raises
+    MissingRight, too, unless the role may do all that a service does that emits, relays and
+    consumes.
+    """
+    try:
+        versions = yield from _versions(session, schema)
+    except Exception as error:
+        raise typed(error, session) from error
     known = migrations(session.dialect, schema)
     _check_known(versions, known)
     version, newest = max(versions, default=0), known[-1].version
@@ -80,6 +86,26 @@ def check(session: Session, schema: str = "oncebox") -> Program[None]:
             f"oncebox's tables {there}",
             expected=f"version {newest}",
             hint="run: oncebox db migrate",
+        )
+    if rights:
+        yield from _check_rights(session, schema)
+
+
+def _check_rights(session: Session, schema: str) -> Program[None]:
+    sql = statements(session.dialect, schema)
+    rows = yield from call(session.run, sql["missing_rights"], (schema,))
+    if rows:
+        role = rows[0][2]
+        missing: dict[str, list[str]] = {}
+        for right, on, _ in rows:
+            missing.setdefault(on, []).append(right)
+        lacks = "; ".join(f"{', '.join(rights)} on {on}" for on, rights in missing.items())
+        raise MissingRight(
+            f"role {role} lacks {lacks}",
+            expected="all of these, for a role that emits, relays and consumes",
+            hint=f"grant usage on schema {schema} to {role};"
+            f" grant select, insert, update, delete on all tables in schema {schema} to {role};"
+            f" grant usage on all sequences in schema {schema} to {role}",
         )
 
 

@@ -20,9 +20,10 @@ from typing import Any
 
 from .connect import open_log
 from .consumer import ConsumerLoop
-from .errors import ConfigurationError
+from .errors import ConfigurationError, Unreachable
 from .event import new_id
 from .gaps import Gaps
+from .migrate import check
 from .ports import Log
 from .program import Program, call, drive, drive_async
 from .reading import Reading
@@ -139,6 +140,7 @@ async def running(
     try:
         for service in services:
             check_runnable(service)
+            await check_tables(service)
             if relay:
                 start_relay(work, service, holder)
             for consumer in service.consumers.values() if consume else ():
@@ -160,6 +162,25 @@ def check_runnable(service: Service) -> None:
                 expected=f"--{setting} URL, ONCEBOX_{setting.upper()}, or the configuration",
                 hint=f'or in code: Service("{service.name}", {setting}="sqlite:///…")',
             )
+
+
+async def check_tables(service: Service) -> None:
+    """Raises MissingTables for tables that are not there, too old or too new, and MissingRight. A
+    store that does not answer is waited for by those who use it.
+    """
+    store = open_store(service.store, service.schema)
+
+    def look() -> Program[None]:
+        session = yield from call(store.open)
+        try:
+            yield from check(session, service.schema)
+        finally:
+            yield from call(session.close)
+
+    try:
+        await (drive_async(look()) if store.asynchronous else asyncio.to_thread(drive, look()))
+    except Unreachable as error:
+        logger.warning("%s: %s", service.name, error)
 
 
 def start_relay(work: Running, service: Service, holder: str) -> None:

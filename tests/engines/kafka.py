@@ -107,14 +107,17 @@ class Kafka:
 class OwnKafka(Kafka):
     """A broker that this process started, and may stop and start as a test wants."""
 
-    def __init__(self, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, settings: dict[str, str] | None = None, users: dict[str, str] | None = None
+    ) -> None:
         self._java = str(lookup.java())
         self._class_path = str(lookup.kafka_jars() / "*")
         self._server = Server("kafka")
-        self.port, controller_port = free_ports(2)
+        self.port, controller_port, self.users_port = free_ports(3)
         super().__init__(f"{SCHEME}{LOOPBACK}:{self.port}")
+        more = self._with_users(controller_port, users) if users else {}
         try:
-            self._configure(controller_port, settings or {})
+            self._configure(controller_port, more | (settings or {}))
             self.start()
         except BaseException:
             self.remove()
@@ -160,6 +163,32 @@ class OwnKafka(Kafka):
         options = [f"-Xmx{HEAP}", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         return [self._java, *options, "-cp", self._class_path, main, *arguments]
 
+    def _with_users(self, controller_port: int, users: dict[str, str]) -> dict[str, str]:
+        """A third listener, for users with passwords; they may do what they are granted, and
+        whoever comes by the first, everything.
+        """
+        known = " ".join(f'user_{user}="{password}"' for user, password in users.items())
+        place = "listener.name.sasl_plaintext"
+        return {
+            "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},"
+            f"CONTROLLER://{LOOPBACK}:{controller_port},"
+            f"SASL_PLAINTEXT://{LOOPBACK}:{self.users_port}",
+            "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},"
+            f"SASL_PLAINTEXT://{LOOPBACK}:{self.users_port}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
+            "SASL_PLAINTEXT:SASL_PLAINTEXT",
+            f"{place}.sasl.enabled.mechanisms": "PLAIN",
+            f"{place}.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain"
+            f".PlainLoginModule required {known};",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+        }
+
+    def url_of(self, user: str, password: str) -> str:
+        """The URL for one of `users`."""
+        place = f"{user}:{password}@{LOOPBACK}:{self.users_port}"
+        return f"{SCHEME}{place}?security.protocol=SASL_PLAINTEXT"
+
     def _configure(self, controller_port: int, settings: dict[str, str]) -> None:
         lines = SETTINGS | {
             "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},"
@@ -172,8 +201,9 @@ class OwnKafka(Kafka):
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = self._command(
-            "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)
-        )
+            "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}",  # it may begin with -
+            "--config", str(self._properties),
+        )  # fmt: skip
         made = subprocess.run(
             command, capture_output=True, text=True, timeout=FORMAT_TIMEOUT_S, check=False
         )
@@ -192,12 +222,15 @@ class OwnKafka(Kafka):
 
 
 @contextlib.contextmanager
-def kafka(settings: dict[str, str] | None = None) -> Iterator[OwnKafka]:
+def kafka(
+    settings: dict[str, str] | None = None, users: dict[str, str] | None = None
+) -> Iterator[OwnKafka]:
     """Start a broker on free ports and remove it after.
 
-    `settings` are added to, or replace, those of `SETTINGS`. Raises `EngineMissing`.
+    `settings` are added to, or replace, those of `SETTINGS`; `users`: passwords of users with
+    no right but those that a test grants. Raises `EngineMissing`.
     """
-    broker = OwnKafka(settings)
+    broker = OwnKafka(settings, users)
     try:
         yield broker
     finally:

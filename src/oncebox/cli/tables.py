@@ -64,7 +64,7 @@ def status() -> None:
 
 @app.command
 def check() -> int:
-    """Whether this oncebox can run on the tables as they are; exit code 3 if not.
+    """Whether this oncebox, in this role, can run on the tables as they are; exit code 3 if not.
 
     For example:
 
@@ -74,7 +74,7 @@ def check() -> int:
     for place in everywhere(code=True):
         where, failed = shown(place.store), None
         try:
-            place.perform(partial(tables.check, schema=place.schema))
+            place.perform(partial(tables.check, schema=place.schema, rights=True))
         except OnceboxError as error:
             failed, exit_code = error, max(exit_code, error.exit_code)
         text = f"{where}: {'fine' if failed is None else 'does not fit'}"

@@ -202,15 +202,21 @@ class KafkaLog:
     def _typed(self, error: KafkaError, doing: str) -> OnceboxError:
         name, text = error.name(), self._settings.masked(error.str())
         if name in _NO_RIGHT:
-            return MissingRight(
-                f"Kafka does not let {self._settings.user} {doing}: {text}",
-                hint="grant it, for example with kafka-acls.sh",
-            )
+            return self._no_right(doing, text)
         if name in _NO_TOPIC:
             return NotFound(f"Kafka cannot {doing}: {text}", hint="make it: oncebox topics create")
         if name in _BAD_WISH:
             return ConfigurationError(f"Kafka will not {doing}: {text}")
+        self._admin.poll(0)  # only so the client says what is wrong: the credentials, perhaps
         return self._settings.unreachable(doing, text)
+
+    def _no_right(self, doing: str, why: str) -> MissingRight:
+        user = self._settings.user
+        return MissingRight(
+            f"Kafka does not let {user} {doing}: {why}",
+            expected=f"User:{user} may READ, WRITE, DESCRIBE, DESCRIBE_CONFIGS topics that it uses",
+            hint=f"grant it: kafka-acls.sh --add --allow-principal User:{user} --topic …",
+        )
 
     # ---- records
 
@@ -226,7 +232,7 @@ class KafkaLog:
         with self._publishing:
             problems = self._learn({record[0] for record in records} - self._limits.keys())
             producer = self._producer or self._new_producer()
-            call = _Call(records, deadline, problems, self._limits)
+            call = _Call(records, deadline, problems, self._limits, self._no_right)
             try:
                 call.hand_over(producer)
                 left = producer.flush(max(deadline - time.monotonic(), 0))
@@ -314,11 +320,13 @@ class _Call:
         deadline: float,
         problems: Mapping[str, Refusal],
         limits: Mapping[str, int],
+        no_right: Callable[[str, str], MissingRight],
     ) -> None:
         self.records = records
         self.deadline = deadline
         self.problems = problems
         self.limits = limits
+        self.no_right = no_right
         self.refused: dict[int, Refusal] = {}
         self.blocked: set[tuple[str, bytes | None]] = set()
         self.changed: set[str] = set()
@@ -394,7 +402,9 @@ class _Call:
             self.changed.add(topic)
         elif name in _NO_TOPIC:
             self.changed.add(topic)
-        elif name in _NO_RIGHT or name in _BAD_RECORD:
+        elif name in _NO_RIGHT:
+            permanent, reason = True, str(self.no_right(f"write to topic {topic}", reason))
+        elif name in _BAD_RECORD:
             permanent = True
         else:
             self.unanswered += 1

@@ -85,7 +85,8 @@ class KafkaSettings:
         """A client of confluent-kafka; the URL's settings win over `settings`."""
 
         def note(error: Any) -> None:
-            self._trouble = self.masked(str(error.str()))
+            if error.name() != "_ALL_BROKERS_DOWN":  # which follows from what was said before
+                self._trouble = self.masked(str(error.str()))
             if on_error is not None:
                 on_error(error)
 

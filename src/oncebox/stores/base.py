@@ -159,8 +159,8 @@ def explained(error: Exception, session: Any) -> OnceboxError | None:
             role = session.role() if hasattr(session, "role") else None
             return MissingRight(
                 text + (f" (role {role})" if role else ""),
-                expected="a role that may use oncebox's tables",
-                hint="grant what is missing; oncebox db check lists it",
+                expected="usage on oncebox's schema; select, insert, update, delete on its tables",
+                hint="oncebox db check lists what is missing, and how to grant it",
             )
         if text.startswith("oncebox: "):
             return BadEvent(text.removeprefix("oncebox: "))

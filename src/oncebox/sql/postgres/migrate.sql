@@ -23,3 +23,23 @@ from oncebox.migration order by version;
 
 -- name: add_migration
 insert into oncebox.migration (version, name) values ($1, $2);
+
+-- name: missing_rights
+-- Rows: a right that this connection's role lacks in the schema $1, on what, and the role.
+with needed(right_, on_, given) as (
+  select 'usage', 'schema ' || n.nspname, has_schema_privilege(n.oid, 'usage')
+  from pg_namespace n where n.nspname = $1
+  union all
+  select r, 'table ' || c.relname, has_table_privilege(c.oid, r)
+  from pg_class c, unnest(array['select', 'insert', 'update', 'delete']) r
+  where c.relnamespace = to_regnamespace($1) and c.relkind in ('r', 'p') and not c.relispartition
+  union all
+  select 'usage', 'sequence ' || c.relname,
+    case when c.relkind = 'S' then has_sequence_privilege(c.oid, 'usage') end
+  from pg_class c where c.relnamespace = to_regnamespace($1) and c.relkind = 'S'
+    and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'i')
+  union all
+  select 'execute', 'function ' || p.proname, has_function_privilege(p.oid, 'execute')
+  from pg_proc p where p.pronamespace = to_regnamespace($1)
+)
+select right_, on_, current_user::text from needed where not given order by on_, right_;

@@ -21,3 +21,7 @@ select version, applied_at from oncebox_migration order by version;
 
 -- name: add_migration
 insert into oncebox_migration (version, name) values (?1, ?2);
+
+-- name: missing_rights
+-- None: whoever may open the file may do everything.
+select 1 where ?1 is null;
