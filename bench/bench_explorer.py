@@ -19,7 +19,6 @@ ROUNDS = 5
 DELIVERIES = Bounds(2)
 """Crashes, duplicates and reorderings, two in all."""
 OWNERS = Bounds(2, {"crash": 1, "stall": 1})
-PREEMPTIONS = Bounds(2, {"crash": 0, "stall": 0, "reordering": 0})
 
 
 def run(engines: Any | None) -> list[Figure]:
@@ -41,7 +40,7 @@ def on_sqlite() -> list[Figure]:
 
 
 def on_postgres(engines: Any) -> list[Figure]:
-    from explorer.cases import DUELS
+    from explorer.cases import DUELS, PREEMPTIONS
     from explorer.postgres import PostgresEngine
 
     figures = []

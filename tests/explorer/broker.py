@@ -6,7 +6,7 @@ any order, and fewer than there are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from zlib import crc32
 
 from oncebox.explorer import Run, arrivals
@@ -37,6 +37,11 @@ class Broker:
         self.readers.clear()
         for part in self.parts:
             part.clear()
+
+    def state(self) -> Hashable:
+        return tuple(
+            (record.key, record.value, *record.headers) for part in self.parts for record in part
+        )
 
     def partition_of(self, key: bytes | None) -> int:
         known = self.partition_by_key.get(key)

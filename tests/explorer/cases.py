@@ -57,6 +57,8 @@ ORDERS = {"ann": [[Fact("a", 1), Fact("b", 1)], [Fact("a", 2)]], "bob": [[Fact("
 ONE_BY_ONE = replace(QUICK, batch_max=1)
 TWO_BY_TWO = replace(QUICK, batch_max=2)
 COARSE = {"stall": 1, "crash": 1}
+OTHERS = ("crash", "stall", "reordering", "refusal", "half publish", "lost answer")
+PREEMPTIONS = Bounds(2, dict.fromkeys(OTHERS, 0))
 
 
 def failing(engine: Engine) -> Shop:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Protocol, cast
 
 from oncebox.explorer import Actor, MemoryDatabase
@@ -71,6 +71,10 @@ class Engine(Protocol):
 
     def crashed(self, actor: Actor) -> None: ...
 
+    def state(self) -> Hashable:
+        """What is committed, as a value. Raises Blocked where it cannot be read."""
+        ...
+
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """What is committed. Raises Blocked where a writer keeps readers out."""
         ...
@@ -137,6 +141,7 @@ class SqliteEngine:
         """Clock and random numbers under control; and who it is that changes a row."""
         connection.create_function("julianday", 1, self._julianday)
         connection.create_function("random", 0, self._random)
+        connection.create_function("randomblob", 1, bytes)
         connection.create_function("actor", 0, lambda: self.actor)
 
     def _julianday(self, _: str) -> float:
@@ -145,6 +150,9 @@ class SqliteEngine:
     def _random(self) -> int:
         self.drawn += 1
         return self.drawn
+
+    def state(self) -> Hashable:
+        return self.drawn, self.database.state()
 
     def native(self, sql: str) -> str:
         return sql

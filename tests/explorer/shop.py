@@ -8,7 +8,7 @@ that had lost its partition.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -189,12 +189,19 @@ class Shop(World):
             return True
         return not self.engine.excludes(actor)
 
+    def state(self) -> Hashable:
+        return self.engine.state(), self.broker.state(), frozenset(self.failing), self.starts
+
     def crashed(self, actor: Actor) -> None:
-        """Somebody starts the process again, when its lease is over."""
+        """Its sessions end. Jitter begins anew, so that it does not remember what was before."""
         self.engine.crashed(actor)
+        random.seed(0)
+        self.restart(actor)
+
+    def restart(self, actor: Actor) -> None:
+        """Somebody starts the process again, when its lease is over."""
         self.starts += 1
-        again = self.life
-        actor.run.start(f"new{self.starts}", again, rest_s=self.settings.lease_s + 0.1)
+        actor.run.start(f"new{self.starts}", self.life, rest_s=self.settings.lease_s + 0.1)
 
     def clock(self, now_ms: int) -> None:
         self.engine.clock(now_ms)

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 from oncebox.explorer import Bounds, explore
+from oncebox.explorer.explore import Report
 
-from .cases import CASES, DUELS, Case
+from .cases import CASES, DUELS, PREEMPTIONS
 from .engines import SqliteEngine
+from .shop import Shop
 
 
 @pytest.fixture
@@ -21,12 +23,24 @@ def engine(caplog: pytest.LogCaptureFixture) -> Iterator[SqliteEngine]:
     made.close()
 
 
+def explored(shop: Shop, bounds: Bounds, *, every_step: bool) -> Report:
+    shop.every_step = every_step
+    report = explore(shop, bounds)
+    print(report)
+    return report
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_schedule_ends_well(engine: SqliteEngine, name: str) -> None:
     make, bounds, kinds = CASES[name]
-    report = explore(make(engine), bounds)
-    print(report)
-    report.expect_clean(*kinds)
+    shop = make(engine)
+    explored(shop, bounds, every_step=shop.every_step).expect_clean(*kinds)
+
+
+@pytest.mark.parametrize("name", CASES | DUELS)
+def test_a_crash_before_every_step(engine: SqliteEngine, name: str) -> None:
+    make = CASES[name].make if name in CASES else DUELS[name]
+    explored(make(engine), Bounds(1), every_step=True).expect_clean("crash")
 
 
 @pytest.mark.parametrize("swapped", [False, True], ids=["", "swapped"])
@@ -34,18 +48,14 @@ def test_every_schedule_ends_well(engine: SqliteEngine, name: str) -> None:
 def test_every_interleaving_of_two(engine: SqliteEngine, name: str, *, swapped: bool) -> None:
     duel = DUELS[name](engine)
     duel.swapped = swapped
-    report = explore(duel, Bounds(2, {"crash": 1, "stall": 1, "reordering": 0}))
-    print(report)
-    report.expect_clean("crash", "stall", "preemption")
+    explored(duel, PREEMPTIONS, every_step=True).expect_clean("preemption")
+    both = Bounds(2, {"crash": 1, "stall": 1, "reordering": 0})
+    explored(duel, both, every_step=False).expect_clean("crash", "stall", "preemption")
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", CASES)
-def test_every_schedule_with_a_deviation_more(engine: SqliteEngine, name: str) -> None:
-    case: Case = CASES[name]
-    shop = case.make(engine)
-    shop.every_step = True
-    report = explore(shop, Bounds(case.bounds.total, {}))
-    print(report)
-    report.expect_clean(*case.kinds)
+def test_every_pair_of_deviations(engine: SqliteEngine, name: str) -> None:
+    make, bounds, kinds = CASES[name]
+    explored(make(engine), Bounds(bounds.total), every_step=True).expect_clean(*kinds)

@@ -345,6 +345,21 @@ def test_every_wrong_one_fails_by_a_smallest_schedule(
     assert again == failure, "a tape is the whole schedule"
 
 
+class Forgetful(zoo.Bazaar):
+    """Does not say what outlives a process, so every schedule is run to its end."""
+
+    def state(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("consume", [zoo.right, zoo.mark_before, zoo.in_two_transactions])
+def test_what_a_crash_leaves_is_followed_once_and_nothing_is_missed(consume: zoo.Consume) -> None:
+    each, once = explore(Forgetful(consume)), explore(zoo.Bazaar(consume))
+    assert once.failure == each.failure
+    assert once.schedules == each.schedules
+    assert once.merged > each.merged == 0
+
+
 def test_acknowledging_before_the_commit_fails() -> None:
     failure = explore(zoo.Bazaar(zoo.right, ack=False)).failure
     assert failure is not None

@@ -17,14 +17,11 @@ from oncebox.explorer import Bounds, explore
 from oncebox.explorer.explore import Report
 
 from . import mutants
-from .cases import DUELS, Make
+from .cases import DUELS, PREEMPTIONS, Make
 from .engines import Engine
 from .postgres import PostgresEngine
 from .relaying import Relaying
 from .shop import Fact, Shop
-
-OTHERS = ("crash", "stall", "reordering", "refusal", "half publish", "lost answer")
-PREEMPTIONS = Bounds(2, dict.fromkeys(OTHERS, 0))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self
@@ -61,6 +61,9 @@ class Leaving(Shop):
         run.start("one", self.work)
         run.start("two", self.life)
 
+    def state(self) -> Hashable:
+        return super().state(), self.asked
+
     def stopping(self, actor: Actor) -> bool:
         if actor.name == "one" and not self.asked and not self.arranging:
             self.asked = bool(self.run.choose(("stop",)))
@@ -88,12 +91,11 @@ class Failing(Shop):
         run.start("one", self.work)
         run.start("desk", self.operator)
 
-    def crashed(self, actor: Actor) -> None:
+    def restart(self, actor: Actor) -> None:
         if actor.name.startswith("desk"):
-            self.engine.crashed(actor)
             actor.run.start(actor.name + "'", self.operator)
         else:
-            super().crashed(actor)
+            super().restart(actor)
 
 
 class Causal(Shop):
@@ -118,6 +120,9 @@ class Charging(Shop):
         self.charged = {}
         self.calls = 0
         run.start("one", self.work)
+
+    def state(self) -> Hashable:
+        return super().state(), frozenset(self.charged.items())
 
     def check_calls(self) -> None:
         """Where nobody died or stood still, each effect was asked for once."""
@@ -231,8 +236,10 @@ class Duel(Shop):
         if self.swapped:
             run.actors.reverse()
 
-    def crashed(self, actor: Actor) -> None:
-        self.engine.crashed(actor)
+    def state(self) -> Hashable:
+        return super().state(), self.last
+
+    def restart(self, actor: Actor) -> None:
         if actor.name == "last":
             actor.run.start("last", self.life, rest_s=self.settings.lease_s + 0.1)
         elif self.persistent is not None and actor.name not in ("one", "two"):

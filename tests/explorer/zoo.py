@@ -6,7 +6,7 @@ They use nothing of oncebox but the explorer, as a user's own code would.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 from oncebox.explorer import Actor, Broken, MemoryDatabase, Program, Run, World, arrivals
@@ -42,7 +42,6 @@ class Process:
     def __init__(self, shop: Bazaar, connection: sqlite3.Connection) -> None:
         self.shop = shop
         self.run = waiting(connection.execute)
-        self.connection = connection
 
     def sql(self, sql: str, *parameters: Any) -> list[Any]:
         return self.run(sql, parameters).fetchall()
@@ -78,15 +77,16 @@ class Bazaar(World):
         self.log = arrivals(run.choose, EVENTS, _key)
         run.start("shop", self.process)
 
+    def state(self) -> Hashable:
+        return self.database.state(), tuple(self.log)
+
     def crashed(self, actor: Actor) -> None:
+        self.database.release(self.connection)  # its open transaction ends with the process
         actor.run.start(actor.name, self.process)
 
     def process(self, actor: Actor) -> Program:
-        # The connection of a dead process is given back by the database's next restore; its open
-        # transaction ends with it.
-        for connection in self.database.used():
-            self.database.release(connection)
-        process = Process(self, self.database.connect())
+        self.connection = self.database.connect()
+        process = Process(self, self.connection)
         ((at,),) = yield process.sql, ("SELECT at FROM position",)
         while True:
             event = yield process.fetch, (at,)

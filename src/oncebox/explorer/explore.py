@@ -9,11 +9,12 @@ shows in the account only; a wrong value under right accounts in the state only.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 from .run import BEGIN_MS, Broken, Moment, Run, World
-from .tape import Bounds, Choices, Points, Tape, Unsteady, deviations, in_words, tape_text
+from .tape import Bounds, Choices, Kinds, Points, Tape, Unsteady, in_words, tape_text
 
 SCHEDULES_MAX = 1_000_000
 LINES_MAX = 120
@@ -40,9 +41,13 @@ class Failure:
 
 @dataclass
 class Report:
-    """What was tried. `complete`: every schedule within the bounds was, or one failed."""
+    """What was tried. `complete`: every schedule within the bounds was, or one failed. `merged`:
+    schedules that were not run to their end, since a crash left what another one had left. `fired`
+    counts what happened in those that were.
+    """
 
     schedules: int = 0
+    merged: int = 0
     steps: int = 0
     fired: Counter[str] = field(default_factory=Counter)
     complete: bool = True
@@ -50,7 +55,8 @@ class Report:
 
     def __str__(self) -> str:
         fired = ", ".join(f"{kind} {n:,}" for kind, n in self.fired.most_common())
-        head = f"{self.schedules:,} schedules tried ({fired})"
+        run = self.schedules - self.merged
+        head = f"{self.schedules:,} schedules tried, {run:,} of them to the end ({fired})"
         return head if self.failure is None else f"{head}\n{self.failure}"
 
     def expect_clean(self, *kinds: str) -> None:
@@ -72,7 +78,7 @@ def explore(
     """Try all schedules within the bounds until one fails. Raises Unsteady when a run cannot be
     repeated: then something (a clock, an id, a hash order) is not under the world's control.
     """
-    return _Exploration(world, bounds or Bounds()).all(schedules_max)
+    return _Exploration(world, bounds or Bounds(), schedules_max).all()
 
 
 def replay(world: World, tape: Tape) -> Failure | None:
@@ -87,27 +93,31 @@ def replay(world: World, tape: Tape) -> Failure | None:
     return None
 
 
+class _Enough(Exception):
+    """As many schedules as there may be were tried."""
+
+
 class _Exploration:
-    def __init__(self, world: World, bounds: Bounds) -> None:
+    def __init__(self, world: World, bounds: Bounds, schedules_max: int) -> None:
         self.world = world
         self.bounds = bounds
+        self.schedules_max = schedules_max
         self.report = Report()
         self.tape: Tape = ()
         self.expected: object = None
+        self.known: dict[tuple[object, ...] | None, int] = {}
+        """Schedules by what a crash has left, and how far they may deviate from there."""
 
-    def all(self, schedules_max: int) -> Report:
-        report = self.report
+    def all(self) -> Report:
         try:
             self.begin()
             for count in range(self.bounds.total + 1):
-                for _ in deviations(self.run, self.bounds, count):
-                    report.schedules += 1
-                    if report.schedules >= schedules_max:
-                        report.complete = False
-                        return report
+                self.follow((), (), count)
+        except _Enough:
+            self.report.complete = False
         except Broken as broken:
-            report.failure = self.explain(broken)
-        return report
+            self.report.failure = self.explain(broken)
+        return self.report
 
     def begin(self) -> None:
         """The schedule without deviations, twice: its state is expected of all others."""
@@ -124,10 +134,46 @@ class _Exploration:
         if one != other:
             raise Unsteady(f"the same schedule twice ends with {one} and with {other}")
 
-    def run(self, tape: Tape, points: Points | None) -> bool:
+    def follow(self, tape: Tape, spent: Kinds, left: int) -> int:
+        """Run every schedule with `left` deviations more behind this tape; how many there are.
+
+        The tape itself was tried before. It is run again for its points: such runs are few against
+        those that they lead to, and nothing has to be kept.
+        """
+        points: Points | None = [] if left else None
+        same: tuple[object, ...] | None = None
+
+        def was_left(behind: object) -> bool:
+            nonlocal same
+            same = behind, left, *sorted(spent)
+            return same in self.known
+
+        meaningful = self.run(tape, points, was_left)
+        if same in self.known:
+            self.report.merged += self.known[same]
+            return self.count(self.known[same])
+        if not meaningful:
+            return 0
+        total = self.count(1) if points is None else 0
+        for at, kinds in points or ():
+            for number, kind in enumerate(kinds, 1):
+                if self.bounds.allow(kind, spent):
+                    longer = (*tape, *(0,) * (at - len(tape)), number)
+                    total += self.follow(longer, (*spent, kind), left - 1)
+        if same is not None:
+            self.known[same] = total
+        return total
+
+    def count(self, schedules: int) -> int:
+        self.report.schedules += schedules
+        if self.report.schedules >= self.schedules_max:
+            raise _Enough
+        return schedules
+
+    def run(self, tape: Tape, points: Points | None, was_left: Callable[[object], bool]) -> bool:
         self.tape = tape
         choices = Choices(tape, points)
-        run = Run(self.world, choices)
+        run = Run(self.world, choices, was_left=was_left)
         meaningful = run.go()
         self.report.steps += run.moves
         if meaningful and points is None:

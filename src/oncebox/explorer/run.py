@@ -9,11 +9,11 @@ for real, and a run is a function of its tape.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from types import CoroutineType
 from typing import Any, NamedTuple
 
-from .tape import Choices, Kinds, Unsteady
+from .tape import Choices, Kinds, Unsteady, without_last
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 Program = Generator[Call, Any, Any]
@@ -69,6 +69,13 @@ class World:
         """The end's state as a plain value, the same for every good schedule. Raises Broken."""
         raise NotImplementedError
 
+    def state(self) -> Hashable:
+        """All that outlives a process, as a value: what is committed, a log, services, what this
+        world itself keeps; but not the clock. Where a crash leaves what another has left, what
+        follows is tried once. None, or Blocked: it is not known.
+        """
+        return None
+
     def may_deviate(self, actor: Actor) -> bool:  # noqa: ARG002 - for worlds that look at it
         """Whether the tape is asked before this actor's next step. Leave out only steps before
         which a deviation is the same, for everybody, as one before an earlier step.
@@ -106,7 +113,7 @@ class Actor:
 
     __slots__ = (
         "alive", "arguments", "asleep", "blocked_at", "function", "name", "program", "result",
-        "run", "stalled", "until_ms", "waiting",
+        "run", "stalled", "steps", "until_ms", "waiting",
     )  # fmt: skip
 
     program: Program
@@ -118,31 +125,32 @@ class Actor:
         self.name = name
         self.until_ms = 0
         self.blocked_at = -1
+        self.steps = 0
         self.stalled = self.asleep = False
         self.alive = True
         self.result: Any = None
         self.waiting: tuple[CoroutineType[Any, Any, Any], Any] | None = None
 
     def rest(self, seconds: float) -> None:
-        """Go on after this step no earlier than in so much virtual time, or when woken."""
+        """Go on after this step no earlier than in so much virtual time."""
         self.until_ms = self.run.now_ms + max(1, int(seconds * 1000))
-
-    def wake(self) -> None:
-        """Rest no longer. A stall goes on: nobody can reach a process that stands still."""
-        if not self.stalled:
-            self.until_ms = 0
 
 
 class Run:
     """One run of a world on one tape. `now_ms` is the virtual time, Unix ms."""
 
     def __init__(
-        self, world: World, choices: Choices, timeline: list[Moment] | None = None
+        self,
+        world: World,
+        choices: Choices,
+        timeline: list[Moment] | None = None,
+        was_left: Callable[[object], bool] | None = None,
     ) -> None:
         self.world = world
         self.choose = choices.choose
         self.choices = choices
         self.timeline = timeline
+        self.was_left = was_left
         self.now_ms = BEGIN_MS
         self.actors: list[Actor] = []
         self.moves = 0
@@ -164,11 +172,6 @@ class Run:
         else:
             self._advance(actor, actor.program.send, None)
         return actor
-
-    def note(self, what: str) -> None:
-        """Add a fact to the timeline, if one is written."""
-        if self.timeline is not None:
-            self.timeline.append(Moment(self.now_ms, "", what, False))
 
     # ---- the schedule
 
@@ -266,6 +269,7 @@ class Run:
     def _step(self, actor: Actor, forced: bool) -> None:
         """Make the call that an actor asks for, and bring its program to the next."""
         function, arguments = actor.function, actor.arguments
+        actor.steps += 1
         if self.timeline is not None:
             self._tell(actor, self.world.describe(function, arguments))
         try:
@@ -341,6 +345,29 @@ class Run:
         what = self.world.describe(actor.function, actor.arguments)
         self._tell(actor, f"crashes before: {what}", deviation=True)
         self._end(actor)
+        if self.was_left is not None and self.choices.at == len(self.choices.tape):
+            left = self._left_by(actor)
+            self.pointless = left is not None and self.was_left(left)
+
+    def _left_by(self, dead: Actor) -> object:
+        """All that goes on after a crash, as a value; None if that cannot be told.
+
+        The memory of the others is not looked into: after as many steps of the same schedule it is
+        the same, and before its first step an actor has none.
+        """
+        try:
+            state = self.world.state()
+        except Blocked:
+            return None
+        if state is None:
+            return None
+        others = [
+            (other.name, other.steps, other.until_ms, other.stalled, other.asleep)
+            for other in self.actors
+        ]
+        begun = any(other.steps for other in self.actors)
+        before = without_last(self.choices.tape) if begun else None
+        return state, self.now_ms, dead.name, before, *others
 
     def _end(self, actor: Actor) -> None:
         """A process dies."""

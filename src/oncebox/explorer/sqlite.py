@@ -25,6 +25,21 @@ SETTINGS = ("page_size = 512", "journal_mode = MEMORY", "synchronous = OFF", "te
 _numbers = count()
 
 
+def waiting(function: Callable[P, T]) -> Callable[P, T]:
+    """A function on a `MemoryDatabase`: where another connection is in its way, it is Blocked."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise Blocked from None
+            raise
+
+    return call
+
+
 class MemoryDatabase:
     """`prepare` is run on each new connection: functions, pragmas.
 
@@ -36,7 +51,9 @@ class MemoryDatabase:
         self._prepare = prepare
         self._free: list[sqlite3.Connection] = []
         self._used: list[sqlite3.Connection] = []
+        self._tables: list[str] = []
         self._restore: list[tuple[str, list[tuple[Any, ...]]]] = []
+        self._states: dict[object, int] = {}
         self.owner = self._connect()
 
     def connect(self) -> sqlite3.Connection:
@@ -55,24 +72,27 @@ class MemoryDatabase:
         self._used.remove(connection)
         self._free.append(connection)
 
-    def used(self) -> list[sqlite3.Connection]:
-        """The connections that actors have now."""
-        return list(self._used)
-
     def remember(self) -> None:
         """Make what is there now the beginning."""
         tables = self.owner.execute(
             "SELECT name FROM sqlite_schema WHERE type = 'table'"
             " AND (name = 'sqlite_sequence' OR name NOT LIKE 'sqlite_%')"
         ).fetchall()
+        self._tables = ['"' + name.replace('"', '""') + '"' for (name,) in tables]
         self._restore = []
-        for (name,) in tables:
-            quoted = '"' + name.replace('"', '""') + '"'
-            rows = self.owner.execute(f"SELECT * FROM {quoted}").fetchall()
-            self._restore.append((f"DELETE FROM {quoted}", []))
+        for table in self._tables:
+            rows = self.owner.execute(f"SELECT * FROM {table}").fetchall()
+            self._restore.append((f"DELETE FROM {table}", []))
             if rows:
                 places = ", ".join("?" * len(rows[0]))
-                self._restore.append((f"INSERT INTO {quoted} VALUES ({places})", rows))
+                self._restore.append((f"INSERT INTO {table} VALUES ({places})", rows))
+
+    @waiting
+    def state(self) -> int:
+        """A number for all that is committed in the tables remembered: equal for equal rows."""
+        execute = self.owner.execute
+        rows = tuple(tuple(execute(f"SELECT * FROM {table}")) for table in self._tables)
+        return self._states.setdefault(rows, len(self._states))
 
     def restore(self) -> None:
         """Back to what was remembered, whatever connections were in the middle of."""
@@ -112,18 +132,3 @@ class MemoryDatabase:
         if connection.in_transaction:
             connection.rollback()
         connection.isolation_level = None
-
-
-def waiting(function: Callable[P, T]) -> Callable[P, T]:
-    """A function on a `MemoryDatabase`: where another connection is in its way, it is Blocked."""
-
-    @wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return function(*args, **kwargs)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise Blocked from None
-            raise
-
-    return call

@@ -8,7 +8,7 @@ the tape is the whole schedule: it can be printed, kept and run again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -71,38 +71,12 @@ class Choices:
             raise Unsteady(f"the run ended at place {self.at} of a tape of {len(self.tape)}")
 
 
-def deviations(
-    run: Callable[[Tape, Points | None], bool], bounds: Bounds, count: int
-) -> Iterator[Tape]:
-    """Run every schedule with exactly `count` deviations; yields each tape after its run.
-
-    `run` fills in the points if it is given a list, and returns whether the schedule has any
-    meaning of its own (a deviation that changes nothing has none, and what follows it neither).
-    Schedules with fewer deviations are run again on the way: they are few against those they lead
-    to, and nothing has to be kept.
-    """
-    yield from _behind(run, bounds, (), (), count)
-
-
-def _behind(
-    run: Callable[[Tape, Points | None], bool],
-    bounds: Bounds,
-    tape: Tape,
-    spent: Kinds,
-    count: int,
-) -> Iterator[Tape]:
-    if count == 0:
-        if run(tape, None):
-            yield tape
-        return
-    points: Points = []
-    if not run(tape, points):
-        return
-    for at, kinds in points:
-        for number, kind in enumerate(kinds, 1):
-            if bounds.allow(kind, spent):
-                longer = (*tape, *(0,) * (at - len(tape)), number)
-                yield from _behind(run, bounds, longer, (*spent, kind), count - 1)
+def without_last(tape: Tape) -> Tape:
+    """The tape that a tape goes on from by its last deviation."""
+    end = len(tape) - 1
+    while end > 0 and not tape[end - 1]:
+        end -= 1
+    return tape[:end]
 
 
 def tape_text(tape: Tape) -> str:
