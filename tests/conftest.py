@@ -30,17 +30,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SEED] = int(given) if given else secrets.randbits(32)
 
 
-UNFINISHED = ("explorer/",)
-"""What is being written: see docs/progress.md. Empty when the issue is resolved."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is unfinished, so that the usual suite says only what is done."""
-    for item in items:
-        if any(part in item.nodeid for part in UNFINISHED):
-            item.add_marker(pytest.mark.unfinished)
-
-
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what a reader needs to have the same run again."""
     return [

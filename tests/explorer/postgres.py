@@ -91,6 +91,12 @@ select format('%I.%I', schemaname, sequencename), coalesce(last_value, start_val
 from pg_sequences where schemaname in ('oncebox', 'public')
 """
 
+# A function, since its statements are planned once.
+RESTORE = """
+create or replace function explorer.restore() returns void language plpgsql as $$
+begin ...; end $$
+"""
+
 
 class Readiness:
     """What a statement waits for: its connection's socket."""
@@ -138,7 +144,7 @@ class PostgresEngine:
         # Restoring is not the application's business: no triggers, no foreign keys.
         self.admin.execute("set session_replication_role = replica")
         self.admin.execute("set synchronous_commit = off")
-        self.restoring = b""
+        self.remember()
 
     def state(self) -> None:
         raise Blocked  # reading all of it costs as much as a run
@@ -158,15 +164,14 @@ class PostgresEngine:
             if self.admin.execute(f"select from {copy} limit 1".encode()).fetchall():
                 restore.append(f"insert into {table} overriding system value table {copy}")
         for sequence, last, called in self.admin.execute(SEQUENCES).fetchall():
-            restore.append(f"select setval('{sequence}', {last}, {called})")
-        restore.append(f"select setval('explorer.clock', {BEGIN_MS})")
-        self.restoring = ("begin; " + "; ".join(restore) + "; commit").encode()
+            restore.append(f"perform setval('{sequence}', {last}, {called})")
+        restore.append(f"perform setval('explorer.clock', {BEGIN_MS})")
+        self.admin.execute(RESTORE.replace("...", "; ".join(restore)).encode())
 
     def begin(self) -> None:
         for name in list(self.sessions):
             self._take_back(name)
-        if self.restoring:
-            self.admin.execute(self.restoring)
+        self.admin.execute("select explorer.restore()")
 
     def change(self, sql: str) -> None:
         self.admin.execute(sql.encode())

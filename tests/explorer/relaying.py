@@ -33,6 +33,7 @@ class Till(Emitter):
 class Relaying(Shop):
     """`orders`: by actor, the events of each of its transactions. `pause_s`: between them.
     `early`: they have their events numbered some time before they commit, as PostgreSQL allows.
+    `wait_s`: when the relays start.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Relaying(Shop):
         settings: RelaySettings = RELAY,
         pause_s: float = 0.0,
         early: bool = False,
+        wait_s: float = 0.0,
         every_step: bool = True,
     ) -> None:
         super().__init__(engine, (), every_step=every_step)
@@ -51,6 +53,7 @@ class Relaying(Shop):
         self.relays = relays
         self.pause_s = pause_s
         self.early = early
+        self.wait_s = wait_s
         self.relay_settings = settings
         self.broker = self.new_broker()
         self.till = Till()
@@ -65,7 +68,7 @@ class Relaying(Shop):
         for name in self.orders:
             run.start(name, self.order)
         for name in self.relays:
-            run.start(name, self.relay)
+            run.start(name, self.relay, rest_s=self.wait_s)
 
     def restart(self, actor: Actor) -> None:
         """A relay is started again; a customer is not."""

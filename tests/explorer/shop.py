@@ -101,6 +101,8 @@ class Shop(World):
     deviated from only before it begins and before it commits, since nobody could tell.
     """
 
+    time_max_ms = 30_000
+
     def __init__(
         self,
         engine: Engine,

@@ -37,7 +37,7 @@ def test_every_schedule_ends_well(engine: SqliteEngine, name: str) -> None:
     explored(shop, bounds, every_step=shop.every_step).expect_clean(*kinds)
 
 
-@pytest.mark.parametrize("name", CASES | DUELS)
+@pytest.mark.parametrize("name", [*CASES, *DUELS])
 def test_a_crash_before_every_step(engine: SqliteEngine, name: str) -> None:
     make = CASES[name].make if name in CASES else DUELS[name]
     explored(make(engine), Bounds(1), every_step=True).expect_clean("crash")

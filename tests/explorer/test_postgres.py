@@ -62,12 +62,12 @@ def test_a_crash_and_a_stall_before_every_step(engine: PostgresEngine, name: str
 
 
 def crosswise(engine: Engine) -> Shop:
-    """Two transactions that emit for the same keys in opposite orders, and a relay."""
+    """Two transactions that emit for the same keys in opposite orders; a relay comes later."""
     orders = {
         "ann": [[Fact("a", 1), Fact("b", 1)]],
         "bob": [[Fact("b", 2), Fact("a", 2)]],
     }
-    return relaying(engine, orders, early=False)
+    return relaying(engine, orders, wait_s=1.0)
 
 
 def numbered_early(engine: Engine) -> Shop:
@@ -75,10 +75,10 @@ def numbered_early(engine: Engine) -> Shop:
     return relaying(engine, {"ann": [[Fact("a", 1)]], "bob": [[Fact("b", 1)]]}, early=True)
 
 
-def relaying(engine: Engine, orders: dict[str, list[list[Fact]]], *, early: bool) -> Shop:
+def relaying(engine: Engine, orders: dict[str, list[list[Fact]]], **more: Any) -> Shop:
     # What runs would make and not undo (partitions), or wait for each other to make (the source's
     # row), is there from the beginning.
-    return Relaying(engine, orders, early=early).arranged(
+    return Relaying(engine, orders, **more).arranged(
         (),
         "INSERT INTO oncebox.source (name) VALUES ('/shop/orders')",
         "UPDATE oncebox.cursor SET lease_until = 0",
