@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
-from oncebox.explorer import Bounds, Run
+from oncebox.explorer import Bounds
 
 from .engines import Engine
 from .relaying import Relaying
 from .shop import FIVE, QUICK, Fact, Shop
 from .worlds import (
+    TWO_OWNERS,
+    AtTwo,
     AtWork,
     Causal,
     Charging,
@@ -66,23 +68,12 @@ def failing(engine: Engine) -> Shop:
     return shop.arranged()
 
 
-def failing_at_two(engine: Engine) -> Shop:
-    class Both(Failing):
-        def cast(self, run: Run) -> None:
-            super().cast(run)
-            run.start("two", self.life)
-
-    shop = Both(engine, FIVE[:3], failing=[("a", 2)], duplicates=False, every_step=False)
-    return shop.arranged()
+class FailingAtTwo(AtTwo, Failing):
+    """A key that fails, where both may try it."""
 
 
-def charging_at_two(engine: Engine) -> Shop:
-    class Both(Charging):
-        def cast(self, run: Run) -> None:
-            super().cast(run)
-            run.start("two", self.life)
-
-    return Both(engine, FIVE[:3], duplicates=False, every_step=False).arranged()
+class ChargingAtTwo(AtTwo, Charging):
+    """An effect outside that one has for a key, where another may go on with it."""
 
 
 def rivals(engine: Engine) -> Shop:
@@ -117,7 +108,13 @@ CASES = {
         ("crash", "stall", "preemption", "stop"),
     ),
     "a handler that fails": Case(failing, Bounds(2, COARSE), ("crash", "stall", "preemption")),
-    "one that fails at two owners": Case(failing_at_two, Bounds(1), ("crash", "preemption")),
+    "one that fails at two owners": Case(
+        lambda e: FailingAtTwo(
+            e, FIVE[:3], failing=[("a", 2)], duplicates=False, every_step=False
+        ).arranged((), TWO_OWNERS),
+        Bounds(1),
+        ("crash", "preemption"),
+    ),
     "events that wait for others": Case(
         lambda e: Causal(e, AFTER, duplicates=False).arranged(), Bounds(2), ("crash", "reordering")
     ),
@@ -127,7 +124,11 @@ CASES = {
         ("crash", "reordering"),
     ),
     "effects outside, two owners": Case(
-        charging_at_two, Bounds(2, {"crash": 0, "stall": 0}), ("preemption",)
+        lambda e: ChargingAtTwo(e, FIVE[:3], duplicates=False, every_step=False).arranged(
+            (), TWO_OWNERS
+        ),
+        Bounds(2, {"crash": 0, "stall": 0}),
+        ("preemption",),
     ),
     "a history that forks": Case(
         lambda e: Forked(e, RESTORED).arranged(), Bounds(2), ("crash", "duplicate")

@@ -254,7 +254,9 @@ class Shop(World):
     def resume(self, loop: ConsumerLoop) -> None:
         loop.held = dict(self.held.get(loop.holder, {}))
         loop.reader.assign({p: int(held.position or 0) for p, held in loop.held.items()})
+        loop.partitions = {TOPIC: len(self.broker.parts)}
         now_ms = self.run.now_ms
+        loop.pruning.next_ms = now_ms + 60_000
         loop.next_upkeep_ms = now_ms + int(self.settings.lease_s * 250)
         loop.next_describe_ms = loop.next_sweep_ms = now_ms + 5_000
 
