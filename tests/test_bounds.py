@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from chains import Paid, World, make_store
 from oncebox.operate import skip
 from oncebox.program import drive
+from oncebox.statements import statements
 from oncebox.timeouts import watch
 from operating import desk_of, wait_list
 
@@ -112,3 +114,20 @@ def test_too_many_bytes_behind_parked_keys_pause_the_consumer(world: World) -> N
         world.after(2.0, loop)
     assert not paused()
     assert world.of("b") == [10]
+
+
+@pytest.mark.parametrize(
+    "name", ["take_due", "held", "raise_floors", "held_summary", "held_keys", "gap_source"]
+)
+def test_what_is_asked_again_and_again_reads_no_key_that_does_not_wait(
+    tmp_path: Path, name: str
+) -> None:
+    """A million keys were read each second, with the file locked."""
+    session: Any = make_store("sqlite", tmp_path, None).open()
+    sql = statements("sqlite")[name]
+    count = max(int(number) for number in re.findall(r"\?(\d+)", sql))
+    plan = [row[-1] for row in session.run(f"EXPLAIN QUERY PLAN {sql}", [1] * count)]
+    reads = [step for step in plan if step.startswith(("SEARCH k ", "SCAN k"))]
+    assert reads
+    assert all("INDEX oncebox_key_" in step for step in reads), plan
+    session.close()

@@ -139,15 +139,6 @@ from (
 where k.subscription = due.subscription and k.key = due.key
 returning k.subscription, k.key;
 
--- name: gap_keys
--- Keys that wait for an event that has not come, the longest waiting first.
-select k.subscription, k.key, min(e.kept_ms)
-from oncebox.key k join oncebox.subscription s on s.id = k.subscription and s.consumer = $1
-join oncebox.kept e on e.subscription = k.subscription and e.key = k.key
-where k.kept > 0 and k.park is null
-group by k.subscription, k.key having min(e.kept_ms) <= $2
-order by 3 limit $4 offset $3;
-
 -- name: held
 -- How much waits: keys parked, keys with a gap, events kept, bytes kept.
 select

@@ -122,26 +122,21 @@ UPDATE oncebox_key SET attempts = attempts + 1, due_ms = CASE
   ELSE ?2 + min(?5 << min(attempts, 20), ?6) END
 WHERE (subscription, key) IN (
   SELECT k.subscription, k.key
-  FROM oncebox_key k JOIN oncebox_subscription s ON s.id = k.subscription AND s.consumer = ?1
-  WHERE k.due_ms <= ?2 OR k.due_ms > ?2 + ?7
+  FROM oncebox_key k INDEXED BY oncebox_key_due
+    JOIN oncebox_subscription s ON s.id = k.subscription AND s.consumer = ?1
+  WHERE k.due_ms IS NOT NULL AND (k.due_ms <= ?2 OR k.due_ms > ?2 + ?7)
   ORDER BY k.due_ms LIMIT ?3)
 RETURNING subscription, key;
 
--- name: gap_keys
--- Keys that wait for an event that has not come, the longest waiting first.
-SELECT k.subscription, k.key, min(e.kept_ms)
-FROM oncebox_key k JOIN oncebox_subscription s ON s.id = k.subscription AND s.consumer = ?1
-JOIN oncebox_kept e ON e.subscription = k.subscription AND e.key = k.key
-WHERE k.kept > 0 AND k.park IS NULL
-GROUP BY k.subscription, k.key HAVING min(e.kept_ms) <= ?2
-ORDER BY 3 LIMIT ?4 OFFSET ?3;
-
 -- name: held
+-- Asked often, so it reads only keys that wait: left alone, SQLite would read them all.
 -- How much waits: keys parked, keys with a gap, events kept, bytes kept.
 SELECT
-  (SELECT count(*) FROM oncebox_key k JOIN oncebox_subscription s ON s.id = k.subscription
+  (SELECT count(*) FROM oncebox_key k INDEXED BY oncebox_key_held
+      JOIN oncebox_subscription s ON s.id = k.subscription
     WHERE s.consumer = ?1 AND k.park IS NOT NULL),
-  (SELECT count(*) FROM oncebox_key k JOIN oncebox_subscription s ON s.id = k.subscription
+  (SELECT count(*) FROM oncebox_key k INDEXED BY oncebox_key_held
+      JOIN oncebox_subscription s ON s.id = k.subscription
     WHERE s.consumer = ?1 AND k.park IS NULL AND k.kept > 0),
   (SELECT count(*) FROM oncebox_kept e JOIN oncebox_subscription s ON s.id = e.subscription
     WHERE s.consumer = ?1),

@@ -40,7 +40,7 @@ FROM (
     (SELECT min(o.kept_ms) FROM oncebox_kept o
      WHERE o.subscription = k.subscription AND o.key = k.key) AS since_ms
   FROM oncebox_subscription s
-  JOIN oncebox_key k ON k.subscription = s.id AND (k.park IS NOT NULL OR k.kept > 0)
+  JOIN oncebox_key k INDEXED BY oncebox_key_held ON k.subscription = s.id AND (k.park IS NOT NULL OR k.kept > 0)
   LEFT JOIN oncebox_kept e ON e.rowid = (
     SELECT f.rowid FROM oncebox_kept f WHERE f.subscription = k.subscription AND f.key = k.key
     ORDER BY f.sequence, f.stamp LIMIT 1)
@@ -63,7 +63,7 @@ SELECT k.subscription, s.source, s.floor, k.key, k.sequence, k.stamp, k.park, k.
    WHERE o.subscription = k.subscription AND o.key = k.key),
   CASE WHEN length(e.record) <= ?7 THEN e.record END
 FROM oncebox_subscription s
-JOIN oncebox_key k ON k.subscription = s.id AND (k.park IS NOT NULL OR k.kept > 0)
+JOIN oncebox_key k INDEXED BY oncebox_key_held ON k.subscription = s.id AND (k.park IS NOT NULL OR k.kept > 0)
 LEFT JOIN oncebox_kept e ON e.rowid = (
   SELECT f.rowid FROM oncebox_kept f WHERE f.subscription = k.subscription AND f.key = k.key
   ORDER BY f.sequence, f.stamp LIMIT 1)
@@ -136,7 +136,8 @@ SELECT key FROM (
     (SELECT min(o.kept_ms) FROM oncebox_kept o
      WHERE o.subscription = k.subscription AND o.key = k.key) AS since_ms
   FROM oncebox_subscription s
-  JOIN oncebox_key k ON k.subscription = s.id AND k.kept > 0 AND k.park IS NULL
+  JOIN oncebox_key k INDEXED BY oncebox_key_held
+    ON k.subscription = s.id AND k.kept > 0 AND k.park IS NULL
   JOIN oncebox_kept e ON e.rowid = (
     SELECT f.rowid FROM oncebox_kept f WHERE f.subscription = k.subscription AND f.key = k.key
     ORDER BY f.sequence, f.stamp LIMIT 1)

@@ -8,7 +8,8 @@ UPDATE oncebox_subscription AS s SET floor = max(floor, min(?2, coalesce(
   (SELECT min(e.after_stamp) FROM oncebox_kept e WHERE e.after_subscription = s.id), ?2)))
 WHERE consumer = ?1 AND source <> '' AND source NOT LIKE '%#claim'
   AND NOT EXISTS (
-    SELECT 1 FROM oncebox_key k WHERE k.subscription = s.id AND k.sequence < 0 AND k.kept > 0
+    SELECT 1 FROM oncebox_key k INDEXED BY oncebox_key_held
+    WHERE k.subscription = s.id AND k.sequence < 0 AND k.kept > 0
       AND NOT (s.source LIKE '%#id' AND k.park IS NOT NULL))  -- it stands for itself
   AND NOT EXISTS (
     SELECT 1 FROM oncebox_journal j WHERE j.consumer = ?1 AND j.source = ''
