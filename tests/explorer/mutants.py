@@ -339,8 +339,9 @@ def fresh_key_for_every_try(patch: pytest.MonkeyPatch, shop: Shop) -> None:
 
 
 def result_before_the_call(patch: pytest.MonkeyPatch, shop: Shop) -> None:
-    """The effect counts as had before it is had."""
+    """The effect counts as had before it is had; its result comes when it is there."""
     original = effects._intend
+    other_sql(patch, shop.engine, "effect_done", "coalesce(result, ?6)", "?6")
 
     def intend(reading: Reading, event: Any, step: str, key: str) -> Program[Any]:
         known = yield from original(reading, event, step, key)

@@ -104,7 +104,7 @@ class Relaying(Shop):
         """With an id that is the same in every run."""
         made = UUID(bytes=f"{paid.order}{paid.cents}".encode().ljust(16))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("oncebox.emit.new_id", lambda: made)
+            patch.setattr("oncebox.emit.new_id_and_text", lambda: (made, str(made)))
             return self.till.emit(tx, paid)
 
     def relay(self, actor: Actor) -> Program[None]:

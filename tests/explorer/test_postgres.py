@@ -7,12 +7,12 @@ bugs that are planted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from oncebox import relay
+from oncebox import consumer, relay
 from oncebox.explorer import Bounds, explore
 from oncebox.explorer.explore import Report
 
@@ -25,21 +25,16 @@ from .shop import Fact, Shop
 
 
 @pytest.fixture
-def engine(postgres_url: str, caplog: pytest.LogCaptureFixture) -> Iterator[PostgresEngine]:
+def engine(
+    postgres_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PostgresEngine]:
+    """Loops ask the log on a thread where their store is asynchronous: here there is none."""
+    for loop in (consumer, relay):
+        monkeypatch.setattr(loop, "to_thread", lambda function, *arguments: function(*arguments))
     caplog.set_level(logging.CRITICAL, logger="oncebox")
     made = PostgresEngine(postgres_url)
     yield made
     made.close()
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The relay asks the log on a thread where its store is asynchronous: here there is none."""
-
-    def call(function: Callable[..., Any], *arguments: Any) -> Any:
-        return function(*arguments)
-
-    monkeypatch.setattr(relay, "to_thread", call)
 
 
 def explored(shop: Shop, bounds: Bounds) -> Report:
@@ -86,16 +81,12 @@ def relaying(engine: Engine, orders: dict[str, list[list[Fact]]], **more: Any) -
 
 
 @pytest.mark.parametrize("make", [crosswise, numbered_early])
-def test_every_interleaving_of_emits_and_a_relay(
-    engine: PostgresEngine, at_once: None, make: Make
-) -> None:
+def test_every_interleaving_of_emits_and_a_relay(engine: PostgresEngine, make: Make) -> None:
     explored(make(engine), PREEMPTIONS).expect_clean("preemption")
 
 
 @pytest.mark.parametrize("make", [crosswise, numbered_early])
-def test_a_relay_crashes_before_every_step(
-    engine: PostgresEngine, at_once: None, make: Make
-) -> None:
+def test_a_relay_crashes_before_every_step(engine: PostgresEngine, make: Make) -> None:
     report = explored(make(engine), Bounds(1))
     report.expect_clean("crash", "stall", "preemption", "refusal", "lost answer")
 
@@ -112,7 +103,6 @@ PLANTED: list[tuple[mutants.Plant, Make]] = [
 def test_a_planted_bug_is_found(
     engine: PostgresEngine,
     monkeypatch: pytest.MonkeyPatch,
-    at_once: None,
     plant: mutants.Plant,
     make: Make,
 ) -> None:
