@@ -89,7 +89,7 @@ begin
   -- ATTACH, not PARTITION OF: emit goes on meanwhile.
   execute format('alter table oncebox.%I attach partition oncebox.%I for values from (%s) to (%s)',
                  parent, parent || '_' || lower, lower, upper);
-  insert into oncebox.partition values (parent, lower, upper);
+  insert into oncebox.partition (parent, lower, upper) values (parent, lower, upper);
 end $$;
 
 select oncebox.add_partition('event', 0, 100000), oncebox.add_partition('chain', 0, 100000);

@@ -42,7 +42,7 @@ returning 1;
 
 -- name: open_batch
 -- For a batch without a fence, as in tests of handlers.
-insert into oncebox.open_batch values (1);
+insert into oncebox.open_batch (closed) values (1);
 
 -- name: shut_batch
 -- No row, as in close_batch. Nobody ever sees the rows of others: they are not committed.

@@ -53,7 +53,8 @@ CREATE TABLE oncebox_refused (
 
 CREATE TRIGGER oncebox_number AFTER INSERT ON oncebox_event WHEN NEW.key IS NOT NULL
 BEGIN
-  INSERT OR REPLACE INTO oncebox_counter VALUES (NEW.source, NEW.key, NEW.sequence, NEW.stamp, NEW.n);
+  INSERT OR REPLACE INTO oncebox_counter (source, key, sequence, stamp, n)
+    VALUES (NEW.source, NEW.key, NEW.sequence, NEW.stamp, NEW.n);
 END;
 
 CREATE TRIGGER oncebox_meet AFTER INSERT ON oncebox_event WHEN coalesce(NEW.sequence, 1) = 1

@@ -40,7 +40,7 @@ RETURNING 1;
 
 -- name: open_batch
 -- For a batch without a fence, as in tests of handlers.
-INSERT INTO oncebox_open_batch VALUES (1);
+INSERT INTO oncebox_open_batch (closed) VALUES (1);
 
 -- name: shut_batch
 -- No row, as in close_batch. Nobody ever sees the rows of others: they are not committed.
