@@ -1,4 +1,4 @@
-"""`pytest --guarantees docs/guarantees.md`: promise by engine, from the tests that ran just then.
+"""`pytest --guarantees=docs/guarantees.md`: promise by engine, from the tests that ran just then.
 
 The run is of the tests that speak of a promise, and of nothing else. A cell says how many of them
 spoke of that engine and passed. The page is not written when a promise has no test at all.
