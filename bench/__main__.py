@@ -10,12 +10,14 @@ A file `bench_NAME.py` has `run(engines) -> list[Figure]`; `engines` is None wit
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 from bench.measure import keep, page, show
+from oncebox.cli.run import GARBAGE_MIN
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))  # the engines' starters
@@ -27,6 +29,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
     parser.add_argument("--engines", action="store_true", help="start PostgreSQL and Kafka")
     chosen = parser.parse_args()
+    gc.set_threshold(GARBAGE_MIN)  # for both sides of each pair, as in `oncebox run`
     with ExitStack() as stack:
         engines = None
         if chosen.engines:

@@ -30,6 +30,7 @@ COUNT = 500_000
 KEYS = 1_000
 DATA = b'{"order_id":"' + b"x" * 285 + b'"}'
 RATE = 200
+WARM = 600
 BULK = 1_000
 
 PRODUCER = {
@@ -186,7 +187,7 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def latency(name: str, store_url: str, log_url: str, seconds: float = 6.0) -> list[Figure]:
+def latency(name: str, store_url: str, log_url: str, seconds: float = 10.0) -> list[Figure]:
     """Commit to fetched by a reader, at RATE events per second; then the cost of being idle."""
     store, log = open_store(store_url), open_log(log_url)
     log.create("orders", 4)
@@ -217,13 +218,13 @@ def latency(name: str, store_url: str, log_url: str, seconds: float = 6.0) -> li
             committed[id] = time.perf_counter()
         while len(fetched) < len(committed) and time.perf_counter() - began < seconds + 30:
             time.sleep(0.05)
-        time.sleep(1.0)
+        time.sleep(2.0)
         busy = cpu_s(pid)
         time.sleep(3.0)
         idle = (cpu_s(pid) - busy) / 3.0
         stop.set()
         thread.join()
-    late = [(fetched[id] - at) * 1000 for id, at in list(committed.items())[RATE:]]
+    late = [(fetched[id] - at) * 1000 for id, at in list(committed.items())[WARM:]]
     log.close()
     return [
         figure(f"{name}: commit to fetched, p50", "ms", [percentile(late, 0.5)], "5"),

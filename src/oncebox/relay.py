@@ -34,7 +34,7 @@ from .outbox import (
 )
 from .ports import Log, Refusal
 from .program import Program, T, call
-from .session import Rows, Session, Store
+from .session import Rows, Session, Store, ask
 from .statements import statements
 from .stores.base import typed
 
@@ -42,6 +42,8 @@ logger = logging.getLogger("oncebox.relay")
 
 SETTLE_S = 0.05
 """When nothing came for so long, the cursor is stored without a batch."""
+
+IDLE_AFTER_S = 1.0
 
 SUSPECT_S = 0.2
 """How often transactions are looked at while positions are missing."""
@@ -51,14 +53,18 @@ OUTAGE_PAUSE_MAX_S = 5.0
 
 
 class RelaySettings(NamedTuple):
-    """`batch_max` events of `bytes_max` are read and published at once. `retry_s` doubles up to
-    `retry_max_s` for a refused record; beyond `refused_max` keys or `holes_max` gaps in what was
-    seen, nothing new is read. `topics` names topics of streams that are not called as the stream.
+    """`batch_max` events of `bytes_max` are read and published at once; while at least `ahead_min`
+    are published, the next ones are read. New events are looked for every `poll_s`, and every
+    `idle_poll_s` once there were none for IDLE_AFTER_S. `retry_s` doubles up to `retry_max_s` for a
+    refused record; beyond `refused_max` keys or `holes_max` gaps in what was seen, nothing new is
+    read. `topics` names topics of streams that are not called as the stream.
     """
 
     batch_max: int = 5_000
     bytes_max: int = 8 * 1024 * 1024
+    ahead_min: int = 200
     poll_s: float = 0.002
+    idle_poll_s: float = 0.004
     publish_timeout_s: float = 30.0
     lease_s: float = LEASE_S
     retry_s: float = 0.5
@@ -139,8 +145,9 @@ class Relay:
         self.is_open = False
         self.held: Held | None = None
         self.identity = ""
-        self.reached = Reached()
-        self.stored = ""
+        self.reached = self.published = Reached()
+        self.ahead: Rows = []
+        self.stored = self.asked = ""
         self.refused: dict[tuple[str, str | int], Refused] = {}
         self.met: set[str] = set()
         self.envelopes = Envelopes(self.settings.topics)
@@ -155,7 +162,7 @@ class Relay:
             while not stopping():
                 try:
                     if not (yield from self.turn()):
-                        yield from call(self.sleep, self.settings.poll_s)
+                        yield from call(self.sleep, self._poll_s())
                     self.pause_s = OUTAGE_PAUSE_S
                 except Fenced as error:
                     logger.warning("%s: another relay has taken over: %s", self.reader, error)
@@ -165,6 +172,10 @@ class Relay:
                     yield from self._outage(error)
         finally:
             yield from self._leave()
+
+    def _poll_s(self) -> float:
+        idle = self.clock() >= self.settle_at - SETTLE_S + IDLE_AFTER_S
+        return self.settings.idle_poll_s if idle else self.settings.poll_s
 
     def turn(self) -> Program[bool]:
         """One step; whether there may be more to do at once."""
@@ -189,7 +200,7 @@ class Relay:
         due = next((r for r in self.refused.values() if not now < r.retry_at <= latest), None)
         if due is not None:
             yield from self._retry(due)
-        if (yield from self._is_ready()) and (yield from self._relay()):
+        if (self.ahead or (yield from self._is_ready())) and (yield from self._relay()):
             return True
         if now >= self.renew_at or (now >= self.settle_at and self._position() != self.stored):
             yield from self._save()
@@ -208,7 +219,8 @@ class Relay:
             return False
         ((self.identity,),) = yield from call(session.run, sql["identity"])
         self.met.clear()
-        self.reached = read_reached(held.position)
+        self.ahead = []
+        self.reached = self.published = read_reached(held.position)
         rows = yield from call(session.run, sql["refused"], (self.prefix,))
         self.refused = {one.name: one for one in (Refused(*row) for row in rows)}
         if held.position is not None and held.identity != self.identity:
@@ -227,7 +239,7 @@ class Relay:
             "%s: this is another database than before (%s, now %s): publishing all that it has",
             self.reader, before, self.identity,
         )  # fmt: skip
-        self.reached = Reached()
+        self.reached = self.published = Reached()
         low = int(self.clock() * 1_000_000) * STAMP_UNITS_PER_US
         yield from call(self.session.run, self.sql["raise_low"], (self.prefix, low))
 
@@ -251,40 +263,61 @@ class Relay:
         return full or len(self.reached.holes) > self.settings.holes_max
 
     def _relay(self) -> Program[bool]:
-        """Read the next batch and publish it; whether there was anything."""
-        start = BEYOND_ALL if self._is_full() else self.reached.position
-        rows = yield from self._read(start, self.reached.holes)
+        """Publish the next batch; whether there was anything. Behind a large one there is likely
+        more: the store reads on while the log takes it.
+        """
+        if not self.ahead:
+            self.ahead = yield from self._read_on((yield from self._ask_next()))
+        elif self.clock() >= self.renew_at:  # it was read a while ago: are we still to publish it?
+            yield from self._save()
+        rows, up_to = self.ahead, self.reached
+        more = len(rows) >= self.settings.ahead_min
+        answers = (yield from self._ask_next()) if more else []
         mine = self._present(rows)
         if self.refused:
             mine = [row for row in mine if _name(row) not in self.refused]
         refusals = yield from self._publish(mine)
-        self.reached = pass_over(self.reached, [row[0] for row in rows])
+        self.ahead = (yield from self._read_on(answers)) if more else []
+        self.published = up_to
         self.settle_at = self.clock() + SETTLE_S
         if refusals:
             yield from self._hold(mine, refusals)
         return bool(rows)
 
+    def _ask_next(self) -> Program[list[Rows] | None]:
+        start = BEYOND_ALL if self._is_full() else self.reached.position
+        return (yield from self._ask(start, self.reached.holes))
+
+    def _read_on(self, answers: list[Rows] | None) -> Program[Rows]:
+        rows = yield from self._answered(answers)
+        self.reached = pass_over(self.reached, [row[0] for row in rows])
+        return rows
+
     def _present(self, rows: Rows) -> Rows:
-        """Our events among rows of `read`. Of one that somebody deleted there is only the place."""
-        mine = [row for row in rows if row[2].startswith(self.prefix)]
-        present = [row for row in mine if row[8] is not None]
-        if len(present) < len(mine):
-            gone = [row[0] for row in mine if row[8] is None]
+        """Our events among rows of `read`. Of one that is gone there is only the place."""
+        present = [row for row in rows if row[8] is not None]
+        gone = [row[0] for row in rows if row[8] is None and row[2].startswith(self.prefix)]
+        if gone:
             logger.error(
                 "%s: %d events were deleted before they were published, at positions %d to %d: "
                 "a gap for their consumers", self.reader, len(gone), gone[0], gone[-1],
             )  # fmt: skip
         return present
 
-    def _read(self, start: int, holes: Iterable[Hole]) -> Program[Rows]:
+    def _ask(self, start: int, holes: Iterable[Hole]) -> Program[list[Rows] | None]:
         """Move the cursor over what is acknowledged and read on, in one transaction."""
-        session, settings = self.session, self.settings
+        settings = self.settings
         parameters = (start, holes_text(holes), settings.batch_max, settings.bytes_max, self.prefix)
-        yield from call(session.begin)
-        position = yield from self._move()
-        rows: Rows = yield from call(session.run, self.sql["read"], parameters)
-        yield from call(session.commit)
-        self.stored = position
+        self.asked = self._position()
+        move = self.sql["move"], self._moved(self.asked)
+        return (yield from ask(self.session, [move, (self.sql["read"], parameters)]))
+
+    def _answered(self, answers: list[Rows] | None) -> Program[Rows]:
+        if answers is None:
+            answers = yield from call(self.session.answers)
+        moved, rows = answers
+        self._check_term(moved)
+        self.stored = self.asked
         return rows
 
     def _publish(self, rows: Sequence[Any]) -> Program[list[Refusal]]:
@@ -350,9 +383,9 @@ class Relay:
             first = due.sequence or 1
             located = yield from locate(self.session, self.sql, due.source, due.key, first)
             places = [(o.position, o.sequence) for o in located]
-            places = [p for p in places if due.position <= p[0] <= self.reached.position]
+            places = [p for p in places if due.position <= p[0] <= self.published.position]
         page = [Hole(at, at) for at, _ in places[: self.settings.batch_max]]
-        rows = yield from self._read(BEYOND_ALL, page)
+        rows = yield from self._answered((yield from self._ask(BEYOND_ALL, page)))
         present = self._present(rows)
         refusals = yield from self._publish(present)
         left: list[Refused] = []
@@ -373,26 +406,27 @@ class Relay:
     # ---- the cursor
 
     def _position(self) -> str:
-        return reached_text(self.reached, (r.position for r in self.refused.values()))
+        return reached_text(self.published, (r.position for r in self.refused.values()))
 
-    def _move(self) -> Program[str]:
-        """Store where we are and run the lease on, if the term is still ours."""
+    def _moved(self, position: str) -> tuple[Any, ...]:
+        """What `move` takes: it stores `position` and runs the lease on, if the term is ours."""
         assert self.held is not None
-        lease_s, position = self.settings.lease_s, self._position()
-        parameters = (
-            self.reader, self.place[0], self.held.term, position, self.identity, int(lease_s * 1000)
-        )  # fmt: skip
-        if not (yield from call(self.session.run, self.sql["move"], parameters)):
-            raise Fenced(f"term {self.held.term} has ended", source=self.prefix)
-        self.renew_at = self.clock() + lease_s / 3
-        return position
+        lease_ms = int(self.settings.lease_s * 1000)
+        return (self.reader, self.place[0], self.held.term, position, self.identity, lease_ms)
+
+    def _check_term(self, moved: Rows) -> None:
+        """What `move` has answered: no row, and the lease is another's."""
+        if not moved:
+            raise Fenced("another relay has the lease", source=self.prefix)
+        self.renew_at = self.clock() + self.settings.lease_s / 3
 
     def _save(self, drop: Iterable[Refused] = (), add: Iterable[Refused] = ()) -> Program[None]:
         """Store where we are, and which keys wait; if that fails, we do not know where we are."""
         session, sql = self.session, self.sql
         try:
             yield from call(session.begin)
-            position = yield from self._move()
+            position = self._position()
+            self._check_term((yield from call(session.run, sql["move"], self._moved(position))))
             for one in drop:
                 yield from call(session.run, sql["forget_refusal"], (one.position,))
             for one in add:

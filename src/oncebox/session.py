@@ -15,6 +15,8 @@ from .program import Program, call
 
 Dialect = Literal["sqlite", "postgres"]
 Rows = list[tuple[Any, ...]]
+Statement = tuple[str, Sequence[Any]]
+"""SQL and its parameters."""
 
 
 class Session(Protocol):
@@ -28,6 +30,10 @@ class Session(Protocol):
     asynchronous: bool
     lost: Callable[[], bool] | None
     """Where a driver can tell at once: whether the transaction that we began is gone."""
+
+    ask: Callable[[Sequence[Statement]], None] | None
+    """Where a driver can: send statements as one transaction and wait for nothing. After it,
+    nothing but `answers`, or `rollback`, until they are there."""
 
     @property
     def handle(self) -> Any:
@@ -46,6 +52,10 @@ class Session(Protocol):
 
     def send(self, sql: str, parameters: Sequence[Any] = ()) -> Awaitable[Any] | Any:
         """Run one statement whose rows nobody reads: in a pipeline it is not waited for."""
+        ...
+
+    def answers(self) -> list[Rows]:
+        """The rows of each statement of `ask`, once its transaction is committed."""
         ...
 
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Awaitable[None] | None:
@@ -109,6 +119,19 @@ Trouble = Literal["retry", "unavailable", "corrupt", "other"]
 """`retry`: deadlock or serialization failure, run the transaction again. `unavailable`: the
 connection or server is gone, locked, full. `corrupt`: what is stored is damaged. `other`: the
 statement's own fault."""
+
+
+def ask(session: Session, transaction: Sequence[Statement]) -> Program[list[Rows] | None]:
+    """Run statements as one transaction; their rows. None: `session.answers` will have them."""
+    if session.ask is not None:
+        yield from call(session.ask, transaction)
+        return None
+    yield from call(session.begin)
+    answers = []
+    for sql, parameters in transaction:
+        answers.append((yield from call(session.run, sql, parameters)))
+    yield from call(session.commit)
+    return answers
 
 
 def bulk(

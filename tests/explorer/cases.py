@@ -9,7 +9,7 @@ from typing import NamedTuple
 from oncebox.explorer import Bounds
 
 from .engines import Engine
-from .relaying import Relaying
+from .relaying import RELAY, Relaying
 from .shop import FIVE, QUICK, Fact, Shop
 from .worlds import (
     TWO_OWNERS,
@@ -57,6 +57,7 @@ RESTORED = (Fact("a", 1), Fact("a", 2), Fact("a", 3, branch=1, behind=1), Fact("
 
 ORDERS = {"ann": [[Fact("a", 1), Fact("b", 1)], [Fact("a", 2)]], "bob": [[Fact("a", 3)]]}
 ONE_BY_ONE = replace(QUICK, batch_max=1)
+ONE_AHEAD = RELAY._replace(batch_max=1, ahead_min=1)
 TWO_BY_TWO = replace(QUICK, batch_max=2)
 COARSE = {"stall": 1, "crash": 1}
 OTHERS = ("crash", "stall", "reordering", "refusal", "half publish", "lost answer")
@@ -140,6 +141,11 @@ CASES = {
         lambda e: Relaying(e, ORDERS, every_step=False),
         Bounds(2),
         ("crash", "stall", "preemption", "refusal", "half publish", "lost answer"),
+    ),
+    "a relay that reads ahead": Case(
+        lambda e: Relaying(e, {"ann": ORDERS["ann"]}, settings=ONE_AHEAD, every_step=False),
+        Bounds(2),
+        ("crash", "stall", "preemption", "refusal", "lost answer"),
     ),
     "two relays": Case(
         lambda e: Relaying(

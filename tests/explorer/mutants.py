@@ -16,7 +16,7 @@ from oncebox import batch, consumer, effects, inbox, order, relay
 from oncebox.batch import Batch, Outcome
 from oncebox.desk import Desk
 from oncebox.order import KeyState, Link
-from oncebox.outbox import Reached, pass_over
+from oncebox.outbox import Reached, reached_text
 from oncebox.ports import TopicPartition
 from oncebox.program import Call, Program, call
 from oncebox.reading import Reading
@@ -393,11 +393,20 @@ def cursor_before_publishing(patch: pytest.MonkeyPatch, shop: Shop) -> None:
     original = relay.Relay._publish
 
     def publish(self: relay.Relay, rows: Any) -> Program[Any]:
-        self.reached = pass_over(self.reached, [row[0] for row in rows])
+        self.published = self.reached
         yield from self._save()
         return (yield from original(self, rows))
 
     patch.setattr(relay.Relay, "_publish", publish)
+
+
+def cursor_over_what_is_ahead(patch: pytest.MonkeyPatch, shop: Shop) -> None:
+    """The cursor moves over what is read, before it is published."""
+
+    def position(self: relay.Relay) -> str:
+        return reached_text(self.reached, (r.position for r in self.refused.values()))
+
+    patch.setattr(relay.Relay, "_position", position)
 
 
 def cursor_over_refused(patch: pytest.MonkeyPatch, shop: Shop) -> None:

@@ -18,7 +18,13 @@ from .engines import Engine
 from .shop import TOPIC, Fact, Paid, Shop
 
 RELAY = RelaySettings(
-    poll_s=0.2, lease_s=0.8, retry_s=0.3, retry_max_s=0.3, partitions=2, upkeep_s=3600.0
+    poll_s=0.2,
+    idle_poll_s=0.2,
+    lease_s=0.8,
+    retry_s=0.3,
+    retry_max_s=0.3,
+    partitions=2,
+    upkeep_s=3600.0,
 )
 
 

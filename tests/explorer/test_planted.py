@@ -34,6 +34,7 @@ PLANTED = [
     (mutants.others_have_the_effect_too, "effects outside, two owners", ["preemption"]),
     (mutants.due_keys_not_taken, "one that fails at two owners", ["preemption"]),
     (mutants.cursor_before_publishing, "a relay", ["crash"]),
+    (mutants.cursor_over_what_is_ahead, "a relay that reads ahead", ["crash"]),
     (mutants.cursor_over_refused, "a relay", ["refusal"]),
     (mutants.refused_key_goes_on, "two relays", ["refusal"]),
     (mutants.relay_term_not_compared, "two relays", ["stall"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import inspect
 import os
 import signal
@@ -27,6 +28,10 @@ from .tables import bring_up_to_date
 from .topics import PARTITIONS
 
 EXIT_INTERRUPTED = 130
+
+GARBAGE_MIN = 50_000
+"""A batch makes tens of thousands of objects that live as long as it does. Python's collector would
+look through them after every 700 new ones, and take a fifth of the time."""
 
 Services = Annotated[str, said("Services; all of the application if none are named.")]
 Migrate = Annotated[bool, said("Bring oncebox's tables up to date first.")]
@@ -112,6 +117,7 @@ def _make_ready(services: Sequence[Service], *, migrate: bool) -> None:
 async def _serve(
     services: Sequence[Service], state: str | None, stop_s: float, *, consume: bool
 ) -> int:
+    gc.set_threshold(GARBAGE_MIN)
     stopped = asyncio.Event()
     received: list[int] = []
 

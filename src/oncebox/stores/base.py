@@ -15,7 +15,7 @@ from ..errors import (
     StoreUnavailable,
     Unreachable,
 )
-from ..session import Trouble
+from ..session import Statement, Trouble
 
 
 class SessionBase:
@@ -28,6 +28,8 @@ class SessionBase:
 
     lost: Callable[[], bool] | None = None
     """Where it can be told at once: whether the transaction that we began is gone."""
+
+    ask: Callable[[Sequence[Statement]], None] | None = None
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         raise NotImplementedError

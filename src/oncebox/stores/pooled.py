@@ -48,6 +48,7 @@ class PooledSession:
         self.dialect: Dialect = store.dialect
         self.asynchronous = store.asynchronous
         self.lost: Callable[[], bool] | None = None
+        self.ask = None
         self._store = store
         self._lent: Any = None
 

@@ -5,6 +5,7 @@ those over its pools. Plain and asynchronous are one text: programs.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -17,7 +18,7 @@ from psycopg.types.array import ListBinaryDumper
 
 from ..errors import Unreachable
 from ..program import Program, call, perform
-from ..session import Dialect, Rows
+from ..session import Dialect, Rows, Statement
 from .base import SessionBase, StoreBase
 from .pooled import PooledStore
 
@@ -83,7 +84,9 @@ class PsycopgSession(SessionBase):
         self.how_to_begin = f"Open one: {word} connection.transaction(): …"
         self._cursor = self._own_cursor()
         self._pipeline: Any = None
+        self._asked: list[Any] | None = None
         self._autocommit = connection.autocommit
+        self.ask = self._ask if connection.cursor_factory is ExactCursor else None
 
     def _own_cursor(self) -> Any:
         kind = AsyncOwnCursor if self.asynchronous else OwnCursor
@@ -107,7 +110,8 @@ class PsycopgSession(SessionBase):
         # What was sent before on the same cursor may still be answered: another one.
         piped = in_pipeline(self.handle)
         cursor = self._own_cursor() if piped else self._cursor
-        yield from call(cursor.execute, sql.encode(), parameters)
+        # Binary, but where several statements may come at once: a payload is half as long.
+        yield from call(partial(cursor.execute, binary=bool(parameters)), sql.encode(), parameters)
         if not piped and not cursor.description:
             return []
         try:
@@ -117,6 +121,19 @@ class PsycopgSession(SessionBase):
                 return []
             raise
         return rows
+
+    def _ask(self, transaction: Sequence[Statement]) -> None:
+        asked = self._asked = []
+        self.pipeline(on=True)
+        self.handle.execute("BEGIN")
+        for sql, parameters in transaction:
+            asked.append(self._own_cursor().execute(sql.encode(), parameters, binary=True))
+        self.handle.execute("COMMIT")  # goes out now, and not when its answer is waited for
+
+    def answers(self) -> list[Rows]:
+        asked, self._asked = self._asked, None
+        self.pipeline(on=False)
+        return [cursor.fetchall() for cursor in asked or ()]
 
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
         return self._cursor.executemany(sql.encode(), rows)
@@ -128,6 +145,9 @@ class PsycopgSession(SessionBase):
         return self._perform(self._end(self.handle.rollback))
 
     def _end(self, end: Callable[[], Any]) -> Program[None]:
+        if self._asked is not None:
+            with suppress(psycopg.Error):  # what became of it is of no interest any more
+                self.answers()
         yield from call(end)
         yield from call(self.handle.set_autocommit, self._autocommit)
 
