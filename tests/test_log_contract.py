@@ -12,7 +12,7 @@ from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
 
 from conftest import hint_if_missing
 from engines.kafka import OwnKafka, kafka
-from oncebox.logs import blocks
+from oncebox.logs import embedded
 from oncebox.logs import kafka as kafka_log
 from oncebox.logs.embedded import EmbeddedLog
 from oncebox.logs.kafka import KafkaLog
@@ -35,7 +35,7 @@ def test_embedded_log(check: Check, tmp_path: Path) -> None:
                 grow=log.grow,
                 truncate=log.truncate,
                 crash=lambda: None,
-                record_bytes_max=blocks.RECORD_BYTES_MAX,
+                record_bytes_max=embedded.RECORD_BYTES_MAX,
                 calls_are_atomic=True,
             )
         )

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from .errors import LogTruncated
+
 Headers = Sequence[tuple[str, bytes | None]]
 
 
@@ -63,6 +65,17 @@ class Extent(NamedTuple):
 TopicPartition = tuple[str, int]
 
 
+def truncated(log: str, place: TopicPartition, offset: int, expected: str) -> LogTruncated:
+    """What a reader raises that stands where the log has no record."""
+    topic, partition = place
+    return LogTruncated(
+        f"{log} has no record of topic {topic} there",
+        position=f"{topic}/{partition}@{offset}",
+        expected=expected,
+        hint="records expired, or the topic was made anew; chains show what is missing",
+    )
+
+
 class Reader(Protocol):
     """One reading end of a log. Not safe for several threads, but for `wake`."""
 
@@ -76,13 +89,16 @@ class Reader(Protocol):
     def fetch(self, count_max: int, bytes_max: int, wait_s: float) -> list[Record]:
         """Records in offset order per partition; returns at once when there are any.
 
-        Waits up to `wait_s` for the first. Raises LogTruncated (with `position`) when an
-        assigned offset is not in the log, and Unreachable.
+        A record larger than `bytes_max` still comes, when it is first. Waits up to `wait_s` for
+        the first. Raises LogTruncated (with `position`) when an assigned offset, partition or
+        topic is not in the log, until it is assigned anew; and Unreachable.
         """
         ...
 
     def wake(self) -> None:
-        """Make a waiting `fetch` return early. May be called from any thread."""
+        """Make a waiting `fetch`, or the next one that would wait, return early. May be called
+        from any thread.
+        """
         ...
 
     def acknowledge(self, positions: Mapping[TopicPartition, int]) -> None:
@@ -104,11 +120,13 @@ class Log(Protocol):
         ...
 
     def extents(self, topic: str) -> list[Extent]:
-        """What can be read now, by partition number."""
+        """What can be read now, by partition number. Raises NotFound."""
         ...
 
     def offsets_at(self, topic: str, time_ms: int) -> list[int]:
-        """By partition, the first offset whose log time is `time_ms` or later, else the end."""
+        """By partition, the first offset whose log time is `time_ms` or later, else the end.
+        Raises NotFound.
+        """
         ...
 
     def publish(self, records: Sequence[Outgoing], timeout_s: float) -> list[Refusal]:
@@ -124,7 +142,9 @@ class Log(Protocol):
         ...
 
     def check(self, topic: str) -> list[str]:
-        """Settings of the topic or engine that cannot keep the promises, as sentences."""
+        """Settings of the topic or engine that cannot keep the promises, as sentences. Raises
+        NotFound.
+        """
         ...
 
     def close(self) -> None: ...

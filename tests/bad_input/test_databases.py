@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
 import sqlite3
@@ -20,11 +19,11 @@ from bad_input.site import Place, Site
 from bad_input.test_records import header
 from conftest import hint_if_missing
 from engines.postgres import OwnPostgres, postgres
+from engines.server import as_nobody
 from oncebox.connect import open_log
 from oncebox.errors import CorruptStore, StoreUnavailable
 from oncebox.program import drive
 
-NOBODY = 65534
 SPARE_BYTES = 200_000
 PAGE_BYTES = 4096
 TURNS_MAX = 20
@@ -195,19 +194,6 @@ def restarted(site: Site, server: OwnPostgres, *, immediate: bool = False) -> It
 
 
 # ---- read-only
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """Without root's rights, for which no file is read-only."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 @pytest.mark.parametrize("name", ["billing", "shop", "log"])

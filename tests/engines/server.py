@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 KEEPER = Path(__file__).with_name("keeper.py")
@@ -29,6 +29,7 @@ POLL_S = 0.02
 # connection sits on a server's port while that server restarts.
 PORTS = range(20_000, 32_000)
 LOG_TAIL_BYTES = 4_000
+NOBODY = 65534
 
 
 class ServerFailed(Exception):
@@ -129,6 +130,19 @@ def signal_process(pid: int, how: signal.Signals) -> None:
     """Send a signal to a process that may be gone already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, how)
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without root's rights, for which no file is read-only."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 def free_ports(count: int) -> list[int]:

@@ -24,8 +24,8 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from ..errors import LogTruncated, NotFound, OnceboxError, Unreachable
-from ..ports import Record
+from ..errors import NotFound, OnceboxError, Unreachable
+from ..ports import Record, truncated
 from ..ports import TopicPartition as Place
 from .kafka_settings import KafkaSettings
 
@@ -91,10 +91,6 @@ class KafkaReader:
         )
 
     def assign(self, positions: Mapping[Place, int]) -> None:
-        """Read these partitions from these offsets, and no others.
-
-        A partition where the reader stands at that offset already goes on undisturbed.
-        """
         kept = {
             place
             for place, offset in positions.items()
@@ -112,12 +108,8 @@ class KafkaReader:
         self._next = dict(positions)
 
     def fetch(self, count_max: int, bytes_max: int, wait_s: float) -> list[Record]:
-        """Records in offset order per partition; returns at once when there are any.
-
-        `bytes_max` bounds the values; one record may be larger. Waits up to `wait_s` for the
-        first. Raises LogTruncated when an assigned offset, partition or topic is not in the log,
-        and MissingRight, until it is assigned anew; Unreachable when the brokers gave no answer
-        for about 13 s: fetching goes on by itself when they are back.
+        """`bytes_max` bounds the values. Raises MissingRight, too; Unreachable when the brokers
+        gave no answer for about 13 s: fetching goes on by itself when they are back.
         """
         deadline = time.monotonic() + wait_s
         while True:
@@ -131,7 +123,6 @@ class KafkaReader:
                 self._held = self._consumer.consume(1, min(SLICE_S, left_s))
 
     def wake(self) -> None:
-        """Make a waiting `fetch`, or the next one that would wait, return within 20 ms."""
         self._woken.set()
 
     def acknowledge(self, positions: Mapping[Place, int]) -> None:
@@ -149,7 +140,6 @@ class KafkaReader:
             self._acknowledged(error.args[0], None)
 
     def close(self) -> None:
-        """Close the connections."""
         self._consumer.close()
 
     def _acknowledged(self, error: KafkaError | None, _: object) -> None:
@@ -205,13 +195,7 @@ class KafkaReader:
             raise next(iter(self._lost.values()))
 
     def _lose(self, place: Place, expected: str) -> None:
-        topic, partition = place
-        self._lost[place] = LogTruncated(
-            f"Kafka at {self._hosts} has no record of topic {topic} there",
-            position=f"{topic}/{partition}@{self._next[place]}",
-            expected=expected,
-            hint="records expired, or the topic was made anew; chains show what is missing",
-        )
+        self._lost[place] = truncated(f"Kafka at {self._hosts}", place, self._next[place], expected)
 
 
 class _Probes:
