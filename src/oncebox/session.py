@@ -1,7 +1,7 @@
 """A session: one database connection as programs see it, whatever the driver.
 
-Pure protocol. `stores/` has one file per engine with its sessions; `adapt` there finds the
-session for a connection that the caller has open.
+`stores/` has one file per engine with its sessions; `adapt` there finds the session for a
+connection that the caller has open.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from msgspec.json import encode as json_encode
 
+from .errors import NoTransaction
 from .program import Program, call
 
 Dialect = Literal["sqlite", "postgres"]
@@ -20,7 +21,8 @@ Statement = tuple[str, Sequence[Any]]
 
 
 class Session(Protocol):
-    """Methods of an asynchronous session return awaitables; programs do not see the difference.
+    """What `stores/` derives its sessions from. Methods of an asynchronous one return awaitables;
+    programs do not see the difference.
 
     SQL is written in the dialect's native form: `$1`, `$2` … on PostgreSQL (each may repeat),
     `?` on SQLite. Rows are tuples of plain Python values.
@@ -28,17 +30,17 @@ class Session(Protocol):
 
     dialect: Dialect
     asynchronous: bool
-    lost: Callable[[], bool] | None
+    kind: str
+    """How the connection is called in errors."""
+    how_to_begin: str
+    """What somebody who forgot the transaction has to write."""
+    handle: Any
+    """What handlers receive as `tx`: the driver's connection, or the application's session."""
+    lost: Callable[[], bool] | None = None
     """Where a driver can tell at once: whether the transaction that we began is gone."""
-
-    ask: Callable[[Sequence[Statement]], None] | None
+    ask: Callable[[Sequence[Statement]], None] | None = None
     """Where a driver can: send statements as one transaction and wait for nothing. After it,
     nothing but `answers`, or `rollback`, until they are there."""
-
-    @property
-    def handle(self) -> Any:
-        """What handlers receive as `tx`: the driver's connection, or the application's session."""
-        ...
 
     def begin(self) -> Awaitable[None] | None:
         """Open a transaction that may write (SQLite: BEGIN IMMEDIATE; PostgreSQL: the default
@@ -52,11 +54,11 @@ class Session(Protocol):
 
     def send(self, sql: str, parameters: Sequence[Any] = ()) -> Awaitable[Any] | Any:
         """Run one statement whose rows nobody reads: in a pipeline it is not waited for."""
-        ...
+        return self.run(sql, parameters)
 
     def answers(self) -> list[Rows]:
         """The rows of each statement of `ask`, once its transaction is committed."""
-        ...
+        return []
 
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Awaitable[None] | None:
         """Run one statement once per row of parameters."""
@@ -74,25 +76,38 @@ class Session(Protocol):
 
     def require_transaction(self) -> Awaitable[None] | None:
         """Raises NoTransaction, with how to open one, unless a transaction is open."""
-        ...
+        if not self.in_transaction():
+            raise self.no_transaction()
+        return None
+
+    def no_transaction(self) -> NoTransaction:
+        return NoTransaction(
+            f"{self.kind} has no transaction open",
+            expected="a transaction, so that the event exists if and only if it commits",
+            hint=self.how_to_begin,
+        )
 
     def savepoint(self) -> Awaitable[Any] | Any:
         """Mark a place in the transaction. At most one at a time."""
-        ...
+        return self.send("SAVEPOINT oncebox_event")
 
     def release(self) -> Awaitable[Any] | Any:
         """Forget the savepoint. Raises when it is gone: somebody committed or rolled back."""
-        ...
+        return self.send("RELEASE SAVEPOINT oncebox_event")
 
     def rollback_to(self) -> Awaitable[Any] | Any:
         """Undo what came after the savepoint. Raises when it is gone."""
-        ...
+        return self.send("ROLLBACK TO SAVEPOINT oncebox_event")
 
-    def pipeline(self, on: bool) -> Awaitable[None] | None:
+    def pipeline(self, on: bool) -> Awaitable[None] | None:  # noqa: ARG002
         """Begin or end sending statements without waiting for each; ending raises the first
         failure. Nothing happens on drivers that cannot.
         """
-        ...
+        return None
+
+    def role(self) -> str | None:
+        """The database role, where there is one and it can be known without asking."""
+        return None
 
     def close(self) -> Awaitable[None] | None: ...
 
@@ -111,8 +126,6 @@ class Store(Protocol):
     def trouble(self, error: BaseException) -> Trouble:
         """What kind of failure a driver's exception is."""
         ...
-
-    def close(self) -> Awaitable[None] | None: ...
 
 
 Trouble = Literal["retry", "unavailable", "corrupt", "other"]

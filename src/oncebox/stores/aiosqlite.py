@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
 import aiosqlite
 
 from ..session import Dialect
-from .base import SessionBase, StoreBase
-from .sqlite import SqliteSession, checked_path, connect
+from .base import Forwarded
+from .sqlite import SqliteSession, SqliteStore, connect
 
 
-class AiosqliteSession(SessionBase):
+class AiosqliteSession(Forwarded):
     """An `aiosqlite.Connection` of ours or the caller's.
 
     Each method is that of the plain session in the connection's thread, one hop; aiosqlite's
@@ -35,24 +34,9 @@ class AiosqliteSession(SessionBase):
         inner: Any = self.handle._conn  # noqa: SLF001 - it has no public name
         return SqliteSession(inner)
 
-    def _in_thread(self, method: str, *arguments: Any) -> Any:
+    def forward(self, method: str, *arguments: Any) -> Any:
         execute: Any = self.handle._execute  # noqa: SLF001 - likewise
         return execute(getattr(self._plain, method), *arguments)
-
-    def begin(self) -> Any:
-        return self._in_thread("begin")
-
-    def run(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        return self._in_thread("run", sql, parameters)
-
-    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
-        return self._in_thread("run_many", sql, rows)
-
-    def commit(self) -> Any:
-        return self._in_thread("commit")
-
-    def rollback(self) -> Any:
-        return self._in_thread("rollback")
 
     def in_transaction(self) -> bool:
         return self._plain.in_transaction()
@@ -61,15 +45,10 @@ class AiosqliteSession(SessionBase):
         return self.handle.close()
 
 
-class AiosqliteStore(StoreBase):
+class AiosqliteStore(SqliteStore):
     """A database file; handlers receive `aiosqlite.Connection`."""
 
-    dialect: Dialect = "sqlite"
     asynchronous = True
-
-    def __init__(self, path: str, schema: str = "oncebox") -> None:
-        self.path = checked_path(path)
-        self.schema = schema
 
     async def open(self) -> AiosqliteSession:
         """A session. Raises StoreUnavailable (locked, read-only, no such folder), CorruptStore."""

@@ -7,12 +7,12 @@ from typing import Any
 
 import asyncpg
 
-from ..session import Dialect, Rows
-from .base import SessionBase, outside_transaction
+from ..session import Dialect, Rows, Session
+from .base import outside_transaction
 from .pooled import PooledStore
 
 
-class AsyncpgSession(SessionBase):
+class AsyncpgSession(Session):
     """An `asyncpg.Connection`, or what its pool lends, with any record class."""
 
     kind = "this asyncpg connection"

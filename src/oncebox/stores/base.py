@@ -1,8 +1,8 @@
-"""What sessions of all kinds share, and what a driver's error means."""
+"""What engines share, and what a driver's error means."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from ..errors import (
@@ -10,62 +10,48 @@ from ..errors import (
     CorruptStore,
     MissingRight,
     MissingTables,
-    NoTransaction,
     OnceboxError,
     StoreUnavailable,
     Unreachable,
 )
-from ..session import Statement, Trouble
+from ..session import Session, Trouble
 
 
-class SessionBase:
-    """Defaults of a session. On asynchronous kinds, `run` and all that rests on it are awaited."""
+class Forwarded(Session):
+    """A session whose work another one does, where only `forward` can reach it: in a thread, in a
+    greenlet, over a connection that is lent.
+    """
 
-    kind: str
-    """How the connection is called in errors."""
-    how_to_begin: str
-    """What somebody who forgot the transaction has to write."""
+    def forward(self, method: str, *arguments: Any) -> Any:
+        """That method of the other session; on asynchronous kinds it is awaited."""
+        raise NotImplementedError
 
-    lost: Callable[[], bool] | None = None
-    """Where it can be told at once: whether the transaction that we began is gone."""
-
-    ask: Callable[[Sequence[Statement]], None] | None = None
+    def begin(self) -> Any:
+        return self.forward("begin")
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        raise NotImplementedError
-
-    def in_transaction(self) -> bool:
-        raise NotImplementedError
+        return self.forward("run", sql, parameters)
 
     def send(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        return self.run(sql, parameters)
+        return self.forward("send", sql, parameters)
 
-    def require_transaction(self) -> Any:
-        if not self.in_transaction():
-            raise self.no_transaction()
+    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
+        return self.forward("run_many", sql, rows)
 
-    def no_transaction(self) -> NoTransaction:
-        return NoTransaction(
-            f"{self.kind} has no transaction open",
-            expected="a transaction, so that the event exists if and only if it commits",
-            hint=self.how_to_begin,
-        )
+    def commit(self) -> Any:
+        return self.forward("commit")
 
-    def role(self) -> str | None:
-        """The database role, where there is one and it can be known without asking."""
-        return None
+    def rollback(self) -> Any:
+        return self.forward("rollback")
 
     def savepoint(self) -> Any:
-        return self.send("SAVEPOINT oncebox_event")
+        return self.forward("savepoint")
 
     def release(self) -> Any:
-        return self.send("RELEASE SAVEPOINT oncebox_event")
+        return self.forward("release")
 
     def rollback_to(self) -> Any:
-        return self.send("ROLLBACK TO SAVEPOINT oncebox_event")
-
-    def pipeline(self, on: bool) -> Any:  # noqa: ARG002
-        return None
+        return self.forward("rollback_to")
 
 
 class StoreBase:
@@ -75,9 +61,6 @@ class StoreBase:
 
     def trouble(self, error: BaseException) -> Trouble:
         return trouble(error)
-
-    def close(self) -> None:
-        return None
 
 
 def begins_by_itself(connection: Any) -> bool:
@@ -101,15 +84,21 @@ def outside_transaction(connection: Any) -> bool:
     return not inside
 
 
-_RETRY = ("40001", "40P01", "55P03")
-_UNAVAILABLE = ("08", "53", "57P", "58", "25006", "25P03", "25P04")
-"""Connection lost, resources spent, shutdown, disk trouble; a standby; ended by a timeout that
-closes the connection. Source: PostgreSQL, appendix A."""
+_TROUBLE: tuple[tuple[Trouble, tuple[str, ...]], ...] = (
+    ("retry", ("40001", "40P01", "55P03", "SQLITE_BUSY_SNAPSHOT", "SQLITE_LOCKED")),
+    ("corrupt", ("XX001", "XX002", "SQLITE_CORRUPT", "SQLITE_NOTADB")),
+    ("unavailable", ("08", "53", "57P", "58", "25006", "25P03", "25P04")),
+    ("unavailable", (
+        "SQLITE_BUSY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN",
+    )),
+)  # fmt: skip
+"""How codes begin: SQLSTATE, and SQLite's extended result codes. BUSY_SNAPSHOT is a reader that
+became a writer too late. Unavailable on PostgreSQL: connection lost, resources spent, shutdown,
+disk trouble; a standby; ended by a timeout that closes the connection. Source: its appendix A.
+"""
 
 _CANCELED = "57014"
 """By a timeout: of a handler's statement, its own fault; of ours, somebody's who holds a lock."""
-
-_CORRUPT = ("XX001", "XX002", "SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 _GONE = ("OperationalError", "InterfaceError", "DisconnectionError", "PoolTimeout", "PoolClosed")
 
@@ -121,31 +110,17 @@ def trouble(error: BaseException) -> Trouble:
     """
     if isinstance(error, Unreachable):
         return "unavailable"
-    for code in filter(None, map(_code, _causes(error))):
-        return sqlite_trouble(code) if code.startswith("SQLITE_") else state_trouble(code)
-    for cause in _causes(error):
-        if getattr(cause, "connection_invalidated", False) or _is_gone(cause):
-            return "unavailable"
-    return "other"
-
-
-def state_trouble(state: str) -> Trouble:
-    """By SQLSTATE."""
-    if state in _RETRY:
-        return "retry"
-    if state.startswith(_CORRUPT):
-        return "corrupt"
-    return "unavailable" if state.startswith(_UNAVAILABLE) else "other"
-
-
-def sqlite_trouble(name: str) -> Trouble:
-    """By SQLite's extended result code. BUSY_SNAPSHOT: a reader that became a writer too late."""
-    if name.startswith(("SQLITE_BUSY_SNAPSHOT", "SQLITE_LOCKED")):
-        return "retry"
-    if name.startswith(_CORRUPT):
-        return "corrupt"
-    busy = ("SQLITE_BUSY", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
-    return "unavailable" if name.startswith(busy) else "other"
+    code = next(filter(None, map(_code, _causes(error))), None)
+    if code is not None:
+        for kind, starts in _TROUBLE:
+            if code.startswith(starts):
+                return kind
+        return "other"
+    gone = any(
+        getattr(cause, "connection_invalidated", False) or _is_gone(cause)
+        for cause in _causes(error)
+    )
+    return "unavailable" if gone else "other"
 
 
 def explained(error: Exception, session: Any) -> OnceboxError | None:
@@ -181,10 +156,7 @@ def typed(error: Exception, session: Any) -> Exception:
     """A driver's error in a loop of ours as our own, where it has a name; else the same."""
     if isinstance(error, OnceboxError):
         return error
-    ours = explained(error, session)
-    if ours is not None:
-        return ours
-    return unusable(error) or error
+    return explained(error, session) or unusable(error) or error
 
 
 def unusable(error: BaseException, where: str = "") -> CorruptStore | StoreUnavailable | None:

@@ -16,8 +16,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionDoesNotExist
 
 from ..errors import ConfigurationError
-from ..session import Dialect, Rows
-from .base import SessionBase, StoreBase, outside_transaction
+from ..session import Dialect, Rows, Session
+from .base import StoreBase, outside_transaction
 from .placeholders import prepared
 
 _DIALECTS: dict[str, Dialect] = {"sqlite": "sqlite", "postgresql": "postgres"}
@@ -33,7 +33,7 @@ class Undone(Exception):
     """Leaves an `atomic` block so that it rolls back."""
 
 
-class DjangoSession(SessionBase):
+class DjangoSession(Session):
     """A connection of Django's, in the thread that it belongs to."""
 
     kind = "this Django connection"

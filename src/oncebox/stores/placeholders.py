@@ -9,11 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import ConfigurationError
-
-Style = Literal["numeric_dollar", "qmark", "pyformat", "format"]
 
 _TOKEN = re.compile(
     r"""--[^\n]*\n? | '(?:[^']|'')*' | \$(?P<tag>[a-z_]*)\$.*?\$(?P=tag)\$  # as they are

@@ -5,12 +5,12 @@ Where from: the application's pool, engine or session factory, plain or asynchro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from ..program import Program, call, perform
 from ..session import Dialect
-from .base import StoreBase
+from .base import Forwarded, StoreBase
 
 
 class PooledStore(StoreBase):
@@ -39,34 +39,28 @@ class PooledStore(StoreBase):
         return PooledSession(self)
 
 
-class PooledSession:
+class PooledSession(Forwarded):
     """`handle` is what was borrowed; there is none between transactions. A statement outside one
     is a transaction of its own.
     """
 
+    kind = "a connection that is lent for a transaction"
+    how_to_begin = "session.begin()"
+
     def __init__(self, store: PooledStore) -> None:
         self.dialect: Dialect = store.dialect
         self.asynchronous = store.asynchronous
-        self.lost: Callable[[], bool] | None = None
-        self.ask = None
+        self.handle = None
         self._store = store
         self._lent: Any = None
 
-    @property
-    def handle(self) -> Any:
-        return None if self._lent is None else self._lent.handle
+    def forward(self, method: str, *arguments: Any) -> Any:
+        if self._lent is not None:
+            return getattr(self._lent, method)(*arguments)
+        return self._perform(self._alone(method, *arguments))
 
     def begin(self) -> Any:
         return self._perform(self._begin())
-
-    def run(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        return self._statement("run", sql, parameters)
-
-    def send(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        return self._statement("send", sql, parameters)
-
-    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
-        return self._statement("run_many", sql, rows)
 
     def commit(self) -> Any:
         return self._perform(self._commit())
@@ -79,15 +73,6 @@ class PooledSession:
 
     def require_transaction(self) -> Any:
         return self._lent.require_transaction()
-
-    def savepoint(self) -> Any:
-        return self._lent.savepoint()
-
-    def release(self) -> Any:
-        return self._lent.release()
-
-    def rollback_to(self) -> Any:
-        return self._lent.rollback_to()
 
     def pipeline(self, on: bool) -> Any:
         return None if self._lent is None else self._lent.pipeline(on)
@@ -103,11 +88,6 @@ class PooledSession:
     def _perform(self, program: Program[Any]) -> Any:
         return perform(program, asynchronous=self.asynchronous)
 
-    def _statement(self, method: str, *arguments: Any) -> Any:
-        if self._lent is not None:
-            return getattr(self._lent, method)(*arguments)
-        return self._perform(self._alone(method, *arguments))
-
     def _alone(self, method: str, *arguments: Any) -> Program[Any]:
         yield from self._begin()
         try:
@@ -120,7 +100,7 @@ class PooledSession:
 
     def _begin(self) -> Program[None]:
         self._lent = self._store.session((yield from call(self._store.take)))
-        self.lost = self._lent.lost
+        self.handle, self.lost = self._lent.handle, self._lent.lost
         try:
             yield from call(self._lent.begin)
         except BaseException:
@@ -143,5 +123,5 @@ class PooledSession:
                 yield from self._return()
 
     def _return(self) -> Program[None]:
-        lent, self._lent = self._lent, None
+        lent, self._lent, self.handle = self._lent, None, None
         yield from call(self._store.give, lent.handle)

@@ -18,8 +18,8 @@ from psycopg.types.array import ListBinaryDumper
 
 from ..errors import Unreachable
 from ..program import Program, call, perform
-from ..session import Dialect, Rows, Statement
-from .base import SessionBase, StoreBase
+from ..session import Dialect, Rows, Session, Statement
+from .base import StoreBase
 from .pooled import PooledStore
 
 CONNECT_TIMEOUT_S = 10
@@ -65,7 +65,7 @@ class ExactCursor(psycopg.Cursor[Any]):
         return known
 
 
-class PsycopgSession(SessionBase):
+class PsycopgSession(Session):
     """A `psycopg.Connection` or `AsyncConnection` of ours or the caller's, of any row and cursor
     factory.
 

@@ -18,7 +18,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from ..errors import ConfigurationError, HandlerBroke, NoTransaction
 from ..session import Dialect, Rows
-from .base import SessionBase, begins_by_itself, outside_transaction
+from ..session import Session as OurSession
+from .base import Forwarded, begins_by_itself, outside_transaction
 from .placeholders import prepared
 from .pooled import PooledStore
 
@@ -29,7 +30,7 @@ _STYLES = {
 }  # fmt: skip
 
 
-class SqlalchemySession(SessionBase):
+class SqlalchemySession(OurSession):
     """A SQLAlchemy `Session` or `Connection`.
 
     Both begin a transaction by themselves, unless the engine's isolation level is AUTOCOMMIT or
@@ -125,7 +126,7 @@ class SqlalchemySession(SessionBase):
         self.handle.close()
 
 
-class AsyncSqlalchemySession(SessionBase):
+class AsyncSqlalchemySession(Forwarded):
     """A SQLAlchemy `AsyncSession` or `AsyncConnection`: the same, inside SQLAlchemy's greenlet."""
 
     kind = "this SQLAlchemy connection"
@@ -139,7 +140,7 @@ class AsyncSqlalchemySession(SessionBase):
         self._inner: SqlalchemySession | None = None
         self.lost = lambda: self._inner is not None and self._inner.is_lost()
 
-    def _do(self, method: str, *arguments: Any) -> Any:
+    def forward(self, method: str, *arguments: Any) -> Any:
         def inside(handle: Any) -> Any:
             if self._inner is None:
                 self._inner = SqlalchemySession(handle)
@@ -147,36 +148,15 @@ class AsyncSqlalchemySession(SessionBase):
 
         return self.handle.run_sync(inside)
 
-    def begin(self) -> Any:
-        return self._do("begin")
-
-    def run(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        return self._do("run", sql, parameters)
-
-    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
-        return self._do("run_many", sql, rows)
-
-    def commit(self) -> Any:
-        return self._do("commit")
-
     def rollback(self) -> Any:
         return self.handle.rollback()
-
-    def savepoint(self) -> Any:
-        return self._do("savepoint")
-
-    def release(self) -> Any:
-        return self._do("release")
-
-    def rollback_to(self) -> Any:
-        return self._do("rollback_to")
 
     def in_transaction(self) -> bool:
         return self.handle.in_transaction()
 
     async def require_transaction(self) -> None:
         try:
-            await self._do("require_transaction")
+            await self.forward("require_transaction")
         except NoTransaction as error:
             raise self.no_transaction() from error
 

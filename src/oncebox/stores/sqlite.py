@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError, CorruptStore, StoreUnavailable
-from ..session import Dialect, Rows
-from .base import SessionBase, StoreBase, begins_by_itself, unusable
+from ..session import Dialect, Rows, Session
+from .base import StoreBase, begins_by_itself, unusable
 
 BUSY_TIMEOUT_S = 5.0
 PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 """As every connection of ours is set: commits survive power loss."""
 
 
-class SqliteSession(SessionBase):
+class SqliteSession(Session):
     """A `sqlite3` connection of ours or the caller's: its row factory does not matter."""
 
     kind = "this sqlite3 connection"
@@ -75,7 +75,7 @@ class SqliteStore(StoreBase):
         self.path = checked_path(path)
         self.schema = schema
 
-    def open(self) -> SqliteSession:
+    def open(self) -> Any:
         return SqliteSession(connect(self.path))
 
 
