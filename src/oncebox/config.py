@@ -219,7 +219,6 @@ def read_file(path: str | None) -> tuple[str, dict[str, Any]]:
     return "", {}
 
 
-_SERVICE_NAMES = tuple(f"services.NAME.{field}" for field in (*SERVICE_FIELDS, "sources.SOURCE"))
 _OF_A_SERVICE = re.compile(r"services\.[^.]+\.(store|log|schema|sources\..+)", re.DOTALL)
 _TABLE = re.compile(r"settings|services(\.[^.]+(\.sources)?)?")
 

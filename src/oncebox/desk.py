@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .errors import OnceboxError, StoreUnavailable
 from .order import KeyState, Link
 from .program import Program, T, call
 from .reading import Reading, Settings, load_subscriptions
 from .session import Session, Store, Trouble
 from .statements import statements
-from .stores.base import explained
+from .stores.base import typed
 
 TRIES_MAX = 8
 """How often a transaction that lost against a consumer's is run again."""
@@ -62,13 +61,9 @@ def at_store(store: Store, make: Callable[[Session], Program[T]]) -> Program[T]:
     session = yield from call(store.open)
     try:
         return (yield from make(session))
-    except OnceboxError:
-        raise
     except Exception as error:
-        known = explained(error, session)
-        if known is None and store.trouble(error) == "unavailable":
-            known = StoreUnavailable(f"the store cannot work now: {error}")
-        if known is None:
+        known = typed(error, session)
+        if known is error:
             raise
         raise known from error
     finally:

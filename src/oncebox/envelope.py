@@ -33,7 +33,6 @@ LABELS_MAX = 4096
 CHAIN_BYTES_MAX = 3 * 19 + 2
 
 JSON = "application/json"
-SCHEMA_PREFIX = "oncebox:"
 
 _AFTER = re.compile(r"(0|[1-9][0-9]{0,18}):([^:]+):(.+)\Z", re.DOTALL)
 _SCHEMA = re.compile(r"oncebox:([^/]+)/([1-9][0-9]{0,3})\Z")
@@ -100,11 +99,6 @@ def chain_text(sequence: int, stamp: int, previous: int | None) -> str:
 def after_text(reference: Reference) -> str:
     """The value of the `after` header: `stamp:source:key`."""
     return f"{reference.stamp}:{reference.source}:{reference.key}"
-
-
-def schema_text(type: str, version: int) -> str:
-    """The value of the `dataschema` header."""
-    return f"{SCHEMA_PREFIX}{type}/{version}"
 
 
 def event_headers(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import getpass
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,15 +26,12 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Where a service has its tables and its log. `service` is None where the configuration was
-    enough to know, so that no code was imported.
-    """
+    """Where a service has its tables, its log, and by name the sources whose stores it may read."""
 
-    name: str
     store: Any
     log: Any
     schema: str
-    service: Service | None = None
+    sources: Mapping[str, Any]
 
     def open_store(self) -> Store:
         """The store, not connected yet."""
@@ -63,15 +60,11 @@ class Place(NamedTuple):
         return self.perform(lambda session: make(desk_at(store, session, consumer, by)))
 
     def store_of(self, desk: Desk, url: str | None, source: str) -> Store | None:
-        """The store of a source: the one that is named here, the one that the configuration or the
-        code names for this service, or that of the source's own service.
+        """The store of a source: the one that is named here, the one that is known for this
+        service, or that of the source's own service.
         """
-        sources = SOURCES.get()
-        code: dict[str, Any] = {} if self.service is None else self.service.sources
-        named = sources.stores_of_sources(self.name).get(source)
-        own = sources.own(source.strip("/").partition("/")[0], "store")
-        known = (url, named and named.value, code.get(source), own and own.value)
-        found = next((store for store in known if store is not None), None)
+        own = SOURCES.get().own(source.strip("/").partition("/")[0], "store")
+        found = url or self.sources.get(source) or (own and own.value)
         if found is None:
             return None
         return open_store(found, self.schema, asynchronous=desk.session.asynchronous)
@@ -132,7 +125,7 @@ def chosen(names: tuple[str, ...]) -> list[Service]:
 
 def place_of(service: Service) -> Place:
     """Where a service of the application has its tables and its log."""
-    return Place(service.name, service.store, service.log, service.schema, service)
+    return Place(service.store, service.log, service.schema, service.sources)
 
 
 def streams(service: Service) -> set[str]:
@@ -157,7 +150,8 @@ def configured(service: str | None) -> Place:
     sources = SOURCES.get()
     store, log = (sources.value(field, service, None).value for field in ("store", "log"))
     schema = sources.value("schema", service, None, "oncebox").value
-    return Place(service or "", store, log, schema)
+    named = sources.stores_of_sources(service or "")
+    return Place(store, log, schema, {source: url.value for source, url in named.items()})
 
 
 def locate(name: str) -> Place:

@@ -22,7 +22,7 @@ from .transaction import StoreOf, Tx
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from .running import Running
+    from .work import Running
 
 E = TypeVar("E")
 R = TypeVar("R")

@@ -11,10 +11,10 @@ from typing import Any
 from ..desk import at_store, desk_at
 from ..places import place_of
 from ..program import Program, call
-from ..running import Running, sleeper
 from ..service import Service
 from ..session import Session, Store
 from ..summary import Relay, Summary, relays, summary
+from ..work import Running
 from .look import Facts, facts
 from .output import ASKED, counted, on_terminal, tell
 
@@ -57,7 +57,7 @@ def watch(work: Running, services: Sequence[Service], show: Show, *, consume: bo
 def _watch(
     work: Running, store: Store, service: str, names: list[str], show: Show
 ) -> Program[None]:
-    pause = sleeper(work, store)
+    pause = work.sleeper(asynchronous=store.asynchronous)
     before: dict[str, Summary | Relay] = {}
 
     def look(session: Session) -> Program[None]:

@@ -19,8 +19,9 @@ from ..errors import ConfigurationError
 from ..migrate import check
 from ..places import chosen, in_loop, place_of
 from ..reading import Settings
-from ..running import STOP_S, check_runnable, running
+from ..running import check_runnable, running
 from ..service import Service
+from ..work import STOP_S
 from .live import display, watch
 from .options import said
 from .output import note

@@ -25,6 +25,7 @@ from ..event import EventType, event_type, new_id
 from ..ports import Record
 from ..program import Program, call, drive, drive_async, perform
 from ..reading import BY_ID, Reading, subscribe, take_in
+from ..running import reading_of
 from ..service import Consumer, Service
 from ..session import Session, keys_value
 from ..statements import statements
@@ -99,17 +100,7 @@ def _deliver_to(
     store = open_store(service.store, service.schema, asynchronous=consumer.asynchronous)
     session = yield from call(store.open)
     try:
-        reading = Reading(
-            consumer=consumer.name,
-            session=session,
-            sql=statements(store.dialect, service.schema),
-            handlers=consumer.handlers,
-            topics=consumer.streams,
-            settings=consumer.settings,
-            now_ms=lambda: time.time_ns() // 1_000_000,
-            trouble=store.trouble,
-            state=state,
-        )
+        reading = reading_of(service, consumer, store, session, state)
         record = yield from transact(reading, _next_record(reading, declared, event))
         yield from _settle(reading, record)
     finally:
