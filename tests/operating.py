@@ -35,6 +35,11 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     made.close()
 
 
+def only(kind: str) -> pytest.MarkDecorator:
+    """Of a test with a world: on this store only."""
+    return pytest.mark.parametrize("world", [kind], indirect=True)
+
+
 def at(world: World) -> tuple[str, ...]:
     """Flags that name a world's store and log."""
     url: str = world.url  # type: ignore[attr-defined]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pytest
 
 from oncebox.envelope import Envelope, read_envelope
 from oncebox.event import new_id
@@ -232,6 +234,25 @@ class Outbox:
 
     def of_key(self, key: str, topic: str = "orders") -> list[Published]:
         return [one for one in self.published(topic) if one.key == key]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outbox]:
+    """An outbox on each store."""
+    url = f"sqlite:///{tmp_path}/shop.db"
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_url")
+    made = Outbox(url, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def on_postgres(postgres_url: str, tmp_path: Path) -> Iterator[Outbox]:
+    """An outbox on PostgreSQL."""
+    made = Outbox(postgres_url, tmp_path)
+    yield made
+    made.close()
 
 
 def check_chains(published: Iterable[Published]) -> None:

@@ -14,7 +14,7 @@ from oncebox.operate import skip
 from oncebox.program import drive
 from oncebox.statements import statements
 from oncebox.timeouts import watch
-from operating import desk_of, wait_list
+from operating import desk_of, failing, only, wait_list
 
 
 def sizes(world: World, **bounds: Any) -> list[int]:
@@ -72,11 +72,8 @@ def test_a_plain_handler_that_runs_too_long_is_interrupted(world: World) -> None
     assert "HandlerTimeout" in world.parked()["a"][1]
 
 
-def test_a_statement_that_runs_too_long_is_ended_by_the_database(
-    postgres_url: str, tmp_path: Path
-) -> None:
-    world = World(make_store("postgres", tmp_path, postgres_url), tmp_path)
-
+@only("postgres")
+def test_a_statement_that_runs_too_long_is_ended_by_the_database(world: World) -> None:
     @world.consumer.on(Paid)
     def pay(tx: Any, paid: Paid) -> None:
         world.record(tx, paid.order, paid.cents)
@@ -87,18 +84,11 @@ def test_a_statement_that_runs_too_long_is_ended_by_the_database(
     world.settle(world.loop(handler_timeout_s=0.2))
     assert world.ledger() == [("b", 10)]
     assert "timeout" in world.parked()["a"][1]
-    world.close()
 
 
 def test_too_many_bytes_behind_parked_keys_pause_the_consumer(world: World) -> None:
     broken = {"a"}
-
-    @world.consumer.on(Paid)
-    def pay(tx: Any, paid: Paid) -> None:
-        if paid.order in broken:
-            raise ValueError("no account")
-        world.record(tx, paid.order, paid.cents)
-
+    failing(world, broken)
     world.deliver(*world.producer.paid("a", *range(30)), *world.producer.paid("b", 10))
     loop = world.settle(world.loop(batch_max=5, kept_bytes_max=2_000))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,15 +17,7 @@ from oncebox.envelope import Reference
 from oncebox.event import event
 from oncebox.operate import redrive
 from oncebox.program import drive
-from operating import desk_of, wait_list
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
-    made = World(make_store(request.param, tmp_path, url), tmp_path)
-    yield made
-    made.close()
+from operating import desk_of, only, wait_list
 
 
 def test_events_take_effect_once_and_in_order(world: World) -> None:
@@ -515,10 +506,8 @@ def test_a_version_two_handler_gets_version_two(world: World) -> None:
     assert world.of("EUR") == [1]
 
 
-def test_in_a_pipeline_rowcount_and_caught_errors_are_as_without(
-    postgres_url: str, tmp_path: Path
-) -> None:
-    world = World(make_store("postgres", tmp_path, postgres_url), tmp_path)
+@only("postgres")
+def test_in_a_pipeline_rowcount_and_caught_errors_are_as_without(world: World) -> None:
     world.session.run("CREATE TABLE account (id text primary key, owed int not null)")
     world.session.run("INSERT INTO account VALUES ('a', 0)")
     counts = []
@@ -540,4 +529,3 @@ def test_in_a_pipeline_rowcount_and_caught_errors_are_as_without(
     assert counts == [1, 0, 1]
     assert world.ledger() == [("a", 1), ("b", 10), ("a", 2)]
     assert world.parked() == {}
-    world.close()

@@ -7,7 +7,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from chains import TOPIC, Opened, Paid, Producer, World, make_store
+from chains import TOPIC, Opened, Paid, Producer, World
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
 from oncebox.errors import HandlerTimeout
@@ -27,27 +27,10 @@ from oncebox.rewind import rebuild
 from oncebox.service import Consumer
 from oncebox.stores.adapt import open_store
 from oncebox.timeouts import Watch, _interrupt, watch
-from operating import desk_of
+from operating import desk_of, failing, only
 from producing import await_true
 
 TURNS_MAX = 200
-
-
-def of_kind(kind: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[World]:
-    url = request.getfixturevalue("postgres_url") if kind == "postgres" else None
-    made = World(make_store(kind, folder, url), folder)
-    yield made
-    made.close()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    yield from of_kind(request.param, request, tmp_path)
-
-
-@pytest.fixture
-def on_postgres(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    yield from of_kind("postgres", request, tmp_path)
 
 
 def run(world: World, loop: ConsumerLoop, done: Any) -> None:
@@ -63,17 +46,12 @@ def run(world: World, loop: ConsumerLoop, done: Any) -> None:
     assert done(), f"not within {TURNS_MAX} turns"
 
 
-def test_a_rebuild_waits_for_a_retry_that_is_about_to_commit(on_postgres: World) -> None:
+@only("postgres")
+def test_a_rebuild_waits_for_a_retry_that_is_about_to_commit(world: World) -> None:
     """Its effects, not committed yet, would survive the clearing and be had again."""
-    world, broken = on_postgres, {"a"}
+    broken = {"a"}
     ready, gate = threading.Event(), threading.Event()
-
-    @world.consumer.on(Paid)
-    def pay(tx: Any, paid: Paid) -> None:
-        if paid.order in broken:
-            raise ValueError("no such account")
-        world.record(tx, paid.order, paid.cents)
-
+    failing(world, broken)
     world.deliver(*world.producer.paid("a", 1))
     loop = world.settle()
     broken.clear()
@@ -109,13 +87,7 @@ def test_a_rebuild_waits_for_a_retry_that_is_about_to_commit(on_postgres: World)
 
 def test_what_a_retry_does_is_counted(world: World) -> None:
     broken = {"a"}
-
-    @world.consumer.on(Paid)
-    def pay(tx: Any, paid: Paid) -> None:
-        if paid.order in broken:
-            raise ValueError("no such account")
-        world.record(tx, paid.order, paid.cents)
-
+    failing(world, broken)
     world.deliver(*world.producer.paid("a", 1, 2), *world.producer.paid("b", 10))
     loop = world.settle()
     broken.clear()
@@ -126,13 +98,7 @@ def test_what_a_retry_does_is_counted(world: World) -> None:
 
 def test_a_retry_does_not_forget_how_many_owners_died(world: World) -> None:
     broken = {"a"}
-
-    @world.consumer.on(Paid)
-    def pay(tx: Any, paid: Paid) -> None:
-        if paid.order in broken:
-            raise ValueError("no such account")
-        world.record(tx, paid.order, paid.cents)
-
+    failing(world, broken)
     world.deliver(*world.producer.paid("a", 1))
     loop = world.settle()
     broken.clear()
@@ -297,8 +263,8 @@ def test_an_unkeyed_event_that_comes_again_with_another_time_is_a_duplicate(worl
             raise ValueError("not yet")
         world.record(tx, "shop", shop.cents)
 
-    one = world.producer.commit(Opened(1))
-    again = one.altered(time_ms=one.outgoing.time_ms - 5000)
+    again = world.producer.commit(Opened(1))
+    one = again.altered(time_ms=again.outgoing.time_ms - 5000)
     world.deliver(one, again)
     loop = world.settle()
     broken.clear()
@@ -379,9 +345,11 @@ def test_an_outage_that_one_effect_meets_holds_its_key_and_no_other(world: World
     assert world.of("a") == [1, 2]
 
 
-def test_a_handler_that_waits_for_its_own_batch_holds_its_key_and_no_other(tmp_path: Path) -> None:
+@only("sqlite")
+def test_a_handler_that_waits_for_its_own_batch_holds_its_key_and_no_other(
+    world: World, tmp_path: Path
+) -> None:
     """By a connection of its own, to a store that has one writer."""
-    world = World(make_store("sqlite", tmp_path, None), tmp_path)
 
     @world.consumer.on(Paid)
     def pay(tx: Any, paid: Paid) -> None:
@@ -394,7 +362,6 @@ def test_a_handler_that_waits_for_its_own_batch_holds_its_key_and_no_other(tmp_p
     world.settle()
     assert world.ledger() == [("b", 10)]
     assert world.parked()["a"][1] == "OperationalError: database is locked"
-    world.close()
 
 
 class SlowLog(EmbeddedLog):
@@ -415,10 +382,12 @@ class SlowLog(EmbeddedLog):
         return super().offsets_at(topic, time_ms)
 
 
+@only("sqlite")
 @pytest.mark.parametrize("start", [None, datetime(2020, 1, 1, tzinfo=UTC)])
-def test_no_lock_is_held_while_the_log_is_asked(tmp_path: Path, start: datetime | None) -> None:
+def test_no_lock_is_held_while_the_log_is_asked(
+    world: World, tmp_path: Path, start: datetime | None
+) -> None:
     """With the log away, nobody else could write to the store."""
-    world = World(make_store("sqlite", tmp_path, None), tmp_path)
     world.log.close()
     log = world.log = SlowLog(tmp_path / "log.db")
     world.handles_paid()
@@ -430,12 +399,11 @@ def test_no_lock_is_held_while_the_log_is_asked(tmp_path: Path, start: datetime 
     world.deliver(*world.producer.paid("a", 3))
     world.after(3600.0, loop)
     assert world.of("a") == [1, 2, 3]
-    world.close()
 
 
-async def test_an_event_loop_does_not_wait_for_the_log(tmp_path: Path) -> None:
+@only("sqlite")
+async def test_an_event_loop_does_not_wait_for_the_log(world: World, tmp_path: Path) -> None:
     """A web application would stand still while its log is away."""
-    world = World(make_store("sqlite", tmp_path, None), tmp_path)
     world.log.close()
     log = world.log = SlowLog(tmp_path / "log.db")
     log.waiting = lambda: threading.current_thread() is threading.main_thread()
@@ -453,4 +421,3 @@ async def test_an_event_loop_does_not_wait_for_the_log(tmp_path: Path) -> None:
     )  # fmt: skip
     await drive_async(loop.run())
     assert world.of("a") == [1, 2]
-    world.close()

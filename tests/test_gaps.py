@@ -70,13 +70,9 @@ def as_outgoing(record: Record) -> Outgoing:
     return Outgoing(record.topic, record.key, record.value, record.headers, record.time_ms)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
-    made = World(make_store(request.param, tmp_path, url), tmp_path)
-    made.handles_paid()
-    yield made
-    made.close()
+@pytest.fixture(autouse=True)
+def pays(world: World) -> None:
+    world.handles_paid()
 
 
 @pytest.fixture

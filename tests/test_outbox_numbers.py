@@ -17,16 +17,6 @@ US = 1024
 DAY_US = 24 * 3600 * 1_000_000
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outbox]:
-    url = f"sqlite:///{tmp_path}/shop.db"
-    if request.param == "postgres":
-        url = request.getfixturevalue("postgres_url")
-    made = Outbox(url, tmp_path)
-    yield made
-    made.close()
-
-
 @pytest.fixture
 def postgres(postgres_url: str, tmp_path: Path) -> Iterator[Outbox]:
     made = Outbox(postgres_url, tmp_path)

@@ -6,7 +6,6 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +23,6 @@ from oncebox.statements import statements
 from producing import SOURCE, Outbox, Published, await_true, check_chains
 
 STRESS_S = 3.0
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outbox]:
-    url = f"sqlite:///{tmp_path}/shop.db"
-    if request.param == "postgres":
-        url = request.getfixturevalue("postgres_url")
-    made = Outbox(url, tmp_path)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def on_postgres(postgres_url: str, tmp_path: Path) -> Iterator[Outbox]:
-    made = Outbox(postgres_url, tmp_path)
-    yield made
-    made.close()
 
 
 # ---- 1

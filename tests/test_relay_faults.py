@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from oncebox.ports import Outgoing, Refusal
 from oncebox.program import drive
 from producing import Outbox
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Outbox]:
-    url = f"sqlite:///{tmp_path}/shop.db"
-    if request.param == "postgres":
-        url = request.getfixturevalue("postgres_url")
-    made = Outbox(url, tmp_path)
-    yield made
-    made.close()
 
 
 class Stopped(BaseException):
