@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -172,6 +173,22 @@ def test_after_an_unknown_event_is_an_error(outbox: Outbox, how: str) -> None:
     check_chain(outbox, "p", 2)
 
 
+def test_numbers_do_not_begin_again_when_events_are_deleted(outbox: Outbox) -> None:
+    """On SQLite an event's number is its row's: the next one would be below the relay's cursor."""
+    outbox.emit("a", "a", "b")
+    relay = outbox.rest(outbox.relay())
+    for where in ("true", "n = 3"):
+        if outbox.dialect == "sqlite":
+            with pytest.raises(sqlite3.IntegrityError, match="newest event stays"):
+                outbox.run(f"delete from oncebox.event where {where}")
+            outbox.run("delete from oncebox.event where n < (select max(n) from oncebox.event)")
+        else:
+            outbox.run(f"delete from oncebox.event where {where}")
+    outbox.emit("a")
+    outbox.settle(relay)
+    assert [one.chain.sequence for one in outbox.of_key("a")] == [1, 2, 3]
+
+
 # ---- PostgreSQL's ways to end a transaction
 
 
@@ -296,11 +313,114 @@ def test_other_languages_emit_by_a_function(postgres: Outbox) -> None:
     assert first.envelope.version == 2
     assert first.envelope.id[14] == "7", "a UUIDv7"
     check_chains(postgres.published())
-    good = "'/shop/orders', 'a.b', 'k', '{}'"
-    for old, new in (("/shop/orders", ""), ("a.b", "a b"), ("k", ""), ("'{}'", "'{}', 0")):
-        bad = good.replace(old, new)
-        with pytest.raises(psycopg.errors.CheckViolation):
-            postgres.run(f"select oncebox.emit({bad})")
+
+
+GOOD = {
+    "source": "'/shop/eu/orders'", "type": "'a.b'", "key": "'k'", "data": "'{}'", "version": "1",
+    "after_source": "null", "after_key": "null", "attributes": """'{"subject": "s"}'""",
+}  # fmt: skip
+WRONG = [
+    ("source", "null", "/service/stream"),
+    ("source", "''", "/service/stream"),
+    ("source", "'shop/orders'", "/service/stream"),
+    ("source", "'/shop'", "/service/stream"),
+    ("source", "'/shop/a/b/orders'", "/service/stream"),
+    ("source", "'/shop/my orders'", "/service/stream"),
+    ("source", "'/shop/orders' || chr(10)", "/service/stream"),
+    ("source", "'/shop/../orders'", "/service/stream"),
+    ("source", "'/shop/' || repeat('o', 201)", "/service/stream"),
+    ("type", "null", "dotted words"),
+    ("type", "'a b'", "dotted words"),
+    ("type", "repeat('a', 201)", "dotted words"),
+    ("version", "null", "1 to 9999"),
+    ("version", "0", "1 to 9999"),
+    ("key", "''", "1 to 1024 bytes"),
+    ("key", "repeat('ü', 513)", "1 to 1024 bytes"),
+    ("data", "null", "null is not"),
+    ("data", "to_jsonb(repeat('x', 8388607))", "8388609"),
+    ("after_key", "'k'", "after_source"),
+    ("after_source", "'/shop/orders'", "after_source"),
+    ("attributes", "'[]'", "object of up to 32 texts"),
+    ("attributes", "'5'", "object of up to 32 texts"),
+    ("attributes", "'null'", "object of up to 32 texts"),
+    ("attributes", """'{"a": 5}'""", "object of up to 32 texts"),
+    ("attributes", """'{"a": null}'""", "object of up to 32 texts"),
+    ("attributes", """'{"A": "b"}'""", "lower-case"),
+    ("attributes", """'{"": "b"}'""", "lower-case"),
+    ("attributes", """'{"a-b": "b"}'""", "lower-case"),
+    ("attributes", """'{"chain": "1:2:"}'""", "not oncebox's own"),
+    ("attributes", """'{"id": "1"}'""", "not oncebox's own"),
+    ("attributes", "json_build_object('a', repeat('x', 9000))", "8192 bytes"),
+    ("attributes", "(select json_object_agg('a' || i, 'b') from generate_series(1, 33) i)", "32"),
+]
+
+
+def test_the_function_refuses_what_emit_would(postgres: Outbox) -> None:
+    for name, value, says in WRONG:
+        arguments = ", ".join(f"{n} => {v}" for n, v in {**GOOD, name: value}.items())
+        with pytest.raises(psycopg.errors.CheckViolation) as refused:
+            postgres.run(f"select oncebox.emit({arguments})")
+        assert says in (refused.value.diag.message_hint or ""), (name, value)
+        assert "oncebox: event" in str(refused.value)
+    postgres.run(f"select oncebox.emit({', '.join(f'{n} => {v}' for n, v in GOOD.items())})")
+    bounds = {
+        **GOOD, "key": "repeat('ü', 512)", "data": "to_jsonb(repeat('x', 8388606))",
+        "attributes": "(select json_object_agg('a' || i, 'b') from generate_series(1, 32) i)",
+    }  # fmt: skip
+    postgres.run(f"select oncebox.emit({', '.join(f'{n} => {v}' for n, v in bounds.items())})")
+    postgres.settle(postgres.relay())
+    published = postgres.published()
+    check_chains(published)
+    (first,) = [one.record for one in published if one.key == "k"]
+    assert dict(first.headers)["ce_subject"] == b"s"
+    assert {one.key for one in published} == {"k", "ü" * 512}
+
+
+# ---- sessions that only replay
+
+
+def test_what_is_emitted_as_a_replica_is_numbered_and_published(postgres: Outbox) -> None:
+    """session_replication_role = replica switches ordinary triggers off."""
+    postgres.emit("a")
+    session = postgres.open()
+    session.run("set session_replication_role = replica")
+    for keys in (["a"], ["b", "a", "b"], ["new"]):
+        session.begin()
+        for key in keys:
+            postgres.put(session, key)
+        session.commit()
+    check_chain(postgres, "a", 3)
+    check_chain(postgres, "b", 2)
+    postgres.run("select oncebox.add_partition('event', 100000, 200000)")
+    postgres.run("select setval('oncebox.event_n', 150000)")
+    session.begin()
+    postgres.put(session, "b")
+    session.commit()
+    check_chain(postgres, "b", 3)
+    postgres.settle(postgres.relay())
+    check_chains(postgres.published())
+    assert len(postgres.ids()) == 7
+
+
+@pytest.mark.parametrize("role", ["replica", "origin"])
+def test_rows_that_are_copied_are_not_numbered(postgres: Outbox, role: str) -> None:
+    """By a subscription, or a restore: they may have the very transaction id of their copying."""
+    columns = "n, xid, id, source, version, type, key, data"
+    for others in (False, True):
+        session = postgres.open()
+        session.run(f"set session_replication_role = {role}")
+        if others:  # this session has drawn numbers of its own
+            session.begin()
+            postgres.put(session, "mine")
+            session.commit()
+        session.begin()
+        session.run(
+            f"insert into oncebox.event ({columns}) values ({5_000 + others},"
+            " pg_current_xact_id(), gen_random_uuid(), '/shop/orders', 1, 'a.b', 'copied', '')"
+        )
+        session.commit()
+    assert sequences(postgres, "copied") == []
+    assert sequences(postgres, "mine") == [1]
 
 
 def test_events_go_somewhere_when_nobody_made_partitions(postgres: Outbox) -> None:

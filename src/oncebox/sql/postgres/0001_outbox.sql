@@ -5,9 +5,8 @@
 
 create table oncebox.source (
   id     int    generated always as identity primary key,
-  name   text   not null unique,                       -- '/shop/orders'
-  origin uuid   not null default gen_random_uuid(),    -- the database that owns the chains
-  low    bigint not null default 0,                    -- stamps to come are above it
+  name   text   not null unique,          -- '/shop/orders'
+  low    bigint not null default 0,       -- stamps to come are above it
   check (name ~ '^/[^/]+(/[^/]+)?/[^/]+$')
 );
 
@@ -189,6 +188,14 @@ begin
   from linked l;
 end $$;
 
+-- Whether this session has drawn the number `n`: a row that was copied has one of another database.
+create function oncebox.has_drawn(n bigint) returns boolean language plpgsql as $$
+begin
+  return n <= currval('oncebox.event_n');
+exception when object_not_in_prerequisite_state then  -- it has drawn none
+  return false;
+end $$;
+
 -- Fires at commit, once for each event. The first firing numbers all of the transaction's events;
 -- most transactions have one, for which there is a short way.
 create function oncebox.number() returns trigger language plpgsql as $$
@@ -199,7 +206,8 @@ declare
   after       bigint := new.after_stamp;
 begin
   if new.n <= coalesce(nullif(current_setting('oncebox.numbered', true), ''), '0')::bigint
-     or new.xid <> pg_current_xact_id() then  -- a row copied by a restore has its place
+     or new.xid <> pg_current_xact_id()  -- a row copied by a restore has its place
+     or not oncebox.has_drawn(new.n) then  -- also one that is copied by a transaction of its id
     return null;
   elsif new.n <> currval('oncebox.event_n') then
     perform oncebox.number_many(new.n);
@@ -242,6 +250,12 @@ end $$;
 create constraint trigger number after insert on oncebox.event
   deferrable initially deferred for each row execute function oncebox.number();
 
+-- Also where session_replication_role is `replica`: what is emitted there would be committed, and
+-- never numbered. Rows that a subscription or a restore copies are left as they are, see above.
+-- `pg_restore --data-only --disable-triggers` leaves the trigger enabled for others only: run this
+-- statement again after it.
+alter table oncebox.event enable always trigger number;
+
 -- A UUIDv7 (RFC 9562, section 5.7).
 create function oncebox.new_id() returns uuid language sql as $$
   select encode(set_byte(b, 6, get_byte(b, 6) & 15 | 112), 'hex')::uuid
@@ -249,26 +263,58 @@ create function oncebox.new_id() returns uuid language sql as $$
     (date_part('epoch', clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6) b
 $$;
 
+-- Whether attributes can travel with an event: a JSON object of texts, by names that CloudEvents
+-- allows and that oncebox does not give itself. As `read_attributes` in envelope.py.
+create function oncebox.are_attributes(attributes json) returns boolean language sql immutable as $$
+  select case when json_typeof(attributes) = 'object' then (
+    select count(*) <= 32 and octet_length(attributes::text) <= 8192 and coalesce(bool_and(
+      a.key ~ '^[a-z0-9]{1,20}$' and json_typeof(a.value) = 'string' and a.key <> all (array[
+        'specversion', 'id', 'source', 'type', 'dataschema', 'chain', 'time', 'after', 'void',
+        'datacontenttype', 'data', 'residue'])), true)
+    from json_each(attributes) a) else false end
+$$;
+
 -- Emit for triggers and for other languages, in the caller's transaction. Returns the event's id.
+-- Nothing is written where the handler of a rebuild runs again: see the statement `quiet`.
 create function oncebox.emit(
   source text, type text, key text, data jsonb, version int default 1,
   after_source text default null, after_key text default null, attributes json default null
 ) returns uuid language plpgsql as $$
 declare
-  id uuid := oncebox.new_id();
+  id          uuid  := oncebox.new_id();
+  payload     bytea := convert_to(data::text, 'UTF8');
+  source_form text  := '^(/[A-Za-z0-9][A-Za-z0-9._-]{0,199}){2,3}$';
+  wrong       text;
 begin
-  if source !~ '^/[^/]+(/[^/]+)?/[^/]+$' or key = '' or octet_length(key) > 1024
-     or version not between 1 and 9999
-     or type !~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$' or data is null then
+  wrong := case
+    when (source ~ source_form) is not true then
+      'a source is /service/stream or /service/instance/stream, of letters, digits, ".", "_", "-"'
+    when (type ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$' and length(type) <= 200) is not true
+      then 'a type is dotted words, 200 letters at most'
+    when (version between 1 and 9999) is not true then 'a version is 1 to 9999'
+    when key = '' or octet_length(key) > 1024 then
+      'a key has 1 to 1024 bytes; null: the event has none'
+    when payload is null then 'data is JSON, which SQL''s null is not'
+    when octet_length(payload) > 8388608 then
+      format('data has at most 8388608 bytes, not %s', octet_length(payload))
+    when (after_source is null) <> (after_key is null)
+      or after_source !~ source_form or after_key = '' or octet_length(after_key) > 1024 then
+      'after_source and after_key name an event of another key, or both are null'
+    when attributes is not null and not oncebox.are_attributes(attributes) then
+      'attributes are a JSON object of up to 32 texts, 8192 bytes in all, under names of 1 to 20'
+      ' lower-case letters and digits that are not oncebox''s own'
+  end;
+  if wrong is not null then
     raise check_violation using
-      message = format('oncebox: event %s version %s of %s, key %s', type, version, source,
-                       left(key, 40)),
-      hint = 'a source is /service/stream, a key has 1 to 1024 bytes, a type is dotted words, a version is 1 to 9999';
+      message = format('oncebox: event %s version %s of %s, key %s', left(type, 200), version,
+                       left(source, 200), left(key, 40)),
+      hint = wrong;
+  elsif current_setting('oncebox.quiet', true) = 'on' then
+    return id;
   end if;
   insert into oncebox.event (source, id, key, type, version, data,
                              attributes, after_source, after_key)
-    values (source, id, key, type, version, convert_to(data::text, 'UTF8'),
-            attributes, after_source, after_key);
+    values (source, id, key, type, version, payload, attributes, after_source, after_key);
   return id;
 end $$;
 
