@@ -260,6 +260,76 @@ def test_property_03_a_position_of_a_rollback_is_given_up_while_others_are_open(
     assert len(outbox.ids()) == 3
 
 
+@pytest.mark.parametrize("how", ["prepared", "idle", "running"])
+def test_property_03_holes_do_not_pile_up_behind_a_transaction_that_draws_nothing(
+    on_postgres: Outbox, how: str
+) -> None:
+    """It could own each position that a rollback leaves, for all that its lock tells: it stays open
+    over many of them, and there were more than the relay holds. One that runs something may own
+    them, and is waited for.
+    """
+    outbox = on_postgres
+    outbox.emit("s")
+    relay = outbox.settle(outbox.relay(holes_max=5))
+    session, rolling = outbox.open(), outbox.open()
+    session.begin()
+    outbox.put(session, "k")
+    session.run("set constraints all immediate")
+    if how == "prepared":
+        session.run("prepare transaction 'it'")
+        session.rollback()
+    for number in range(20):
+        if how == "running":
+            session.run("select 1")
+        rolling.begin()
+        outbox.put(rolling, "r")
+        rolling.run("set constraints all immediate")
+        outbox.emit("a", f"b{number}")
+        if how != "running" or number < 4:
+            outbox.settle(relay)
+        rolling.rollback()
+        outbox.clock.sleep(1.0)
+        outbox.settle(relay)
+    if how == "running":
+        assert len(relay.reached.holes) > 5
+    else:
+        assert len(outbox.ids()) == 41, "all but what is open"
+        assert len(relay.reached.holes) <= 4
+        assert next(iter(relay.reached.holes)).suspects, "what it drew is waited for"
+    if how == "prepared":
+        outbox.run("commit prepared 'it'")
+    else:
+        outbox.put(session, "k")  # it goes on, and draws once more
+        session.commit()
+    outbox.settle(outbox.settle_holes(relay))
+    assert len(outbox.of_key("k")) == (1 if how == "prepared" else 2)
+    check_chains(outbox.published())
+    assert len(outbox.ids()) == len(set(outbox.ids())) == 42 + (how != "prepared")
+
+
+def test_property_03_who_went_on_between_two_looks_is_suspected_again(on_postgres: Outbox) -> None:
+    outbox = on_postgres
+    outbox.emit("s")
+    relay = outbox.settle(outbox.relay())
+    session = outbox.open()
+    session.begin()
+    outbox.put(session, "k")
+    session.run("set constraints all immediate")
+    outbox.emit("a")
+    for _ in range(4):  # seen to be still
+        outbox.settle(relay)
+        outbox.clock.sleep(1.0)
+    outbox.put(session, "l")
+    outbox.emit("a")
+    for _ in range(4):
+        outbox.settle(relay)
+        outbox.clock.sleep(1.0)
+    assert len(relay.reached.holes) == 2
+    session.commit()
+    outbox.settle_holes(relay)
+    assert len(outbox.of_key("k")) == len(outbox.of_key("l")) == 1
+
+
 # ---- 4
 
 

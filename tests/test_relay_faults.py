@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from oncebox.errors import BadEvent
+from oncebox.outbox import history
 from oncebox.ports import Outgoing, Refusal
 from oncebox.program import drive
-from producing import Outbox
+from producing import SOURCE, Outbox, check_chains
 
 
 class Stopped(BaseException):
@@ -50,3 +52,52 @@ def test_an_event_that_somebody_deleted_is_a_gap_and_nothing_else(outbox: Outbox
     outbox.settle_holes(outbox.relay())
     published = outbox.published()
     assert sorted((str(one.key), one.chain.sequence) for one in published) == [("a", 2), ("b", 1)]
+
+
+BAD_ATTRIBUTES = [
+    '{"a": 5}',
+    "[]",
+    "5",
+    '{"chain": "1:2:"}',
+    '{"A": "b"}',
+    '{"a": "' + "b" * 9000 + '"}',
+]
+
+
+def test_a_row_that_is_no_event_waits_and_holds_nobody_else(outbox: Outbox) -> None:
+    """Anybody may insert rows; one with attributes that are none ended the relay."""
+    bad = [*BAD_ATTRIBUTES, *(["no json", ""] if outbox.dialect == "sqlite" else [])]
+    relay = outbox.relay()
+    session = outbox.session
+    session.begin()
+    outbox.put(session, "good")
+    for number, attributes in enumerate(bad):
+        outbox.put(session, f"bad{number}", attributes=attributes)
+        outbox.put(session, f"bad{number}")
+        outbox.put(session, None, attributes=attributes)
+        outbox.put(session, "good")
+    outbox.put(session, "good", source="/shop/or ders")
+    session.commit()
+    outbox.settle(relay)
+    assert [one.chain.sequence for one in outbox.published()] == list(range(1, len(bad) + 2))
+    rows = outbox.run("select source, key, permanent, reason from oncebox.refused")
+    assert len(rows) == 2 * len(bad) + 1
+    for source, key, permanent, reason in rows:
+        assert permanent
+        for part in ("a row of the outbox is no event", "event ", "position ", "; expected what emit",
+                     "mend the row"):  # fmt: skip
+            assert part in reason
+        assert f"source {source}" in reason
+        assert key is None or f"key {key}" in reason
+    with pytest.raises(BadEvent, match="attributes"):
+        drive(history(session, outbox.sql, SOURCE, "bad0"))
+
+    outbox.run(
+        "update oncebox.event set attributes = null where attributes is not null returning 1"
+    )
+    for _ in range(3):
+        outbox.clock.sleep(61.0)
+        outbox.settle(relay)
+    assert outbox.run("select source from oncebox.refused") == [("/shop/or ders",)]
+    check_chains(outbox.published())
+    assert len(outbox.published()) == 1 + 4 * len(bad)

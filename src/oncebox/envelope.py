@@ -14,10 +14,12 @@ from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import NamedTuple
 
+from msgspec import MsgspecError, json
+
 from .errors import BadRecord
 from .event import KEY_BYTES_MAX
 from .order import Chain, is_sound
-from .ports import Record
+from .ports import LOST_HEADERS, Record
 
 STAMP_UNITS_PER_US = 1024
 """A stamp is microseconds since 1970 times 1024, plus ten random bits that make it unique."""
@@ -60,6 +62,30 @@ def names_of(prefix: str) -> Names:
 
 
 KAFKA = names_of("ce_")
+
+
+ATTRIBUTES_MAX = 32
+ATTRIBUTES_BYTES_MAX = 8192
+"""Further attributes of an event, such as traceparent, as JSON: its headers stay in bounds."""
+
+_ATTRIBUTE = re.compile(r"[a-z0-9]{1,20}\Z")
+_OURS = {*Names._fields, "datacontenttype", "data", "residue"}
+
+
+def read_attributes(text: str | bytes) -> dict[str, str]:
+    """Further attributes from their JSON. Raises ValueError for what could not travel: names that
+    CloudEvents does not allow, or that are oncebox's own. `oncebox.are_attributes` is the same.
+    """
+    try:
+        found = json.decode(text, type=dict[str, str])
+    except MsgspecError as error:
+        raise ValueError(f"attributes: {error}") from None
+    if len(found) > ATTRIBUTES_MAX or len(text) > ATTRIBUTES_BYTES_MAX:
+        raise ValueError(f"{len(found)} attributes of {len(text)} bytes")
+    for name in found:
+        if name in _OURS or not _ATTRIBUTE.match(name):
+            raise ValueError(f"attribute {name[:40]!r}")
+    return found
 
 
 class Reference(NamedTuple):
@@ -210,6 +236,11 @@ _labels: dict[_RawLabels, Labels] = {}
 
 def _read_labels(record: Record, raw: _RawLabels, names: Names) -> Labels:
     raw_version, raw_source, raw_type, raw_schema, raw_content_type = raw
+    if record.headers and record.headers[0][0] == LOST_HEADERS:
+        raise _bad(
+            record, "headers that the log's client cannot give: a name among them is not UTF-8",
+            "names in UTF-8; key, value and position are kept, its headers are in the log only",
+        )  # fmt: skip
     if raw_version != b"1.0":
         raise _bad(record, f"{names.specversion} is {raw_version!r}", "1.0: a CloudEvents record")
     if any(value is not None and len(value) > ATTRIBUTE_BYTES_MAX for value in raw):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from msgspec import json
 
 from .batch import transact
-from .errors import NotFound
+from .errors import BadEvent, NotFound
 from .keys import Entry, Keys
 from .order import KeyState, Link, Park, ask, gap
 from .outbox import History
@@ -241,6 +241,9 @@ def _guarded(
 ) -> Program[History | None]:
     try:
         return (yield from ask_source(source, key, max(state.sequence, 1), missing[1]))
+    except BadEvent as error:  # its relay holds it, and whatever is behind it, too
+        logger.warning("%s", error)
+        return None
     except Exception as error:
         raise SourceFailed(f"{type(error).__name__}: {error}") from error
 

@@ -12,11 +12,19 @@ from typing import Any, NamedTuple
 
 from msgspec import json
 
-from .envelope import JSON, STAMP_UNITS_PER_US, Reference, after_text, digest, event_headers
-from .errors import NotFound
-from .event import stream_of
+from .envelope import (
+    JSON,
+    STAMP_UNITS_PER_US,
+    Reference,
+    after_text,
+    digest,
+    event_headers,
+    read_attributes,
+)
+from .errors import BadEvent, ConfigurationError, NotFound
+from .event import check_name, stream_of
 from .order import Link
-from .ports import Outgoing, Record
+from .ports import Outgoing, Record, Refusal
 from .program import Program, call
 from .session import Rows, Session
 
@@ -28,6 +36,9 @@ BEYOND_ALL = 2**63 - 1
 """A position that no event has: `read` from there brings the holes alone."""
 
 _NOBODY: frozenset[str] = frozenset()
+_UNFIT = (ValueError, TypeError, AttributeError, OverflowError, ConfigurationError)
+"""What making a record raises for values that are not those of an event."""
+
 _STAMP_UNITS_PER_MS = STAMP_UNITS_PER_US * 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -105,18 +116,52 @@ def pass_over(reached: Reached, found: Sequence[int]) -> Reached:
     )
 
 
-def suspect(reached: Reached, numbering: Iterable[str]) -> Reached:
-    """After all transactions that may be giving positions were asked for: those who had not ended
-    when a hole was noticed own it, or nobody does.
+class Still(NamedTuple):
+    """A transaction that runs nothing for as long as `token` stays the same. It was so before the
+    position `since` was the last one drawn: those above are others' (None: seen once only).
     """
-    now = frozenset(numbering)
-    return Reached(
-        reached.position,
-        tuple(
-            h._replace(suspects=now if h.suspects is None else h.suspects & now)
-            for h in reached.holes
-        ),
-    )
+
+    token: str
+    since: int | None
+
+
+class Suspects:
+    """Who may own the positions that are missing: `look` takes the rows of the statement
+    `numbering`, asked again and again.
+
+    Those who had not ended when a hole was noticed own it, or nobody does. Of these, one that ran
+    nothing while a position was drawn did not draw it: else a prepared transaction that is left
+    open would keep open what every later rollback leaves.
+    """
+
+    def __init__(self) -> None:
+        self.drawn = 0
+        self.still: dict[str, Still] = {}
+
+    def look(self, reached: Reached, numbering: Iterable[tuple[str, str | None, int]]) -> Reached:
+        """What was reached, with the suspects that are left."""
+        rows = list(numbering)
+        before, drawn_before = self.still, self.drawn
+        self.still = {}
+        for name, token, self.drawn in rows:
+            if token is not None:
+                known = before.get(name)
+                same = known is not None and known.token == token
+                since = known.since if known is not None and same else None
+                self.still[name] = Still(token, self.drawn if same and since is None else since)
+
+        def may_own(name: str, hole: Hole) -> bool:
+            since = self.still[name].since if name in self.still else None
+            # Above `drawn_before`: perhaps drawn after it was seen to be still, this time.
+            return since is None or hole.first <= since or hole.last > drawn_before
+
+        def left(hole: Hole) -> Hole:
+            owners = frozenset(name for name, *_ in rows if may_own(name, hole))
+            return hole._replace(
+                suspects=owners if hole.suspects is None else hole.suspects & owners
+            )
+
+        return reached._replace(holes=tuple(map(left, reached.holes)))
 
 
 def holes_text(holes: Iterable[Hole]) -> str:
@@ -158,8 +203,46 @@ class Envelopes:
         stream = stream_of(source)
         return self.topics.get(stream, stream)
 
+    def records(self, rows: Sequence[Any]) -> tuple[list[Outgoing], Sequence[int], list[Refusal]]:
+        """Rows as records, and their places among the rows; refusals of those that are no events,
+        which hold back what is behind them in their key.
+        """
+        try:
+            return [self._record(row) for row in rows], range(len(rows)), []
+        except _UNFIT:
+            pass
+        records: list[Outgoing] = []
+        places: list[int] = []
+        refusals: list[Refusal] = []
+        held: set[tuple[str, str]] = set()
+        for at, row in enumerate(rows):
+            source, key = row[2:4]
+            if (source, key) in held:
+                continue
+            try:
+                records.append(self.record(row))
+                places.append(at)
+            except BadEvent as error:
+                refusals.append(Refusal(at, str(error), permanent=True))
+                if key is not None:
+                    held.add((source, key))
+        return records, places, refusals
+
     def record(self, row: Any) -> Outgoing:
-        """A `Stored` row, or plain tuple, as a record. Forwards its bytes as they are."""
+        """A `Stored` row, or plain tuple, as a record. Forwards its bytes as they are. Raises
+        BadEvent for a row that somebody wrote past `emit`, and that is no event.
+        """
+        try:
+            return self._record(row)
+        except _UNFIT as error:
+            raise BadEvent(
+                f"a row of the outbox is no event: {error}",
+                event=row[8], source=row[2], key=row[3], position=str(row[0]),
+                expected="what emit writes",
+                hint="mend the row; it is tried again within a minute, and its key waits for it",
+            ) from error  # fmt: skip
+
+    def _record(self, row: Any) -> Outgoing:
         (
             _, _, source, key, sequence, stamp, previous, after_stamp,
             id, type, version, content_type, attributes, after_source, after_key, data,
@@ -187,6 +270,7 @@ class Envelopes:
         self, source: str, type: str, version: int | None, content_type: str | None
     ) -> tuple[str, list[tuple[str, str]]]:
         """Topic and headers that all events of a kind share; kinds are few."""
+        check_name("stream", stream_of(source))
         headers = event_headers("", source, type, version, None, content_type=content_type or JSON)
         fixed = [header for header in headers if header[0] != "ce_id"]
         kind = self._kinds[source, type, version, content_type] = self.topic(source), fixed
@@ -205,7 +289,7 @@ def _rare(
     if after_source is not None and after_key is not None and after_stamp is not None:
         yield "ce_after", after_text(Reference(after_source, after_key, after_stamp))
     if attributes is not None:
-        for name, value in json.decode(attributes, type=dict[str, str]).items():
+        for name, value in read_attributes(attributes).items():
             yield name if name == "traceparent" else "ce_" + name, value
 
 

@@ -13,6 +13,9 @@ from .errors import LogTruncated
 
 Headers = Sequence[tuple[str, bytes | None]]
 
+LOST_HEADERS = "oncebox-headers-lost"
+"""The name of the one header of a record whose own headers the log's client could not give."""
+
 
 class Record(NamedTuple):
     """An event as bytes, at a place in a log. `time_ms` is the log's own time, Unix ms."""

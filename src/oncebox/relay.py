@@ -25,12 +25,12 @@ from .outbox import (
     Envelopes,
     Hole,
     Reached,
+    Suspects,
     holes_text,
     locate,
     pass_over,
     reached_text,
     read_reached,
-    suspect,
 )
 from .ports import Log, Refusal
 from .program import Program, T, call
@@ -146,6 +146,7 @@ class Relay:
         self.held: Held | None = None
         self.identity = ""
         self.reached = self.published = Reached()
+        self.suspects = Suspects()
         self.ahead: Rows = []
         self.stored = self.asked = ""
         self.refused: dict[tuple[str, str | int], Refused] = {}
@@ -195,7 +196,7 @@ class Relay:
         if self.reached.holes and now >= self.suspect_at:
             self.suspect_at = now + SUSPECT_S
             rows = yield from call(self.session.run, self.sql["numbering"])
-            self.reached = suspect(self.reached, (name for (name,) in rows))
+            self.reached = self.suspects.look(self.reached, rows)
         latest = now + self.settings.retry_max_s  # beyond: given before the clock was set back
         due = next((r for r in self.refused.values() if not now < r.retry_at <= latest), None)
         if due is not None:
@@ -219,7 +220,7 @@ class Relay:
             return False
         ((self.identity,),) = yield from call(session.run, sql["identity"])
         self.met.clear()
-        self.ahead = []
+        self.ahead, self.suspects = [], Suspects()
         self.reached = self.published = read_reached(held.position)
         rows = yield from call(session.run, sql["refused"], (self.prefix,))
         self.refused = {one.name: one for one in (Refused(*row) for row in rows)}
@@ -322,17 +323,18 @@ class Relay:
 
     def _publish(self, rows: Sequence[Any]) -> Program[list[Refusal]]:
         """Publish rows of `read`; refusals by their place among them."""
-        if not rows:
-            return []
-        for source in {row[2] for row in rows} - self.met:
+        records, places, unfit = self.envelopes.records(rows)
+        if not records:
+            return unfit
+        for source in {rows[at][2] for at in places} - self.met:
             yield from self._meet(source)
-        record = self.envelopes.record
         timeout_s = self.settings.publish_timeout_s
-        refusals = yield from self._ask_log(self.log.publish, [record(r) for r in rows], timeout_s)
-        if len(refusals) == len(rows) > 1 and not any(r.permanent for r in refusals):
+        answer = yield from self._ask_log(self.log.publish, records, timeout_s)
+        refusals = unfit + [refusal._replace(at=places[refusal.at]) for refusal in answer]
+        if len(answer) == len(records) > 1 and not any(r.permanent for r in answer):
             self.met.clear()
             if len({_name(row) for row in rows}) > 1:  # not one key's fault
-                raise Unreachable(f"nothing was published: {refusals[0].reason}")
+                raise Unreachable(f"nothing was published: {answer[0].reason}")
         return refusals
 
     def _meet(self, source: str) -> Program[None]:

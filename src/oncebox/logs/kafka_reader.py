@@ -25,7 +25,7 @@ from confluent_kafka import (
 )
 
 from ..errors import NotFound, OnceboxError, Unreachable
-from ..ports import Record, truncated
+from ..ports import LOST_HEADERS, Record, truncated
 from ..ports import TopicPartition as Place
 from .kafka_settings import KafkaSettings
 
@@ -173,10 +173,7 @@ class KafkaReader:
             try:
                 headers = arrival.headers() or []
             except (UnicodeDecodeError, SystemError):  # the binding raises the second, of the first
-                headers = []
-                logger.warning(
-                    "%s/%d@%d: a header's name is not UTF-8; it comes without", *place, offset
-                )
+                headers = [(LOST_HEADERS, None)]  # it gives all headers or none
             records.append(Record(topic, partition, offset, key, value, headers, time_ms))
         return records
 

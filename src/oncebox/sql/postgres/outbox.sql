@@ -26,6 +26,10 @@ from unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::int[], $6::bytea
        as e (source, id, key, type, version, data, content_type, attributes,
              after_source, after_key, after_stamp);
 
+-- name: quiet
+-- From now on in this transaction, oncebox.emit writes nothing ($1: 'on'), or writes ('off').
+select set_config('oncebox.quiet', $1, true);
+
 -- name: sources
 select name from oncebox.source order by name;
 
@@ -103,11 +107,16 @@ order by c.sequence;
 -- name: numbering
 -- The transactions that have drawn a position and not ended: nextval locks the sequence before it
 -- draws, until its transaction ends, also a prepared one. A name may come again, which costs time
--- only.
-select distinct virtualtransaction from pg_locks
-where locktype = 'relation' and relation = 'oncebox.chain_position'::regclass
-  and database = (select oid from pg_database where datname = current_database())
-  and mode = 'RowExclusiveLock' and granted and pid is distinct from pg_backend_pid();
+-- only. Then a text that stays the same for as long as the transaction runs nothing; null: it may
+-- be running, or this role may not see it (grant pg_read_all_stats). And the last position drawn.
+select distinct l.virtualtransaction,
+  case when l.pid is null then 'prepared'
+       when a.state like 'idle in transaction%' then a.state_change::text end,
+  (select last_value from oncebox.chain_position)
+from pg_locks l left join pg_stat_activity a on a.pid = l.pid
+where l.locktype = 'relation' and l.relation = 'oncebox.chain_position'::regclass
+  and l.database = (select oid from pg_database where datname = current_database())
+  and l.mode = 'RowExclusiveLock' and l.granted and l.pid is distinct from pg_backend_pid();
 
 -- name: refused
 -- Keys of sources that begin with $1 whose next event the log did not take.

@@ -2,7 +2,7 @@
 -- Run once for each event. ?1 source, ?2 id as text, ?3 key or null, ?4 type, ?5 version, ?6 data
 insert into oncebox_event (source, sequence, stamp, previous, before, id, key, type, version, data)
 select ?1, case when ?3 is not null then coalesce(c.sequence, 0) + 1 end,
-  max(cast((julianday('now') - 2440587.5) * 86400000 as integer) * 1024000
+  max(cast((julianday('now') - 2440587.5) * 86400000 + 0.5 as integer) * 1024000
         + abs(random() % 1024000),
       (max(coalesce(c.stamp, 0), coalesce(s.low, 0)) | 1023) + 1 + (random() & 1023)),
   c.stamp, c.n, ?2, ?3, ?4, ?5, ?6
@@ -16,7 +16,7 @@ from (select 1)
 insert into oncebox_event (source, sequence, stamp, previous, before, id, key, type, version, data,
                            content_type, attributes, after_source, after_key, after_stamp)
 select ?1, case when ?3 is not null then coalesce(c.sequence, 0) + 1 end,
-  max(cast((julianday('now') - 2440587.5) * 86400000 as integer) * 1024000
+  max(cast((julianday('now') - 2440587.5) * 86400000 + 0.5 as integer) * 1024000
         + abs(random() % 1024000),
       (max(coalesce(c.stamp, 0), coalesce(s.low, 0)) | 1023) + 1 + (random() & 1023)),
   c.stamp, c.n, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, coalesce(?11, a.stamp)
@@ -24,6 +24,10 @@ from (select 1)
   left join oncebox_source s on s.name = ?1
   left join oncebox_counter c on c.source = ?1 and c.key = ?3
   left join oncebox_counter a on a.source = ?9 and a.key = ?10;
+
+-- name: quiet
+-- Nothing: there is no function that emits.
+select ?1;
 
 -- name: sources
 select name from oncebox_source order by name;
@@ -65,7 +69,7 @@ with both_kinds as (
 )
 select e.n, e.n, e.source, e.key, e.sequence, e.stamp, e.previous, e.after_stamp,
   case when substr(e.source, 1, length(?5)) = ?5 then e.id end,
-  e.type, e.version, e.content_type, e.attributes, e.after_source, e.after_key, e.data
+  e.type, e.version, e.content_type, e.attributes, e.after_source, e.after_key, cast(e.data as blob)
 from batch s join oncebox_event e on e.n = s.n
 where s.total <= ?4 or s.total = s.size
 order by s.n;
