@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chains import TOPIC, Noted, Opened, Paid, World
+from chains import TOPIC, Noted, Opened, Paid, World, make_store
 from oncebox.context import Context
 from oncebox.errors import NotFound, Refused
 from oncebox.program import drive
@@ -126,6 +127,45 @@ def test_a_rebuild_has_effects_and_emits_again_only_if_asked(world: World, perfo
     assert charging.charged == [1, 2, 3]
     assert charging.emitted() == (10 if perform else 6)
     assert world.rows("SELECT had FROM oncebox.key") == [(-1,)]  # the fast way again
+
+
+@pytest.mark.parametrize("careful", [False, True])
+def test_a_rebuild_does_not_repeat_what_sql_itself_emits(
+    postgres_url: str, tmp_path: Path, careful: bool
+) -> None:
+    """By `oncebox.emit`, called in a handler's SQL and by a trigger on a table that it writes."""
+    world = World(make_store("postgres", tmp_path, postgres_url), tmp_path)
+    emit = "oncebox.emit('/billing/notes', 'billing.noted', {}, '1')"
+    world.rows(
+        "CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS $b$ BEGIN PERFORM "
+        + emit.format("'by trigger'") + "; RETURN NULL; END $b$"
+    )  # fmt: skip
+    world.rows("CREATE TRIGGER noted AFTER INSERT ON ledger FOR EACH ROW EXECUTE FUNCTION noted()")
+    failures = {"b": 2 if careful else 0}
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        tx.execute("SELECT " + emit.format("'by sql'"))
+        if failures.get(paid.order):
+            failures[paid.order] -= 1
+            raise ValueError("together, and then alone")
+        world.record(tx, paid.order, paid.cents)
+
+    def emitted() -> int:
+        return int(world.rows("SELECT count(*) FROM oncebox.event")[0][0])
+
+    world.deliver(*world.producer.paid("a", 1), *world.producer.paid("b", 1))
+    loop = world.settle()
+    world.after(10, loop)
+    assert emitted() == 4
+    failures["b"] = 2 if careful else 0
+    drive(rebuild(desk_of(world), {}, ["DELETE FROM ledger"], "", perform=False))
+    world.deliver(*world.producer.paid("b", 2), *world.producer.paid("c", 1))
+    world.after(10, loop)
+    world.after(10, loop)
+    assert sorted(world.ledger()) == [("a", 1), ("b", 1), ("b", 2), ("c", 1)]
+    assert emitted() == 8, "what is new emits, what was had does not"
+    world.close()
 
 
 def test_what_was_not_done_before_a_rebuild_is_done_in_full(world: World) -> None:

@@ -437,11 +437,15 @@ class Batch:
                 rebuilding=had,
             )  # fmt: skip
             arguments += (context,)
+        if had:  # what the handler's own SQL emits, too; a failure undoes this as well
+            yield from call(reading.session.send, reading.sql["quiet"], ("on",))
         rebuilding.set(had)
         try:
             yield handler.function, arguments
         finally:
             rebuilding.set(False)
+        if had:
+            yield from call(reading.session.send, reading.sql["quiet"], ("off",))
         if context is not None and context.suspended is not None:
             raise HandlerBroke(
                 f"{handler.name} caught what `once` raised",

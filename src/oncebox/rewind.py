@@ -96,8 +96,8 @@ def rebuild(
     `clear`: statements that empty what its handlers write, run in the same transaction. `ends`:
     where each partition ends now. Of events that were applied before, what handlers emit and what
     they ask for by `once` is left out, unless `perform`: `emit` writes nothing, `once` returns the
-    result of the first time. What their SQL emits by itself (`select oncebox.emit(…)`, triggers)
-    is emitted again. Claims stay: they are no events of a log.
+    result of the first time, `oncebox.emit` in their SQL and its triggers writes nothing (but in a
+    trigger that is deferred to the commit). Claims stay: they are no events of a log.
     Raises NotFound for a consumer without positions, Refused for a statement that fails.
     """
 
