@@ -99,6 +99,7 @@ def test_a_usage_error_names_the_help_of_its_command(oncebox: Run, command: str)
     "command",
     [("quarantine", "list"), ("quarantine", "show"), ("quarantine", "retry"),
      ("quarantine", "drop"), ("db", "migrate"), ("db", "status"), ("db", "check"), ("db", "sql"),
+     ("db", "prune"),
      ("topics", "check"), ("topics", "create"), ("config", "show")],
 )  # fmt: skip
 def test_every_command_of_a_group_has_help_with_an_example(

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sqlite3
 import sys
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from oncebox.cli.run import _state
-from oncebox.errors import ConfigurationError
+from oncebox.errors import ConfigurationError, UnknownId
+from oncebox.inbox import claim
+from oncebox.stores.adapt import open_store
 from operating import Run
 
 
@@ -34,6 +38,46 @@ def test_tables_are_made_and_looked_at(oncebox: Run, postgres_url: str) -> None:
         assert oncebox("db", "check", "--store", url).code == 0
         assert oncebox("db", "status", "--store", url, "--json").rows()[-1]["made_ms"] > 0
         assert "up to date" in oncebox("db", "migrate", "--store", url).out
+
+
+def claims(session: Any, id: str, days: int, source: str = "stripe") -> bool:
+    """Whether the id, so many days old, is claimed by this."""
+    session.begin()
+    try:
+        time = datetime.now(UTC) - timedelta(days)
+        made = claim(session.handle, "web", source=source, id=id, time=time)
+        session.commit()
+    except BaseException:
+        session.rollback()
+        raise
+    return bool(made)
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
+def test_claims_are_pruned_where_no_consumer_runs(
+    oncebox: Run, request: pytest.FixtureRequest, dialect: str
+) -> None:
+    url, table = "sqlite:///claims.db", "oncebox_inbox"
+    if dialect == "postgres":
+        url, table = request.getfixturevalue("postgres_url"), "oncebox.inbox"
+    assert oncebox("db", "migrate", "--store", url).code == 0
+    session: Any = open_store(url).open()
+    for id, days, source in (("old", 9, "stripe"), ("old", 9, "paypal"), ("new", 1, "stripe")):
+        assert claims(session, id, days, source)
+    nine_days = 9 * 86_400_000_000 * 1024
+    session.run(f"UPDATE {table} SET stamp = stamp - {nine_days} WHERE id = 'old'")
+    prune = ("db", "prune", "web", "--before", "7d", "--store", url, "--json")
+    assert oncebox(*prune, "--source", "stripe").rows()[0]["forgotten"] == 1
+    with pytest.raises(UnknownId, match="older than the claims kept"):
+        claims(session, "old", 9)
+    assert not claims(session, "new", 1)
+    assert not claims(session, "old", 9, "paypal")
+    assert oncebox(*prune).rows()[0]["forgotten"] == 1
+    with pytest.raises(UnknownId):
+        claims(session, "old", 9, "paypal")
+    assert "0 claims forgotten" in oncebox(*prune[:-1]).out
+    assert oncebox("db", "prune", "web", "--store", url).code == 2
+    session.close()
 
 
 def test_the_sql_can_be_printed_and_run_by_hand(oncebox: Run, tmp_path: Path) -> None:

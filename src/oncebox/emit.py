@@ -70,6 +70,11 @@ class Emitter:
         or Django. `after`: an event of another key, from `emit` or a handler's
         `context.reference`, that has to take effect first wherever both are consumed.
         In a handler that runs again (see `oncebox rebuild`) nothing is written.
+
+        SQLAlchemy on sqlite3 sends no BEGIN before a SAVEPOINT: where `begin_nested` is the first
+        statement of a transaction, its release commits, and the event with it. Let a change come
+        before it, or have SQLAlchemy send BEGIN (its pages on pysqlite say how).
+
         Raises NoTransaction, BadEvent, MissingTables, MissingRight; the driver's own errors pass.
         """
         session = adapt(tx)

@@ -108,16 +108,18 @@ def claim(
 
 
 def prune_claims(
-    session: Session, schema: str, consumer: str, source: str, before: datetime
+    session: Session, schema: str, consumer: str, source: str | None, before: datetime
 ) -> Program[int]:
-    """Forget claims made before a time, and refuse older ids from now on; how many were forgotten.
+    """Forget claims of one source, or of all, made before a time, and refuse older ids from now
+    on; how many were forgotten. For those who run no consumer, which does it by `claims_s`.
 
     In transactions of its own, each over at most PRUNE_MAX rows. The floor is raised in the first
     of them, so nothing is forgotten that could be claimed again.
     """
     sql = statements(session.dialect, schema)
     before_ms = int(before.timestamp() * 1000)
-    raising = raise_claim_floors(session, sql, consumer, source + CLAIMED, before_ms)
+    claimed = None if source is None else source + CLAIMED
+    raising = raise_claim_floors(session, sql, consumer, claimed, before_ms)
     forgotten = 0
     for subscription in (yield from _in_transaction(session, raising)):
         until: str | None = ""

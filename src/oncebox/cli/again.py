@@ -122,7 +122,7 @@ def when_ms(text: str) -> int:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise ConfigurationError(
-            f"--from {text!r}", expected="start, a time such as 2026-05-03T10:00:00Z, or 2h"
+            f"{text!r} is no time", expected="start, a time such as 2026-05-03T10:00:00Z, or 2h"
         ) from None
     moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return int(moment.timestamp() * 1000)

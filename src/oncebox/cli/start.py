@@ -36,7 +36,8 @@ def demo(*, events: Events = 20_000, keys: Keys = 2_000, seed: Seed = 1) -> int:
     A small shop with several processes on this machine; the same work under the
     same faults, once with handlers as most teams write them, once with oncebox.
     Needs no server, takes a minute. On servers, which only flags name, it works in
-    databases and topics of its own, oncebox_demo_…, and removes them at its end.
+    databases and topics of its own, oncebox_demo_…, and removes them at its end;
+    what a demo left that was killed, the next one removes after a day.
 
     For example:
 

@@ -1,7 +1,8 @@
-"""oncebox's own tables: migrate, status, check, sql."""
+"""oncebox's own tables: migrate, status, check, sql, prune."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Literal
 
@@ -10,11 +11,13 @@ from cyclopts import App
 from .. import migrate as tables
 from ..config import shown
 from ..errors import OnceboxError
-from ..places import Place, configured, everywhere
-from .options import said
-from .output import complain, listing, tell
+from ..inbox import prune_claims
+from ..places import Place, configured, everywhere, locate
+from .again import when_ms
+from .options import Name, said
+from .output import complain, counted, listing, tell
 
-app = App(name="db", help="oncebox's own tables: migrate, status, check, sql.")
+app = App(name="db", help="oncebox's own tables: migrate, status, check, sql, prune.")
 
 
 LockWait = Annotated[float, said("How long to wait for a lock, in others' way.")]
@@ -100,3 +103,25 @@ def sql(*, above: Above = 0, dialect: Dialect = None) -> None:
     place = configured(None) if dialect else everywhere(code=True)[0]
     text = tables.script(dialect or place.open_store().dialect, place.schema, above).rstrip()
     tell({"sql": text}, text)
+
+
+Before = Annotated[str, said("Claims made before this: 90d, or a time.")]
+ClaimSource = Annotated[str | None, said("Of this source only, such as stripe.")]
+
+
+@app.command
+def prune(consumer: Name, /, *, before: Before, source: ClaimSource = None) -> None:
+    """Forget old claims: for an application that claims, and runs no consumer.
+
+    A consumer that runs forgets by itself, after claims_s. From then on an id that
+    is older, or does not show its age, is refused: whether it was done is not known.
+
+    For example:
+
+        oncebox db prune billing --before 90d
+        oncebox db prune billing --before 2030-01-01 --source stripe
+    """
+    place, at = locate(consumer), datetime.fromtimestamp(when_ms(before) / 1000, UTC)
+    count = place.perform(lambda session: prune_claims(session, place.schema, consumer, source, at))
+    document = {"consumer": consumer, "source": source, "before": str(at), "forgotten": count}
+    tell(document, f"{consumer}: {counted(count, 'claim')} forgotten")
