@@ -19,7 +19,7 @@ import pytest
 
 from engines.kafka import Kafka
 from engines.postgres import Postgres
-from oncebox.demo import main
+from oncebox.demo import main, servers
 from oncebox.demo.check import QUESTIONS, TABLES, findings
 from oncebox.demo.contracts import Ordered, Returned
 from oncebox.demo.customers import Faults, Size, workload
@@ -32,6 +32,7 @@ from oncebox.demo.tables import PIECES
 from oncebox.errors import ConfigurationError, MissingRight, Unreachable
 from oncebox.logs.embedded import EmbeddedLog
 from oncebox.ports import Outgoing
+from producing import await_true
 
 SMALL = {"events": 2000, "keys": 200}
 NO_FAULTS = Faults(
@@ -451,6 +452,33 @@ def test_on_real_servers(
         assert made.fetchall() == []
     assert [name for name in kafka_server.topics() if "demo" in name] == [left]
     kafka_server.delete_topics(left)
+
+
+def test_what_a_killed_demo_left_is_removed_when_it_is_old(
+    postgres_server: Postgres, kafka_server: Kafka
+) -> None:
+    """And what another one is just using is not, nor what only looks alike."""
+    store, log, now = postgres_server.url, kafka_server.url, int(time.time())
+    old = f"oncebox_demo_naive_{now - 2 * 86_400:08x}_0a1b"
+    stays = [f"oncebox_demo_oncebox_{now - 3600:08x}_0a1b", "oncebox_demo_mine"]
+
+    def there() -> set[str]:
+        with psycopg.connect(store) as db:
+            rows = db.execute("SELECT datname FROM pg_database").fetchall()
+        names = {*kafka_server.topics(), *(name for (name,) in rows)}
+        return {name for name in names if name.startswith("oncebox_demo_")}
+
+    with psycopg.connect(store, autocommit=True) as db:
+        for name in (old, *stays):
+            db.execute(f"CREATE DATABASE {name}".encode())
+            kafka_server.create_topic(f"{name}.orders", 1)
+        with servers.database("oncebox_demo_new", store), servers.topics(log, "oncebox_demo_new."):
+            left = {"oncebox_demo_new", *stays, *(f"{name}.orders" for name in stays)}
+            await_true(lambda: there() == left, "the old ones are gone, and they alone")
+        for name in stays:
+            db.execute(f"DROP DATABASE {name}".encode())
+            kafka_server.delete_topics(f"{name}.orders")
+    assert not servers.was_left(servers.name_for("naive"))
 
 
 def test_a_role_without_the_right_is_told_which(

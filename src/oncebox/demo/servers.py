@@ -1,10 +1,13 @@
 """Where a half lives: in files of a temporary folder, or on servers that were named.
 
 On PostgreSQL a half gets a database of its own, on Kafka topics of its own; both are gone after.
+What a demo left that was killed, another removes when it is a day old.
 """
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -23,6 +26,22 @@ from .worker import RETRY_TOPICS
 DROP_S = 10.0
 """How long the brokers may take to delete a topic."""
 
+LEFT_S = 24 * 3600.0
+"""A demo that began so long ago has ended, whatever it left."""
+
+_NAME = re.compile(r"oncebox_demo_[a-z]+_([0-9a-f]{8})_[0-9a-f]{4}(\..*)?\Z")
+
+
+def name_for(half: str) -> str:
+    """A name that nobody has, and that tells when it was made."""
+    return f"oncebox_demo_{half}_{int(time.time()):08x}_{uuid4().hex[:4]}"
+
+
+def was_left(name: str) -> bool:
+    """Whether a database or topic is of a demo that was killed long ago."""
+    made = _NAME.match(name)
+    return made is not None and int(made[1], 16) < time.time() - LEFT_S
+
 
 class Place(NamedTuple):
     """`environment`: what the half's processes have to know. `database`: its URL on a server."""
@@ -37,7 +56,7 @@ class Place(NamedTuple):
 def place(half: str, folder: Path, store: str | None, log: str | None) -> Iterator[Place]:
     """Room for a half. Raises ConfigurationError, MissingDependency, Unreachable."""
     environment: dict[str, str] = {}
-    name = f"oncebox_demo_{half}_{uuid4().hex[:8]}"
+    name = name_for(half)
     on_server = log is not None and not log.startswith("sqlite:")
     if log is not None and on_server:
         environment["DEMO_LOG"] = log
@@ -61,7 +80,10 @@ def database(name: str, store: str | None) -> Iterator[str | None]:
     if not store.startswith(("postgresql://", "postgres://")):
         raise ConfigurationError(f"--store {urlsplit(store).scheme}", expected="postgresql://…")
     session: Any = open_store(store).open()
+    mine = "SELECT datname FROM pg_database WHERE pg_get_userbyid(datdba) = current_user"
     try:
+        for left in (found for (found,) in session.run(mine) if was_left(found)):
+            session.run(f"DROP DATABASE IF EXISTS {left} WITH (FORCE)")
         create_database(session, name)
     finally:
         session.close()
@@ -90,19 +112,25 @@ def create_database(session: Any, name: str) -> None:
 @contextmanager
 def topics(url: str, prefix: str) -> Iterator[None]:
     """Deletes a half's topics from Kafka at the end; nothing to do without a prefix."""
+    if not prefix:
+        yield
+        return
+    from confluent_kafka.admin import AdminClient
+
+    from oncebox.logs.kafka_settings import KafkaSettings
+
+    admin: Any = KafkaSettings(url).client(AdminClient)
+
+    def delete(names: list[str]) -> None:
+        for deleted in admin.delete_topics(names).values() if names else ():
+            with suppress(TimeoutError):  # the broker is gone, which somebody has noticed
+                deleted.exception(DROP_S)  # one half makes no retry topics: no matter
+
+    delete([name for name in admin.list_topics(timeout=DROP_S).topics if was_left(name)])
     try:
         yield
     finally:
-        if prefix:
-            from confluent_kafka.admin import AdminClient
-
-            from oncebox.logs.kafka_settings import KafkaSettings
-
-            admin: Any = KafkaSettings(url).client(AdminClient)
-            made = [prefix + topic for topic in (*STREAMS, *RETRY_TOPICS)]
-            for deleted in admin.delete_topics(made).values():
-                with suppress(TimeoutError):  # the broker is gone, which somebody has noticed
-                    deleted.exception(DROP_S)  # one half makes no retry topics: no matter
+        delete([prefix + topic for topic in (*STREAMS, *RETRY_TOPICS)])
 
 
 def rows_of(database: str, sql: str) -> list[tuple[Any, ...]]:
