@@ -381,6 +381,51 @@ def test_replay_and_rebuild_while_two_processes_run(site: Site) -> None:
     assert site.rows("status", "billing")[0]["counts"]["applied"] == len(events)
 
 
+V2 = """
+
+@event("order.booked", stream="bookings", key="order", version=1)
+@dataclass(frozen=True)
+class Booked:
+    order: str
+
+
+def book_anew(tx: Any, paid: Paid, context: Any) -> None:
+    called = context.once("call", lambda _: Path("called").open("a").write(f"{paid.n} "))
+    tx.execute(f"INSERT INTO anew (who, n) VALUES ({MARK}, {MARK})", (paid.order, paid.n))
+    billing.emit(tx, Booked(paid.order))
+
+
+billing.consumer("v2").on(Paid)(book_anew)
+"""
+
+
+def test_a_new_consumer_begins_like_a_rebuild(site: Site) -> None:
+    """It makes its state of all that is in the log; what was had before it calls nobody."""
+    running = site.start("run")
+    events = orders(3, 4)
+    site.emit(*events)
+    site.until(lambda: site.ledger() == expected(events))
+    assert stop(running, signal.SIGTERM)[0] == 0
+
+    with (site.folder / "services.py").open("a") as services:
+        services.write(V2)
+    site.execute("CREATE TABLE anew (who TEXT, n INTEGER)")
+    (made,) = site.rows("rebuild", "billing.v2", "--new", "--because", "a second view")
+    assert made == {"action": "new", "consumer": "billing.v2", "partitions": 4}
+    site.start("run")
+    site.until(lambda: site.execute("SELECT count(*) FROM anew") == [(len(events),)])
+    site.emit(("o1", 5))
+    site.until(lambda: site.execute("SELECT count(*) FROM anew") == [(len(events) + 1,)])
+    mark = "_" if site.store.startswith("sqlite") else "."
+    emitted = f"SELECT count(*) FROM oncebox{mark}event WHERE type = 'order.booked'"
+    assert site.execute(emitted) == [(1,)]
+    assert (site.folder / "called").read_text() == "5 "
+    assert site.ledger() == expected([*events, ("o1", 5)])
+    refused = site.oncebox("rebuild", "billing.v2", "--new")
+    assert refused.returncode == 1
+    assert "billing.v2 has begun to read" in refused.stderr
+
+
 def test_accept_after_the_source_forgot(site: Site) -> None:
     """The producer's rows are taken back to an earlier state, as by a restore."""
     tables = ("event", "counter") if site.store.startswith("sqlite") else (
@@ -389,6 +434,8 @@ def test_accept_after_the_source_forgot(site: Site) -> None:
     process = site.start("run", "--settings.attempts-max", "1")
     site.emit(("a", 1), ("a", 2), ("b", 1))
     site.until(lambda: site.ledger() == {"a": [1, 2], "b": [1]})
+    if mark == "_":
+        site.execute("DROP TRIGGER oncebox_newest")  # which lets nobody do it by hand
     for table in tables:
         site.execute(f"DELETE FROM oncebox{mark}{table}")
     site.execute(f"DELETE FROM oncebox{mark}cursor WHERE reader = 'relay:shop'")
@@ -408,7 +455,8 @@ def on_a_terminal(site: Site, *arguments: str, **more: str) -> str:
     """What a command draws on a terminal."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "oncebox", *arguments], cwd=site.folder, stdout=follower,
+        [sys.executable, "-m", "oncebox", *arguments], cwd=site.folder,
+        stdout=follower, stderr=follower,
         env={**site.environment, "TERM": "xterm-256color", "COLUMNS": "120", **more},
     )  # fmt: skip
     os.close(follower)
@@ -439,3 +487,26 @@ def test_tables_are_drawn_on_terminals_only_and_colour_can_be_refused(tmp_path: 
     assert "\x1b" not in site.oncebox("db", "status").stdout
     assert "─" in drawn
     assert "─" not in site.oncebox("db", "status").stdout
+
+
+def test_progress_is_a_bar_on_a_terminal(site: Site) -> None:
+    """Drawn where errors go, and gone at the end; elsewhere not a byte of it."""
+    events = orders(3, 20)
+    site.emit(*events)
+    republish = ("republish", "--source", "/shop/orders", "--key", "o1", "--store", site.store,
+                 "--log", site.log)  # fmt: skip
+    site.start("run")
+    site.until(lambda: site.ledger() == expected(events))
+    for command, done in (
+        (republish, r"20/20\b"),
+        (("replay", "billing", "--from", "start", "--wait"), r"\b(\d+)/\1\b"),
+    ):
+        drawn = on_a_terminal(site, *command)
+        assert "━" in drawn
+        assert re.search(done, COLOUR.sub("", drawn))
+        assert "\x1b[2K" in drawn, "the bar is wiped out"
+        elsewhere = site.oncebox(*command)
+        assert elsewhere.returncode == 0
+        assert not re.search("[\x1b━]", elsewhere.stdout + elsewhere.stderr)
+    dumb = on_a_terminal(site, *republish, TERM="dumb")
+    assert not re.search("[\x1b━]", dumb)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,8 +14,11 @@ from confluent_kafka import admin as _untyped_admin
 
 from bad_input.site import Place, Site, until
 from bad_input.test_records import header, noted
-from engines.kafka import Kafka
-from oncebox.ports import Outgoing
+from conftest import hint_if_missing
+from engines.kafka import Kafka, OwnKafka, kafka
+from engines.raw_kafka import produce
+from oncebox.errors import Unreachable
+from oncebox.ports import LOST_HEADERS, Outgoing
 
 ANSWER_TIMEOUT_S = 20.0
 
@@ -276,3 +281,85 @@ def test_a_record_over_the_brokers_limit(
     site.later(61.0)
     assert site.of("big") == [size, 2]
     assert site.rows("SELECT 1 FROM oncebox.refused") == []
+
+
+# ---- headers that the client library cannot give
+
+
+def test_a_header_name_that_is_not_utf8(narrow: Site, kafka_server: Kafka) -> None:
+    """Non-ASCII headers, of which confluent-kafka gives none at all: key, value and position are
+    kept, and the reason says what is not, and where it still is.
+    """
+    site, topic = narrow, narrow.place.topic
+    site.paid("good", 1)
+    site.flow()
+    host, _, port = kafka_server.bootstrap.split(",")[0].rpartition(":")
+    headers = [(b"ce_id", b"1"), (b"gr\xf6\xdfe", b"x"), (b"ce_type", b"order.paid")]
+    now_ms = int(site.clock.now * 1000)
+    assert produce(host, int(port), topic, b"spoilt", b"{}", headers, now_ms) == 0
+    site.paid("good", 2)
+    site.flow()
+    assert site.of("good") == [1, 2]
+    ((reason, record),) = site.quarantined()
+    assert (record.key, record.value) == (b"spoilt", b"{}")
+    assert [name for name, _ in record.headers] == [LOST_HEADERS]
+    for part in ("a name among them is not UTF-8", "key spoilt", f"position {topic}/0@",
+                 "its headers are in the log only", "oncebox quarantine"):  # fmt: skip
+        assert part in reason
+
+
+# ---- full disk
+
+
+@pytest.fixture
+def own_broker() -> Iterator[OwnKafka]:
+    """A broker whose disk may fill. Its index files are small, so that records are what grows."""
+    with hint_if_missing(), kafka({"log.index.size.max.bytes": "4096"}) as own:
+        yield own
+
+
+def test_a_full_disk_under_kafka(on_files: Place, own_broker: OwnKafka, topic: str) -> None:
+    """Full disk: a broker that cannot write ends itself. What is in the outbox waits there, and is
+    published when there is room.
+    """
+    broker, size = own_broker, 400_000
+    site = Site(on_files._replace(log=broker.url, topic=f"{topic}-orders"), partitions=1)
+    site.relay(publish_timeout_s=2.0)
+    pay_all(site, 1)
+    site.flow()
+    with room_for(broker, size):
+        pay_all(site, 2)
+        site.emit(*(site.Noted(f"big{number}", "x" * size) for number in range(5)))
+        pay_all(site, 3)
+        until(lambda: site.relay_turn() and bool(site.waited), "the relay waits for the log")
+        until(lambda: not broker.is_running(), "the broker gives its disk up")
+    assert all(isinstance(error, Unreachable) for error in site.waited), site.waited
+    assert "No space" in broker_log(broker) or "File too large" in broker_log(broker)
+    broker.stop()
+    broker.start()
+
+    def published() -> bool:
+        site.clock.now += 1.0
+        return not site.relay_turn() and not site.relays[0].refused
+
+    until(published, "all is published")
+    site.consume()
+    assert effects(site) == [[1, 2, 3]] * len(KEYS)
+    assert [site.of(f"big{number}") for number in range(5)] == [[size]] * 5
+    assert site.waiting() == {}
+    site.close()
+
+
+@contextmanager
+def room_for(broker: OwnKafka, size: int) -> Iterator[None]:
+    """The broker's files take so much more, and then the kernel refuses: as on a disk that is full.
+    One that ends meanwhile begins without that limit again.
+    """
+    grown = max(path.stat().st_size for path in broker.data.rglob("*.log"))
+    _, hard = resource.prlimit(broker.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (grown + size, hard))
+    yield
+
+
+def broker_log(broker: OwnKafka) -> str:
+    return broker.log.read_text(errors="replace")

@@ -128,6 +128,10 @@ class OwnKafka(Kafka):
         """The broker's process id, 0 while it is stopped."""
         return self._server.pid
 
+    def is_running(self) -> bool:
+        """Whether the broker lives; asked anew each time, hence no property."""
+        return self._server.is_running()
+
     @property
     def log(self) -> Path:
         """The broker's log of warnings and errors."""
