@@ -108,18 +108,12 @@ class Sources:
         if passed is not None and not isinstance(passed, str):
             return Value(passed, "code")
         given = self.given.get(field)
-        origin = "" if given is None else given.origin
         own = None if service is None else self.own(service, field)
-        own_origin = "" if own is None else own.origin
-        in_order = (
-            given if origin.startswith("--") else None,
-            own if own_origin.startswith(PREFIX) else None,
-            given if origin.startswith(PREFIX) else None,
-            own,
-            given,
-            None if passed is None else Value(passed, "code"),
-        )
-        return next((value for value in in_order if value is not None), Value(default, "default"))
+        in_order = ((given, "--"), (own, PREFIX), (given, PREFIX), (own, ""), (given, ""))
+        for found, start in in_order:
+            if found is not None and found.origin.startswith(start):
+                return found
+        return Value(default, "default") if passed is None else Value(passed, "code")
 
     def settings(self) -> dict[str, Value]:
         """The consumer settings that were given, by name."""
@@ -142,16 +136,21 @@ class Sources:
 
     def stores_of_sources(self, service: str) -> dict[str, Value]:
         """Stores of other services that this one may read, by source: `[services.X.sources]`."""
-        table = self.table.get("services", {}).get(service, {}).get("sources", {})
+        table = self._table_of(service).get("sources", {})
         return {source: Value(url, self.name) for source, url in table.items()}
 
     def own(self, service: str, field: str) -> Value | None:
-        """What is said for this service alone, by the environment or the file."""
-        found = service_variable(self.environment, service, field)
-        if found is not None:
-            return found
-        value = self.table.get("services", {}).get(service, {}).get(field)
-        return None if value is None else Value(value, f"{self.name} [services.{service}]")
+        """What is said for this service alone: by `ONCEBOX_SERVICES_BILLING_STORE` (characters that
+        a variable's name cannot have are underscores), or by the file.
+        """
+        name = re.sub("[^A-Za-z0-9]", "_", service)
+        value = self._table_of(service).get(field)
+        filed = None if value is None else Value(value, f"{self.name} [services.{service}]")
+        return variable(self.environment, f"services_{name}_{field}") or filed
+
+    def _table_of(self, service: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.table.get("services", {}).get(service, {})
+        return found
 
 
 SOURCES: ContextVar[Sources] = ContextVar("oncebox_sources")
@@ -183,11 +182,6 @@ def variable(environment: Mapping[str, str], name: str) -> Value | None:
         what = "is empty" if not text else "is too long"
         raise ConfigurationError(f"{key}_FILE={path} {what}", expected="one value")
     return Value(text, key + "_FILE")
-
-
-def service_variable(environment: Mapping[str, str], service: str, field: str) -> Value | None:
-    """`ONCEBOX_SERVICES_BILLING_STORE`: other characters of a service's name are underscores."""
-    return variable(environment, f"services_{re.sub('[^A-Za-z0-9]', '_', service)}_{field}")
 
 
 # ---- the file
@@ -290,12 +284,10 @@ def _services_in(name: str) -> list[Service]:
 
     holder, attribute = imported(name)
     if not attribute:
-        values: Iterable[Any] = vars(holder).values()
-        unique = {id(value): value for value in values if isinstance(value, Service)}
+        unique = {id(v): v for v in vars(holder).values() if isinstance(v, Service)}
         return list(unique.values())
-    value = holder() if callable(holder) and not isinstance(holder, type) else holder
-    given = [value] if isinstance(value, Service) else value
-    several: list[Any] = list(given) if isinstance(given, Iterable) else [given]
+    value: Any = holder() if callable(holder) and not isinstance(holder, type) else holder
+    several = list(value) if isinstance(value, Iterable) else [value]
     if not all(isinstance(service, Service) for service in several):
         raise ConfigurationError(
             f"{name} is a {type(value).__name__}", expected="a Service, or several"
@@ -336,8 +328,8 @@ def configure(service: Service, sources: Sources) -> dict[str, Value]:
         "log": sources.value("log", service.name, service.log),
         "schema": sources.value("schema", service.name, own_schema, "oncebox"),
     }
-    service.store, service.log = values["store"].value, values["log"].value
-    service.schema = values["schema"].value
+    for field, found in values.items():
+        setattr(service, field, found.value)
     for source, found in sources.stores_of_sources(service.name).items():
         passed = service.sources.get(source)
         if passed is None or isinstance(passed, str):
