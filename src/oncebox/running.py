@@ -123,15 +123,12 @@ def start_consumer(
 def consumer_store(service: Service, consumer: Consumer) -> Store:
     """Where a consumer works. Raises ConfigurationError if it does not fit its handlers."""
     store = open_store(service.store, service.schema, asynchronous=consumer.asynchronous)
-    if consumer.asynchronous and not store.asynchronous:
+    if consumer.asynchronous != store.asynchronous:
+        kinds = ("synchronous", "asynchronous")
         raise ConfigurationError(
-            f"{consumer.name} has coroutine handlers on a synchronous store",
-            hint="pass an AsyncEngine, an asynchronous pool, or a URL",
-        )
-    if not consumer.asynchronous and store.asynchronous:
-        raise ConfigurationError(
-            f"{consumer.name} has plain handlers on an asynchronous store",
-            hint="make the handlers coroutine functions, or pass a URL",
+            f"{consumer.name} has {kinds[consumer.asynchronous]} handlers on a store that is"
+            f" {kinds[store.asynchronous]}",
+            hint="make all handlers coroutine functions or none, or pass a URL, which serves both",
         )
     return store
 
