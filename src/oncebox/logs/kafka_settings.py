@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -18,7 +17,7 @@ C = TypeVar("C")
 
 logger = logging.getLogger("oncebox.kafka")
 
-PORT = 9092
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 LOG_REPEAT_S = 10.0
 """librdkafka reports a lost broker 20 times a second; a kind of line is passed on this often."""
 
@@ -69,12 +68,17 @@ class KafkaSettings:
                 given.setdefault("sasl.mechanisms", "PLAIN")
             given["sasl.username"] = unquote(user)
             given["sasl.password"] = unquote(password)
-        self.hosts = ",".join(_with_port(host) for host in hosts.split(","))
+        self.hosts = hosts
         self.user = given.get("sasl.username", "this client")
         self._given = given
         self._secrets = [v for n, v in given.items() if v and any(part in n for part in _SECRET)]
         self._trouble = ""
-        self._warn_about_plaintext()
+        away = [h for h in hosts.split(",") if urlsplit(f"//{h}").hostname not in LOOPBACK]
+        if away and not given.get("security.protocol", "").lower().endswith("ssl"):
+            logger.warning(
+                "records travel unencrypted to %s: set security.protocol=SSL or SASL_SSL",
+                ", ".join(away),
+            )
 
     def client(
         self,
@@ -119,15 +123,6 @@ class KafkaSettings:
             " credentials; it goes on by itself when they are back",
         )
 
-    def _warn_about_plaintext(self) -> None:
-        protocol = self._given.get("security.protocol", "plaintext").lower()
-        away = [host for host in self.hosts.split(",") if not _is_loopback(host)]
-        if away and protocol in ("plaintext", "sasl_plaintext"):
-            logger.warning(
-                "records travel unencrypted to %s: set security.protocol=SSL or SASL_SSL",
-                ", ".join(away),
-            )
-
 
 class _Lines:
     """librdkafka's log lines for Python's logging, without secrets and repetitions."""
@@ -144,18 +139,3 @@ class _Lines:
             return  # CONFWARN: the URL's settings go to every client, whichever they are for
         self._passed_on[kind] = now
         logger.log(level, "%s", self._masked(text % details))
-
-
-def _with_port(host: str) -> str:
-    name, _, port = host.rpartition(":")
-    if name and port.isdigit() and (not name.startswith("[") or name.endswith("]")):
-        return host
-    return f"{host}:{PORT}"
-
-
-def _is_loopback(host: str) -> bool:
-    name = host.rpartition(":")[0].strip("[]")
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
