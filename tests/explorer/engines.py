@@ -134,6 +134,7 @@ class SqliteEngine:
         owner = self.database.owner
         for migration in migrations("sqlite"):
             owner.executescript(migration.sql)
+        owner.executescript("DROP TRIGGER oncebox_newest")  # `restore` empties the tables
         owner.executescript(TABLES)
         self.sql = statements("sqlite", "oncebox")  # as the relay asks for them
 
