@@ -123,12 +123,6 @@ class LogTruncated(OnceboxError):
     """The stored position is not in the log any more: records expired, or the topic is another."""
 
 
-class UnsafeSettings(OnceboxError):
-    """The engine's settings cannot keep the promises (acks, retention, compaction, partitions)."""
-
-    exit_code = 3
-
-
 class Unreachable(OnceboxError):
     """A store or log does not answer, or refuses the credentials."""
 

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 import msgspec
@@ -69,16 +69,24 @@ _decode = msgspec.msgpack.Decoder(list[tuple[str, bytes | None]]).decode
 
 @dataclass(slots=True)
 class _Partition:
-    """`time_ms` is the time of its last record."""
+    """`time_ms` is the time of its last record; `added`: so many in this call."""
 
     id: int
     start: int
     next: int
     time_ms: int
     retention_ms: int | None
+    added: int = 0
 
     def row_id(self, offset: int) -> int:
         return self.id << OFFSET_BITS | offset
+
+    def add(self, time_ms: int) -> int:
+        """The row id of one more record; its time is `self.time_ms`, which never falls."""
+        self.time_ms = max(self.time_ms, time_ms)
+        self.added += 1
+        self.next += 1
+        return self.row_id(self.next - 1)
 
 
 class EmbeddedLog:
@@ -175,7 +183,6 @@ class EmbeddedLog:
         self, connection: sqlite3.Connection, records: Sequence[Outgoing], now_ms: int
     ) -> list[Refusal]:
         topics: dict[str, list[_Partition]] = {}
-        added: dict[int, int] = {}
         refusals: list[Refusal] = []
         held: set[tuple[str, bytes | None]] = set()
         rows = []
@@ -199,18 +206,14 @@ class EmbeddedLog:
                 continue
             number = next(self._round) if key is None else zlib.crc32(key)
             at = partitions[number % len(partitions)]
-            at.time_ms = max(at.time_ms, min(time_ms, now_ms))
-            rows.append((at.row_id(at.next), at.time_ms, now_ms, key, value, packed))
-            at.next += 1
-            added[at.id] = added.get(at.id, 0) + 1
+            id = at.add(min(time_ms, now_ms))
+            rows.append((id, at.time_ms, now_ms, key, value, packed))
         rows.sort()
         connection.executemany(_sql["add_record"], rows)
-        for at in (at for partitions in topics.values() for at in partitions if at.id in added):
-            connection.execute(_sql["set_end"], (at.id, at.next, at.time_ms))
-            if at.retention_ms is not None:
-                end = min(at.next, at.start + EXPIRED_MAX + 2 * added[at.id])
-                before_ms = now_ms - at.retention_ms
-                _give_up(connection, at, _first_at(connection, at, "written_at", before_ms, end))
+        for at in chain.from_iterable(topics.values()):
+            if at.added:
+                connection.execute(_sql["set_end"], (at.id, at.next, at.time_ms))
+                _expire(connection, at, now_ms)
         return refusals
 
     def reader(self, group: str) -> EmbeddedReader:
@@ -444,6 +447,14 @@ def _give_up(connection: sqlite3.Connection, at: _Partition, before: int) -> Non
     if before > at.start:
         connection.execute(_sql["delete_records"], (at.row_id(at.start), at.row_id(before)))
         connection.execute(_sql["set_start"], (at.id, before))
+
+
+def _expire(connection: sqlite3.Connection, at: _Partition, now_ms: int) -> None:
+    """Give up what is older than the topic keeps, as far as EXPIRED_MAX lets a call."""
+    if at.retention_ms is not None:
+        end = min(at.next, at.start + EXPIRED_MAX + 2 * at.added)
+        before_ms = now_ms - at.retention_ms
+        _give_up(connection, at, _first_at(connection, at, "written_at", before_ms, end))
 
 
 def _first_at(
