@@ -28,6 +28,7 @@ class Watch:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # who has it may interrupt, or end for good, a handler
         self._running: dict[int, tuple[float, float]] = {}
+        self._interrupted: set[int] = set()
         self._thread: threading.Thread | None = None
 
     def limited(self, function: Callable[..., Any], timeout_s: float) -> Callable[..., Any]:
@@ -68,7 +69,9 @@ class Watch:
             try:
                 with self._lock:
                     self._running.pop(thread, None)
-                    _interrupt(thread, None)
+                    if thread in self._interrupted:
+                        _interrupt(thread, None)
+                        self._interrupted.discard(thread)
             except HandlerTimeout:
                 continue  # the handler had ended in time
             return
@@ -87,6 +90,7 @@ class Watch:
                 for thread, (deadline, timeout_s) in list(self._running.items()):
                     if now > deadline:
                         self._running[thread] = (now + timeout_s, timeout_s)
+                        self._interrupted.add(thread)
                         _interrupt(thread, HandlerTimeout)
 
 
