@@ -26,8 +26,8 @@ SEED = pytest.StashKey[int]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the run's seed: the environment's, so that a run can be had again, or a new one."""
-    given = os.environ.get(SEED_VARIABLE)
-    config.stash[SEED] = int(given) if given else secrets.randbits(32)
+    given = os.environ.setdefault(SEED_VARIABLE, str(secrets.randbits(32)))  # for workers, too
+    config.stash[SEED] = int(given)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -200,9 +200,9 @@ end $$;
 -- most transactions have one, for which there is a short way.
 create function oncebox.number() returns trigger language plpgsql as $$
 declare
-  random_bits int    := (random() * 1023)::int;
-  clock       bigint := (date_part('epoch', clock_timestamp()) * 1e6)::bigint * 1024 + random_bits;
-  size        int    := coalesce(octet_length(new.data), 0);
+  random_bits int;
+  clock       bigint;
+  size        int;
   after       bigint := new.after_stamp;
 begin
   if new.n <= coalesce(nullif(current_setting('oncebox.numbered', true), ''), '0')::bigint
@@ -216,6 +216,9 @@ begin
     after := oncebox.last_stamp(new.after_source, new.after_key);
   end if;
 
+  random_bits := (random() * 1023)::int;
+  clock := (date_part('epoch', clock_timestamp()) * 1e6)::bigint * 1024 + random_bits;
+  size := coalesce(octet_length(new.data), 0);
   if new.key is null then
     insert into oncebox.chain (position, n, stamp, source_id, size, after_stamp)
       select nextval('oncebox.chain_position'), new.n, clock, s.id, size, after
