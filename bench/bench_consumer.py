@@ -125,7 +125,9 @@ def bare(log: EmbeddedLog, folder: Path) -> float:
     return COUNT / seconds
 
 
-def loop_of(store: Any, log: Any, handler: Any, stopping: Any, topic: str) -> ConsumerLoop:
+def loop_of(
+    store: Any, log: Any, handler: Any, stopping: Any, topic: str, session: Any = None
+) -> ConsumerLoop:
     handlers = {
         "order.placed": Handler(
             handler, event_type(Placed), partial(decode, Placed), with_context=False
@@ -133,7 +135,7 @@ def loop_of(store: Any, log: Any, handler: Any, stopping: Any, topic: str) -> Co
     }
     reading = Reading(
         consumer="billing",
-        session=store.open(),
+        session=session or store.open(),
         sql=statements(store.dialect),
         handlers=handlers,
         topics=(topic,),
@@ -166,15 +168,15 @@ def postgres_tables(url: str) -> PostgresStore:
     return store
 
 
-def kafka_ours(log: Any, topic: str, url: str) -> float:
-    store, done = postgres_tables(url), [0]
+def kafka_ours(log: Any, topic: str, store: Any, session: Any) -> float:
+    done = [0]
 
     def pay(tx: Any, placed: Placed) -> None:
         tx.execute(LEDGER, (placed.order_id, placed.cents))
         tx.execute(BALANCE, (placed.cents, placed.order_id))
         done[0] += 1
 
-    loop = loop_of(store, log, pay, lambda: done[0] >= KAFKA_COUNT, topic)
+    loop = loop_of(store, log, pay, lambda: done[0] >= KAFKA_COUNT, topic, session)
     began = time.perf_counter()
     drive(loop.run())
     seconds = time.perf_counter() - began
@@ -182,8 +184,8 @@ def kafka_ours(log: Any, topic: str, url: str) -> float:
     return KAFKA_COUNT / seconds
 
 
-def kafka_bare(log: Any, topic: str, url: str) -> float:
-    connection = postgres_tables(url).open().handle
+def kafka_bare(log: Any, topic: str, _store: Any, session: Any) -> float:
+    connection = session.handle
     reader = log.reader("bare")
     reader.assign({(topic, p): 0 for p in range(4)})
     read, done = json.Decoder(Placed).decode, 0
@@ -209,7 +211,8 @@ def run_engines(engines: Any, rounds: int) -> list[Figure]:
 
     def on_fresh_database(what: Any) -> float:
         with engines.postgres.database() as url:
-            return float(what(log, topic, url))
+            store = postgres_tables(url)
+            return float(what(log, topic, store, store.open()))
 
     figures = paired(
         "consumer Kafka to PostgreSQL, two statements, one event at a time",
