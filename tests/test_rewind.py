@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chains import TOPIC, Noted, Opened, Paid, World, make_store
+from chains import TOPIC, Noted, Opened, Paid, World
 from oncebox.context import Context
 from oncebox.errors import NotFound, Refused
 from oncebox.program import drive
 from oncebox.rewind import finish, prepare, rebuild, replay
 from oncebox.service import Service
 from oncebox.summary import summary
-from operating import desk_of, wait_list
+from operating import desk_of, only, wait_list
 
 
 def test_a_replay_changes_no_state(world: World) -> None:
@@ -129,12 +128,10 @@ def test_a_rebuild_has_effects_and_emits_again_only_if_asked(world: World, perfo
     assert world.rows("SELECT had FROM oncebox.key") == [(-1,)]  # the fast way again
 
 
+@only("postgres")
 @pytest.mark.parametrize("careful", [False, True])
-def test_a_rebuild_does_not_repeat_what_sql_itself_emits(
-    postgres_url: str, tmp_path: Path, careful: bool
-) -> None:
+def test_a_rebuild_does_not_repeat_what_sql_itself_emits(world: World, careful: bool) -> None:
     """By `oncebox.emit`, called in a handler's SQL and by a trigger on a table that it writes."""
-    world = World(make_store("postgres", tmp_path, postgres_url), tmp_path)
     emit = "oncebox.emit('/billing/notes', 'billing.noted', {}, '1')"
     world.rows(
         "CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS $b$ BEGIN PERFORM "
@@ -165,7 +162,6 @@ def test_a_rebuild_does_not_repeat_what_sql_itself_emits(
     world.after(10, loop)
     assert sorted(world.ledger()) == [("a", 1), ("b", 1), ("b", 2), ("c", 1)]
     assert emitted() == 8, "what is new emits, what was had does not"
-    world.close()
 
 
 def test_what_was_not_done_before_a_rebuild_is_done_in_full(world: World) -> None:
