@@ -228,7 +228,7 @@ async def run_oncebox(process: Process) -> None:
     """What `oncebox run` does, with faults around the handlers and the log."""
     from asyncio import sleep
 
-    from oncebox import running
+    from oncebox import running, work
     from oncebox.relay import RelaySettings, relay_program
 
     from . import with_oncebox
@@ -236,8 +236,11 @@ async def run_oncebox(process: Process) -> None:
     service = getattr(with_oncebox, process.role.partition("-")[0])
     settings = RelaySettings(lease_s=service.settings.lease_s)
     relay = partial(relay_program, settings=settings)
-    for name, ours in {"open_log": process.open_log, "relay_program": relay}.items():
-        setattr(running, name, ours)
+    for module, name, ours in (
+        (running, "relay_program", relay), (work, "open_log", process.open_log)
+    ):  # fmt: skip
+        assert hasattr(module, name), f"{module.__name__} uses no {name}"
+        setattr(module, name, ours)
     injected = {"order.placed", "payment.taken"}
 
     def name_of(event: Any) -> Line:
@@ -248,8 +251,8 @@ async def run_oncebox(process: Process) -> None:
             if type in injected:
                 function = process.injector.around(handler.function, name_of)
                 consumer.handlers[type] = handler._replace(function=function)
-    async with running.running([service]) as work:
-        while not process.stopping() and not work.ended.is_set():
+    async with running.running([service]) as going:
+        while not process.stopping() and not going.ended.is_set():
             await sleep(0.05)
 
 
