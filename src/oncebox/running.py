@@ -12,7 +12,6 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -143,12 +142,9 @@ def consumer_loop(
     *,
     stopping: Callable[[], bool],
     sleep: Callable[[float], Awaitable[None] | None],
-    fetch_wait_s: float | None = None,
 ) -> Program[ConsumerLoop]:
     """The loop of a consumer, with a session of its own."""
     reading = reading_of(service, consumer, store, (yield from call(store.open)), state)
-    if fetch_wait_s is not None:
-        reading.settings = replace(reading.settings, fetch_wait_s=fetch_wait_s)
     limited = limited_async if consumer.asynchronous else watch.limited
     limit_s = consumer.settings.handler_timeout_s
     reading.handlers = {

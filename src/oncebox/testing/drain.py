@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..connect import open_log
@@ -58,14 +59,17 @@ def _drain(
             assert service.log is not None
             log = logs.setdefault(service.log, open_log(service.log))
             store = open_store(service.store, service.schema)
-            settings = RelaySettings()
-            relays.append(Relay(store, log, service.name, HOLDER, settings, time.time, sleep))
+            relays.append(
+                Relay(store, log, service.name, HOLDER, RelaySettings(), time.time, sleep)
+            )
             for consumer in service.consumers.values():
                 if consumer.handlers:
                     loop = yield from consumer_loop(
                         service, consumer, consumer_store(service, consumer), log, HOLDER, state,
-                        stopping=lambda: False, sleep=sleep, fetch_wait_s=FETCH_WAIT_S,
+                        stopping=lambda: False, sleep=sleep,
                     )  # fmt: skip
+                    settings = loop.reading.settings
+                    loop.reading.settings = replace(settings, fetch_wait_s=FETCH_WAIT_S)
                     loops.append(loop)
         yield from _until_quiet(relays, loops, timeout_s)
         left: list[Waiting] = []
