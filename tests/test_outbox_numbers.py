@@ -12,7 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from producing import SOURCE, Outbox, check_chains
+from engines.postgres import postgres as own_postgres
+from producing import SOURCE, Outbox, await_true, check_chains
 
 US = 1024
 DAY_US = 24 * 3600 * 1_000_000
@@ -421,6 +422,49 @@ def test_rows_that_are_copied_are_not_numbered(postgres: Outbox, role: str) -> N
         session.commit()
     assert sequences(postgres, "copied") == []
     assert sequences(postgres, "mine") == [1]
+
+
+def test_a_subscriber_of_the_events_numbers_its_own_only(tmp_path: Path) -> None:
+    """What logical replication brings, at first and later, is left as it is; what a trigger of the
+    subscriber's emits for it there is numbered, since it would be lost.
+    """
+    with own_postgres(settings={"wal_level": "logical"}) as server:
+        (tmp_path / "copy").mkdir()
+        there = Outbox(server.url_of(server.create_database()), tmp_path)
+        here = Outbox(server.url_of(server.create_database()), tmp_path / "copy")
+        for outbox in (there, here):
+            outbox.run("create table shop (id int primary key)")
+        here.run("select setval('oncebox.event_n', 50000)")  # whoever mixes both keeps them apart
+        there.emit("a", "b")
+        there.run("insert into shop values (1)")
+        here.run(
+            "create function told() returns trigger language plpgsql as $b$ begin perform"
+            " oncebox.emit('/copy/shop', 'shop.told', new.id::text, '{}'); return null; end $b$"
+        )
+        here.run("create trigger told after insert on shop for each row execute function told()")
+        here.run("alter table shop enable replica trigger told")
+        there.run(
+            "create publication p for table oncebox.event, shop"
+            " with (publish_via_partition_root = true)"
+        )
+        there.run("select pg_create_logical_replication_slot('p', 'pgoutput')")
+        connection = there.url.replace("'", "''")
+        here.run(
+            f"create subscription p connection '{connection}' publication p"
+            " with (create_slot = false, slot_name = 'p')"
+        )
+        events = "select count(*) from oncebox.event"
+        await_true(lambda: here.run(f"{events} where source = '/copy/shop'") == [(1,)], "a copy")
+        there.emit("a", "a")
+        there.run("insert into shop values (2)")
+        await_true(lambda: here.run(events) == [(6,)], "what came later")
+        assert sequences(here, "a") == sequences(here, "b") == []
+        assert sequences(here, "1") == sequences(here, "2") == [1]
+        here.run("alter subscription p disable")
+        here.run("alter subscription p set (slot_name = none)")
+        here.run("drop subscription p")
+        there.close()
+        here.close()
 
 
 def test_events_go_somewhere_when_nobody_made_partitions(postgres: Outbox) -> None:
