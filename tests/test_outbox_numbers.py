@@ -339,6 +339,8 @@ WRONG = [
     ("key", "repeat('ü', 513)", "1 to 1024 bytes"),
     ("data", "null", "null is not"),
     ("data", "to_jsonb(repeat('x', 8388607))", "8388609"),
+    ("data", "(repeat('[', 101) || repeat(']', 101))::jsonb", "100 levels"),
+    ("data", """(repeat('{"a":[', 50) || '{}' || repeat(']}', 50))::jsonb""", "100 levels"),
     ("after_key", "'k'", "after_source"),
     ("after_source", "'/shop/orders'", "after_source"),
     ("attributes", "'[]'", "object of up to 32 texts"),
@@ -368,6 +370,8 @@ def test_the_function_refuses_what_emit_would(postgres: Outbox) -> None:
         **GOOD, "key": "repeat('ü', 512)", "data": "to_jsonb(repeat('x', 8388606))",
         "attributes": "(select json_object_agg('a' || i, 'b') from generate_series(1, 32) i)",
     }  # fmt: skip
+    postgres.run(f"select oncebox.emit({', '.join(f'{n} => {v}' for n, v in bounds.items())})")
+    bounds["data"] = """(repeat('{"a":[', 50) || '1, 2' || repeat(']}', 50))::jsonb"""
     postgres.run(f"select oncebox.emit({', '.join(f'{n} => {v}' for n, v in bounds.items())})")
     postgres.settle(postgres.relay())
     published = postgres.published()

@@ -300,6 +300,9 @@ begin
     when payload is null then 'data is JSON, which SQL''s null is not'
     when octet_length(payload) > 8388608 then
       format('data has at most 8388608 bytes, not %s', octet_length(payload))
+    when octet_length(payload) > 200 and jsonb_path_exists(data,
+        'strict $.**{100 to last} ? (@.type() == "array" || @.type() == "object")') then
+      'data has at most 100 levels'
     when (after_source is null) <> (after_key is null)
       or after_source !~ source_form or after_key = '' or octet_length(after_key) > 1024 then
       'after_source and after_key name an event of another key, or both are null'
