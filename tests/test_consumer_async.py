@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from chains import TOPIC, Noted, Paid, World, make_store
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
+from oncebox.operate import redrive
 from oncebox.program import drive, drive_async
 from oncebox.reading import Reading
 from oncebox.rewind import rebuild
@@ -25,7 +28,7 @@ from oncebox.service import Service
 from oncebox.statements import statements
 from oncebox.stores.adapt import open_store
 from oncebox.timeouts import limited_async
-from operating import desk_of
+from operating import desk_of, wait_list
 
 KINDS = ("aiosqlite", "psycopg", "psycopg pool", "asyncpg pool", "sqlalchemy session")
 
@@ -169,6 +172,30 @@ async def test_a_handler_that_ends_the_transaction_is_parked(world: AsyncWorld) 
     assert world.world.of("b") == [10, 20]
     assert world.world.of("a") == []
     assert world.world.parked()["a"][0] == "poison"
+
+
+async def test_what_a_handler_does_behind_its_own_rollback_is_not_committed(
+    world: AsyncWorld,
+) -> None:
+    @world.world.consumer.on(Paid)
+    async def pay(tx: Any, paid: Paid) -> None:
+        is_asyncpg = isinstance(tx, asyncpg.Connection | asyncpg.pool.PoolConnectionProxy)
+        if paid.order != "a" or is_asyncpg:  # asyncpg has no commit() and no rollback()
+            await world.record(tx, paid.order, paid.cents)
+            return
+        for step in (tx.rollback, partial(world.record, tx, "a", 1), tx.commit):
+            with contextlib.suppress(Exception):
+                await step()
+
+    a, b = world.world.producer.paid("a", 1), world.world.producer.paid("b", 10, 20)
+    world.world.deliver(b[0], a[0], b[1])
+    for _ in range(3):
+        await world.settle()
+        world.world.now_ms += 60_000
+        drive(redrive(desk_of(world.world), wait_list(world.world)))
+    await world.settle()
+    assert world.world.of("b") == [10, 20]
+    assert world.world.of("a") == ([] if "a" in world.world.parked() else [1])
 
 
 async def test_once_awaits_a_coroutine(world: AsyncWorld) -> None:

@@ -5,8 +5,10 @@ Coroutine handlers: test_consumer_async.py.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,10 @@ from sqlalchemy import orm
 
 from chains import Paid, World, make_store
 from made_stores import BARE, STORES, Made
+from oncebox.operate import redrive
+from oncebox.program import drive
 from oncebox.stores.adapt import open_store
+from operating import desk_of, wait_list
 
 PLAIN = [name for name, (_, asynchronous, _) in STORES.items() if not asynchronous]
 ORM = ["sessionmaker-psycopg", "sessionmaker-sqlite3"]
@@ -139,6 +144,60 @@ def test_a_handler_that_breaks_the_transaction_is_parked(
     else:
         assert world.of("b") == []
         assert world.parked()["b"][0] == "poison"
+
+
+def by_sql(place: Place, tx: Any, sql: str) -> None:
+    if isinstance(tx, BaseDatabaseWrapper):
+        with tx.cursor() as cursor:
+            cursor.execute(sql)
+    elif isinstance(tx, orm.Session | sqlalchemy.Connection):
+        tx.execute(sqlalchemy.text(sql))
+    else:
+        tx.execute(sql)
+
+
+def by_method(place: Place, tx: Any, sql: str) -> None:
+    getattr(tx, sql.lower())()
+
+
+@pytest.mark.parametrize("place", [*PLAIN, *BARE], indirect=True)
+@pytest.mark.parametrize("end", [by_method, by_sql])
+@pytest.mark.parametrize("first", ["ROLLBACK", "COMMIT"])
+@pytest.mark.parametrize("caught", [False, True])
+def test_what_a_handler_does_behind_its_own_rollback_is_not_committed(
+    place: Place, end: Callable[[Place, Any, str], None], first: str, *, caught: bool
+) -> None:
+    """It was, once for each try, and nothing said that it was done. A handler that catches what it
+    is refused may have broken nothing; then its effects come once.
+    """
+    world = place.world
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        if paid.order == "b":
+            for step in (
+                partial(end, place, tx, first),
+                partial(place.write, tx, paid.order, paid.cents),
+                partial(end, place, tx, "COMMIT"),
+            ):
+                with contextlib.suppress(Exception) if caught else contextlib.nullcontext():
+                    step()
+        else:
+            place.write(tx, paid.order, paid.cents)
+
+    a, b = world.producer.paid("a", 1, 2), world.producer.paid("b", 10)
+    world.deliver(a[0], b[0], a[1])
+    loop = world.settle()
+    for _ in range(2):
+        world.after(60.0, loop)
+        drive(redrive(desk_of(world), wait_list(world)))
+    world.after(1.0, loop)
+    assert world.of("a") == [1, 2]
+    if "b" in world.parked():
+        assert world.of("b") == []
+    else:
+        assert caught
+        assert world.of("b") == [10]
 
 
 @pytest.mark.parametrize("place", ORM, indirect=True)

@@ -46,6 +46,7 @@ from .reading import (
     record_bytes,
 )
 from .session import lookup
+from .stores.base import ended, refused
 
 logger = logging.getLogger("oncebox.consumer")
 
@@ -410,19 +411,17 @@ class Batch:
         return True
 
     def undo(self, item: Item, handler: Handler, error: Exception | None) -> Program[None]:
+        """Undo one handler's part. Raises Broken if it ended the transaction, or tried to."""
+        session, broke, gone = self.reading.session, refused(error), error
         try:
-            yield from call(self.reading.session.rollback_to)
-        except Exception as gone:
-            if self.reading.trouble(gone) != "other":
+            yield from call(session.rollback_to)
+        except Exception as failure:
+            if self.reading.trouble(failure) != "other":
                 raise
-            broke = HandlerBroke(
-                f"{handler.name} ended the transaction of its batch"
-                + (f" ({describe(error)})" if error is not None else ""),
-                event=item.envelope.id, source=item.envelope.source, key=item.envelope.key,
-                expected="a handler that neither commits nor rolls back",
-                hint="remove its commit() or rollback(); oncebox commits for it",
-            )  # fmt: skip
-            raise Broken(item, broke) from gone
+            broke, gone = True, failure
+        if broke or (session.lost is not None and session.lost()):
+            event = {"event": item.envelope.id, "source": item.envelope.source}
+            raise Broken(item, ended(handler.name, key=item.envelope.key, **event)) from gone
 
     def invoke(self, entry: Entry, item: Item, handler: Handler) -> Program[None]:
         """Decode and call. Raises what the handler raises, DecodeFailed, Suspend."""

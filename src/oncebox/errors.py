@@ -166,6 +166,10 @@ class HandlerBroke(OnceboxError):
     """A handler committed, rolled back or left the transaction of its batch unusable."""
 
 
+class TransactionEnded(HandlerBroke):
+    """A handler committed or rolled back, by a method or in SQL."""
+
+
 class HandlerTimeout(OnceboxError):
     """A handler ran longer than `handler_timeout_s`."""
 

@@ -43,8 +43,10 @@ class Consumer(Generic[Tx]):
         """Register a function for an event class; the function is returned unchanged.
 
         It is called as `(tx, event)`, or `(tx, event, context)` if it takes three, inside one
-        transaction of the consumer's store. Raises ConfigurationError for a second handler of
-        the same type, and where plain functions and coroutines are mixed.
+        transaction of the consumer's store, which it neither commits nor rolls back. On PostgreSQL,
+        `SET CONSTRAINTS` names the handler's own constraints: `ALL IMMEDIATE` would meet oncebox's,
+        which fails for as long as the batch is open. Raises ConfigurationError for a second handler
+        of the same type, and where plain functions and coroutines are mixed.
         """
         declared = event_type(cls)
 

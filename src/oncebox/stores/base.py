@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -12,6 +13,7 @@ from ..errors import (
     MissingTables,
     OnceboxError,
     StoreUnavailable,
+    TransactionEnded,
     Unreachable,
 )
 from ..session import Session, Trouble
@@ -61,6 +63,39 @@ class StoreBase:
 
     def trouble(self, error: BaseException) -> Trouble:
         return trouble(error)
+
+
+def ended(handler: str = "a handler", **event: str | None) -> TransactionEnded:
+    """For a handler that goes on behind the end of its batch's transaction: what it wrote then
+    would be committed without what says that it was done.
+    """
+    return TransactionEnded(
+        f"{handler} ended the transaction of its batch",
+        expected="a handler that neither commits nor rolls back",
+        hint="remove its commit() or rollback(); oncebox commits for it",
+        **event,
+    )
+
+
+def refused(error: BaseException | None) -> bool:
+    """Whether a handler's COMMIT or ROLLBACK was refused: by us, or by SQLite for us."""
+    return error is not None and any(
+        isinstance(cause, TransactionEnded) or _code(cause) == "SQLITE_AUTH"
+        for cause in _causes(error)
+    )
+
+
+_ENDS = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+    r"(?:commit|end|abort|prepare\s+transaction|rollback(?!\s+(?:work\s+|transaction\s+)?to\b))\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def refuse_end(sql: str | bytes) -> None:
+    """Raises TransactionEnded for SQL that ends the transaction."""
+    if _ENDS.match(sql.decode() if isinstance(sql, bytes) else sql):
+        raise ended()
 
 
 def begins_by_itself(connection: Any) -> bool:

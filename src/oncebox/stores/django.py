@@ -17,7 +17,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from ..errors import ConfigurationError
 from ..session import Dialect, Rows, Session
-from .base import StoreBase, outside_transaction
+from .base import StoreBase, ended, outside_transaction, refuse_end
 from .placeholders import prepared
 
 _DIALECTS: dict[str, Dialect] = {"sqlite": "sqlite", "postgresql": "postgres"}
@@ -61,9 +61,9 @@ class DjangoSession(Session):
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         statement = prepared(sql, self._style)
-        self._ran = True
         with self.handle.cursor() as cursor:
             cursor.execute(statement.sql, statement.arguments(parameters))
+            self._ran = True
             return list(cursor.fetchall()) if cursor.description else []
 
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
@@ -92,13 +92,26 @@ class DjangoSession(Session):
         if self.handle.needs_rollback:
             raise transaction.TransactionManagementError("the savepoint is gone")
 
+    def _refuse_the_end(self, execute: Any, sql: str, *more: Any) -> Any:
+        """What a handler writes behind a COMMIT or ROLLBACK of its own, in SQL, would be in another
+        transaction, or in none.
+        """
+        refuse_end(sql)
+        if self._ran and outside_transaction(self.handle.connection):
+            raise ended()
+        return execute(sql, *more)
+
     def _enter(self) -> None:
         block = transaction.atomic(using=self.handle.alias)
         block.__enter__()
+        if not self._blocks:
+            self.handle.execute_wrappers.append(self._refuse_the_end)
         self._blocks.append(block)
 
     def _leave(self, *, undo: bool) -> None:
         block = self._blocks.pop()
+        if not self._blocks:
+            self.handle.execute_wrappers.remove(self._refuse_the_end)
         if undo:
             block.__exit__(Undone, Undone(), None)
         else:

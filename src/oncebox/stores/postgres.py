@@ -14,12 +14,13 @@ import psycopg
 from psycopg.adapt import AdaptersMap
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
+from psycopg.sql import Composable
 from psycopg.types.array import ListBinaryDumper
 
 from ..errors import Unreachable
 from ..program import Program, call, perform
 from ..session import Dialect, Rows, Session, Statement
-from .base import StoreBase
+from .base import StoreBase, ended, refuse_end
 from .pooled import PooledStore
 
 CONNECT_TIMEOUT_S = 10
@@ -27,6 +28,9 @@ CONNECT_TIMEOUT_S = 10
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
 
+
+BEGIN = "_get_tx_start_command"
+"""A method of psycopg's connections, without a public name: the SQL that begins a transaction."""
 
 ADAPTERS = AdaptersMap(psycopg.adapters)
 """How our statements' values travel, whatever the caller's connection is set to. Arrays go as
@@ -53,7 +57,14 @@ class AsyncOwnCursor(psycopg.AsyncRawCursor[tuple[Any, ...]]):
 class ExactCursor(psycopg.Cursor[Any]):
     """What handlers on our own connections get: `rowcount` waits for the answer in a pipeline,
     where the driver alone would say -1, and a handler that compares it would go wrong silently.
+    There, too, the driver learns too late that SQL has ended our transaction: that is refused.
     """
+
+    def execute(self, query: Any, *more: Any, **how: Any) -> Any:
+        if BEGIN in vars(self.connection):
+            refuse_end(query.as_string() if isinstance(query, Composable) else query)
+        as_ever: Any = super().execute
+        return as_ever(query, *more, **how)
 
     @property
     def rowcount(self) -> int:
@@ -96,9 +107,23 @@ class PsycopgSession(Session):
         return perform(program, asynchronous=self.asynchronous)
 
     def begin(self) -> Any:
-        # The driver sends BEGIN before the first statement, and again if a handler ends the
-        # transaction: so nothing that comes after it commits by itself.
-        return self.handle.set_autocommit(False)
+        return self._perform(self._begin())
+
+    def _begin(self) -> Program[None]:
+        """The driver sends BEGIN before the first statement, and would again behind the end of the
+        transaction; that is refused, since a handler's own COMMIT would then have nothing in its
+        way.
+        """
+        yield from call(self.handle.set_autocommit, False)
+        vars(self.handle).pop(BEGIN, None)
+        begin = iter([getattr(self.handle, BEGIN)()])
+
+        def once() -> Any:
+            for sql in begin:
+                return sql
+            raise ended()
+
+        setattr(self.handle, BEGIN, once)
 
     def send(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         return self._cursor.execute(sql.encode(), parameters)
@@ -148,6 +173,7 @@ class PsycopgSession(Session):
         if self._asked is not None:
             with suppress(psycopg.Error):  # what became of it is of no interest any more
                 self.answers()
+        vars(self.handle).pop(BEGIN, None)
         yield from call(end)
         yield from call(self.handle.set_autocommit, self._autocommit)
 

@@ -16,10 +16,10 @@ from sqlalchemy.exc import InvalidRequestError, UnboundExecutionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
-from ..errors import ConfigurationError, HandlerBroke, NoTransaction
+from ..errors import ConfigurationError, NoTransaction
 from ..session import Dialect, Rows
 from ..session import Session as OurSession
-from .base import Forwarded, begins_by_itself, outside_transaction
+from .base import Forwarded, begins_by_itself, ended, outside_transaction, refuse_end
 from .placeholders import prepared
 from .pooled import PooledStore
 
@@ -68,6 +68,9 @@ class SqlalchemySession(OurSession):
         connection = self._connection()
         self.require_transaction()
         self._closing = False
+        listen(connection, "before_cursor_execute", self._refuse_behind_the_end)
+        if isinstance(self.handle, Session):
+            listen(self.handle, "after_begin", self._refuse_another)
         if self.dialect == "sqlite":
             listen(connection, "commit", self._refuse)
             if not _driver(connection).in_transaction:
@@ -76,13 +79,28 @@ class SqlalchemySession(OurSession):
     def _refuse(self, _: Connection) -> None:
         """Where an engine leaves SQLite's foreign keys off, only this fails a handler's commit."""
         if not self._closing:
-            raise HandlerBroke("a handler commits", hint="remove its commit()")
+            raise ended()
+
+    def _refuse_another(self, *_: Any) -> None:
+        if not self._closing and self.handle.get_transaction() is not self._root:
+            raise ended()
+
+    def _refuse_behind_the_end(self, connection: Connection, _: Any, sql: str, *more: Any) -> None:  # noqa: ARG002
+        """What a handler writes behind a COMMIT or ROLLBACK of its own would be in another
+        transaction, which nothing keeps from being committed.
+        """
+        if self._closing:
+            return
+        self._refuse_another()
+        refuse_end(sql)
+        if self._ran and outside_transaction(_driver(connection)):
+            raise ended()
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         connection = self._connection()
         statement = prepared(sql, style_of(connection))
-        self._ran = True
         result = connection.exec_driver_sql(statement.sql, statement.arguments(parameters))
+        self._ran = True
         return [tuple(row) for row in result] if result.returns_rows else []
 
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:

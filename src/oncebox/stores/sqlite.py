@@ -32,14 +32,15 @@ class SqliteSession(Session):
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.handle = connection
         self.lost = lambda: not connection.in_transaction
+        self._ours: list[bool] = getattr(connection, "ours", [])  # a caller's: nobody reads it
 
     def begin(self) -> None:
-        """If a handler ends the transaction, Python opens another for what comes after, and the
-        batch, which sees that its own is gone, rolls that back: for so long the connection has an
-        isolation level.
+        """If SQLite itself ends the transaction (an ON CONFLICT ROLLBACK), Python opens another for
+        what comes after, which is refused: for so long the connection has an isolation level.
         """
         self.handle.execute("BEGIN IMMEDIATE")
         self.handle.isolation_level = "IMMEDIATE"
+        self._ours.append(True)
 
     def run(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         # A cursor that is made like this gives tuples, whatever the factory.
@@ -52,10 +53,12 @@ class SqliteSession(Session):
         self.handle.executemany(sql, rows)
 
     def commit(self) -> None:
+        self._ours.clear()
         self.handle.commit()
         self.handle.isolation_level = None
 
     def rollback(self) -> None:
+        self._ours.clear()
         self.handle.rollback()
         self.handle.isolation_level = None
 
@@ -64,6 +67,22 @@ class SqliteSession(Session):
 
     def close(self) -> None:
         self.handle.close()
+
+
+class OwnConnection(sqlite3.Connection):
+    """A connection of ours: while the transaction is `ours`, nobody else may end it, or begin one,
+    whether by a method or by SQL.
+    """
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        ours = self.ours = list[bool]()
+
+        def allow(action: int, *_: str | None) -> int:
+            refused = action == sqlite3.SQLITE_TRANSACTION and ours
+            return sqlite3.SQLITE_DENY if refused else sqlite3.SQLITE_OK
+
+        self.set_authorizer(allow)
 
 
 class SqliteStore(StoreBase):
@@ -93,7 +112,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     connection = None
     try:
-        connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        connection = OwnConnection(path, timeout=0, isolation_level=None, check_same_thread=False)
         for pragma in PRAGMAS:
             _patiently(connection, f"PRAGMA {pragma}")
         connection.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
