@@ -217,6 +217,20 @@ class World:
         self.now_ms += int(seconds * 1000)
         return self.settle(loop)
 
+    def lives(self, prepare: Callable[[ConsumerLoop], object] = bool) -> ConsumerLoop:
+        """Processes, each after the death of the one before, until one settles; that one's loop."""
+        for life in range(12):
+            self.rows("UPDATE oncebox.cursor SET lease_until = 0 RETURNING 1")
+            self.rows("DELETE FROM oncebox.member RETURNING 1")
+            self.now_ms += 60_000
+            loop = self.loop(f"life {life}")
+            prepare(loop)
+            try:
+                return self.settle(loop)
+            except SystemExit:
+                continue
+        raise AssertionError("twelve processes died")
+
     def ledger(self) -> list[tuple[str, int]]:
         return [(w, n) for w, n in self.rows("SELECT who, what FROM ledger ORDER BY n")]
 

@@ -121,3 +121,85 @@ def test_what_is_asked_again_and_again_reads_no_key_that_does_not_wait(
     assert reads
     assert all("INDEX oncebox_key_" in step for step in reads), plan
     session.close()
+
+
+@pytest.mark.parametrize(
+    ("bound", "step_ms", "most"),
+    [({"batch_max": 20}, 0, 50), ({"batch_bytes_max": 8_000}, 0, 40), ({"batch_time_s": 1.0}, 100, 12)],
+)  # fmt: skip
+def test_what_was_kept_is_done_in_bounded_batches(
+    world: World, bound: dict[str, Any], step_ms: int, most: int
+) -> None:
+    """A filled gap let all that waited behind it go on in one transaction."""
+    done, commits = [0], list[int]()
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        world.record(tx, paid.order, paid.cents)
+        done[0] += 1
+        world.now_ms += step_ms
+
+    sent = world.producer.paid("a", *range(300))
+    world.deliver(*sent[1:])
+    drive(world.settle().leave())
+    loop = world.loop("two", **bound)
+    session = loop.reading.session
+    commit = session.commit
+
+    def counting() -> None:
+        commit()
+        commits.append(done[0])
+        done[0] = 0
+
+    session.commit = counting  # type: ignore[method-assign]
+    world.deliver(sent[0])
+    world.settle(loop)
+    assert world.of("a") == list(range(300))
+    assert max(commits) <= most
+    assert world.kept() == 0
+
+
+def test_a_key_that_keeps_much_costs_a_batch_little(world: World) -> None:
+    """Each batch read all that was kept behind a parked key, for one more event of it."""
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        raise ValueError("no account")
+
+    sent = world.producer.paid("a", *range(400))
+    world.deliver(*sent[:300])
+    loop = world.settle()
+    session, read = loop.reading.session, [0]
+    run: Any = session.run
+
+    def counting(sql: str, parameters: Any = ()) -> Any:
+        rows = run(sql, parameters)
+        read[0] += len(rows) if sql.lstrip().lower().startswith("select") else 0
+        return rows
+
+    session.run = counting  # type: ignore[method-assign]
+    world.deliver(*sent[300:310], sent[200], sent[310])
+    world.settle(loop)
+    assert world.kept() == 311
+    assert world.count("duplicates") == 1
+    assert read[0] < 100
+
+
+def test_a_pause_for_what_is_kept_behind_a_gap_ends_when_the_gap_is_filled(world: World) -> None:
+    """`republish` writes behind all that the consumer does not read while it is paused."""
+    world.handles_paid()
+    a, b = world.producer.paid("a", *range(30)), world.producer.paid("b", *range(20))
+    world.deliver(*a[1:], *b)
+    loop = world.settle(world.loop(batch_max=5, kept_bytes_max=2_000))
+
+    def paused() -> bool:
+        return loop.paused
+
+    assert paused()
+    assert world.ledger() == []
+    assert 5 <= world.kept() < 29
+    world.deliver(a[0])
+    world.after(2.0, world.after(2.0, loop))
+    assert not paused()
+    assert world.of("a") == list(range(30))
+    assert world.of("b") == list(range(20))

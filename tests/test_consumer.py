@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from chains import TOPIC, Noted, Opened, Paid, Producer, World, make_store
+from oncebox.consumer import DRAIN_MAX
 from oncebox.context import Context
 from oncebox.envelope import Reference
 from oncebox.event import event
@@ -528,4 +529,73 @@ def test_in_a_pipeline_rowcount_and_caught_errors_are_as_without(world: World) -
     world.settle()
     assert counts == [1, 0, 1]
     assert world.ledger() == [("a", 1), ("b", 10), ("a", 2)]
+    assert world.parked() == {}
+
+
+def test_wake_ups_that_cannot_help_are_in_nobodys_way(world: World) -> None:
+    """A hundred keys with a gap, whose waits are over, filled every page of the lost wake-ups."""
+    world.handles_paid()
+    (first,) = world.producer.paid("first", 1)
+    for key in range(DRAIN_MAX):
+        world.producer.paid(f"a{key}", 1)
+        world.deliver(world.producer.commit(Paid(f"a{key}", 2), after=first.reference))
+    world.deliver(world.producer.commit(Paid("z", 1), after=first.reference))
+    loop = world.settle()
+    world.deliver(first)
+    while not world.of("first"):
+        drive(loop.turn())
+    drive(loop.leave())
+    assert world.of("z") == []
+    world.settle(world.loop("two"))
+    assert world.of("z") == [1]
+
+
+def deadly(world: World, *events: tuple[str, int]) -> None:
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        if (paid.order, paid.cents) in events:
+            raise SystemExit(137)
+        world.record(tx, paid.order, paid.cents)
+
+
+def test_an_event_that_kills_when_it_is_woken_is_found(world: World) -> None:
+    deadly(world, ("b", 20))
+    (a,) = world.producer.paid("a", 1)
+    waits = world.producer.commit(Paid("b", 20), after=a.reference)
+    world.deliver(waits, world.producer.commit(Paid("c", 30), after=a.reference))
+    drive(world.settle().leave())
+    world.deliver(a)
+    loop = world.lives()
+    assert world.ledger() == [("a", 1), ("c", 30)]
+    assert "died" in world.parked()["b"][1]
+    world.after(3600.0, loop)  # nor is it tried again by itself
+
+
+def test_an_event_that_kills_behind_a_filled_gap_is_found(world: World) -> None:
+    deadly(world, ("a", 3))
+    a = world.producer.paid("a", 1, 2, 3, 4)
+    world.deliver(a[0], a[2], a[3])
+    drive(world.settle().leave())
+    world.deliver(*world.producer.paid("b", 10), a[1], *world.producer.paid("b", 20))
+    world.lives()
+    assert world.of("a") == [1, 2]
+    assert world.of("b") == [10, 20]
+    assert "died" in world.parked()["a"][1]
+    assert world.kept() == 2
+
+
+def test_who_dies_once_while_an_event_is_noted_does_not_park_it(world: World) -> None:
+    """Its process may have been killed by something else."""
+    left = [4]  # deaths, the last of them while the event is noted
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        if paid.order == "a" and left[0]:
+            left[0] -= 1
+            raise SystemExit(137)
+        world.record(tx, paid.order, paid.cents)
+
+    world.deliver(*world.producer.paid("a", 1, 2), *world.producer.paid("b", 10))
+    world.lives()
+    assert world.ledger() == [("a", 1), ("a", 2), ("b", 10)]
     assert world.parked() == {}

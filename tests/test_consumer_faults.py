@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from chains import TOPIC, Opened, Paid, Producer, World
+from chains import TOPIC, Opened, Paid, Producer, World, plain_handler
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
 from oncebox.errors import HandlerTimeout
@@ -362,6 +363,98 @@ def test_a_handler_that_waits_for_its_own_batch_holds_its_key_and_no_other(
     world.settle()
     assert world.ledger() == [("b", 10)]
     assert world.parked()["a"][1] == "OperationalError: database is locked"
+
+
+@only("postgres")
+@pytest.mark.parametrize("carefully", [False, True])
+def test_a_connection_that_is_lost_in_a_batch_costs_nothing(
+    world: World, *, carefully: bool
+) -> None:
+    cuts = [2]
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        world.record(tx, paid.order, paid.cents)
+        if paid.order == "broken":
+            raise ValueError("no such account")
+        if paid.cents == 2 and cuts[0]:
+            cuts[0] -= 1
+            world.rows(f"select pg_terminate_backend({tx.info.backend_pid}, 10000)")
+
+    a, b = world.producer.paid("a", 1, 2, 3), world.producer.paid("b", 2, 3)
+    broken = world.producer.paid("broken", 0) if carefully else []
+    world.deliver(a[0], *broken, b[0], a[1], a[2], b[1])
+    world.settle()
+    assert cuts == [0]
+    assert len(world.slept) >= 2
+    assert (world.of("a"), world.of("b")) == ([1, 2, 3], [2, 3])
+    assert world.count("applied") == 5
+    assert world.rows("select max(attempts) from oncebox.key where park is null") == [(0,)]
+    assert {key: tries for key, (_, _, tries) in world.parked().items()} == (
+        {"broken": 1} if carefully else {}
+    )
+
+
+@only("postgres")
+def test_a_serialization_failure_spends_no_attempt(world: World) -> None:
+    fails = [3]
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        world.record(tx, paid.order, paid.cents)
+        if paid.cents == 2 and fails[0]:
+            fails[0] -= 1
+            tx.execute("do $$ begin raise sqlstate '40001'; end $$").fetchall()
+
+    world.deliver(*world.producer.paid("a", 1, 2, 3))
+    world.settle()
+    assert fails == [0]
+    assert world.of("a") == [1, 2, 3]
+    assert world.parked() == {}
+    assert world.rows("select max(attempts) from oncebox.key") == [(0,)]
+
+
+@only("postgres")
+def test_two_consumers_whose_handlers_deadlock_both_go_on(world: World) -> None:
+    """One has to give way; it tries again, and spends no attempt."""
+    world.rows("create table account (name text primary key, owed int not null)")
+    world.rows("insert into account values ('x', 0), ('y', 0)")
+    meet, deadlocks = threading.Barrier(2), list[str]()
+
+    def pay(names: str) -> Any:
+        first = [True]
+
+        def pay(tx: Any, paid: Paid) -> None:
+            for at, name in enumerate(names):
+                try:
+                    update = "update account set owed = owed + %s where name = %s returning 1"
+                    tx.execute(update, (paid.cents, name)).fetchall()
+                except psycopg.errors.DeadlockDetected:
+                    deadlocks.append(names)
+                    raise
+                if at == 0 and first:
+                    first.clear()
+                    meet.wait(30)
+            world.record(tx, names, paid.cents)
+
+        return pay
+
+    world.deliver(*world.producer.paid("a", 1, 2, 3))
+    threads = []
+    for consumer, names in (("billing", "xy"), ("mail", "yx")):
+        loop = world.loop(consumer)
+        loop.reading.consumer = consumer
+        handler = plain_handler(pay(names), Paid, with_context=False)
+        loop.reading.handlers = {"order.paid": handler}
+        threads.append(threading.Thread(target=world.settle, args=(loop,)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(deadlocks) == 1
+    assert (world.of("xy"), world.of("yx")) == ([1, 2, 3], [1, 2, 3])
+    assert world.rows("select owed from account") == [(12,), (12,)]
+    assert world.rows("select max(attempts), count(park) from oncebox.key") == [(0, 0)]
 
 
 class SlowLog(EmbeddedLog):

@@ -126,6 +126,35 @@ def test_missing_events_come_from_the_outbox(world: World, shop: Shop) -> None:
     drive(gaps.leave())
 
 
+def test_an_event_that_kills_when_its_source_sends_it_is_found(world: World, shop: Shop) -> None:
+    handler = world.consumer.handlers["order.paid"]
+
+    def pay(tx: Any, paid: Paid) -> None:
+        if paid.cents == 2:
+            raise SystemExit(137)
+        handler.function(tx, paid)
+
+    world.consumer.handlers["order.paid"] = handler._replace(function=pay)
+    a, b = shop.emit("a", 1, 2, 3), shop.emit("b", 1, 2, 3)
+    shop.deliver(a[0], a[2], b[0], b[2])
+    b_missing = b[1]
+
+    asked: list[Gaps] = []
+
+    def ask(loop: ConsumerLoop) -> None:
+        loop.gaps = gaps_of(loop, shop)
+        asked.append(loop.gaps)
+
+    drive(world.settle().leave())
+    shop.deliver(b_missing)
+    world.lives(ask)
+    for gaps in asked:
+        drive(gaps.leave())
+    assert world.of("a") == [1]
+    assert "died" in world.parked()["a"][1]
+    assert "died" in world.parked()["b"][1]
+
+
 def test_an_event_that_is_a_little_late_is_not_asked_for(world: World, shop: Shop) -> None:
     a = shop.emit("a", 1, 2)
     shop.deliver(a[1])

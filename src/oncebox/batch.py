@@ -89,7 +89,7 @@ class Wanted(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a committed batch leaves to do: `settled` items of those given, keys to drain now,
+    """What a committed batch leaves to do: `settled` items of those given, keys to go on with now,
     effects to have; and what it added to what waits: keys parked, bytes kept.
     """
 
@@ -104,7 +104,10 @@ class Outcome(NamedTuple):
 class Batch:
     """One transaction's work. `fence`: the partitions that `items` come from, with what we hold
     of them; for other work (redrives, wake-ups, filled gaps) one of ours, which does not move.
-    `drains`: keys to go on with; with True, also if they are parked as poison.
+    `drains`: keys to go on with; with True, also if they are parked as poison. `events_max`: how
+    many kept events are done; the rest is for another batch. `filling`: of the items, only those
+    that are next for their key are taken, all others are as if they had not come, and no position
+    moves.
     """
 
     def __init__(
@@ -115,14 +118,20 @@ class Batch:
         drains: dict[Place, bool],
         *,
         careful: bool,
+        events_max: int | None = None,
+        filling: bool = False,
     ) -> None:
         self.reading = reading
         self.items = items
         self.fence = fence
         self.drains = drains
         self.careful = careful
+        self.filling = filling
         self.now_ms = reading.now_ms()
-        self.keys = Keys(reading, self.now_ms)
+        self.deadline_ms = self.now_ms + int(reading.settings.batch_time_s * 1000)
+        self.events_max = self.left = events_max or reading.settings.batch_max + len(items)
+        self.unfinished: list[Place] = []
+        self.keys = Keys(reading, self.now_ms, self.events_max)
         self.counts = [0] * len(COUNTS)
         self.wanted: list[Wanted] = []
         self.failures: list[Exception] = []  # of handlers, for those who run one batch by hand
@@ -156,6 +165,7 @@ class Batch:
         except BaseException:
             yield from abandon(self.reading)
             raise
+        wakes += self.unfinished
         return Outcome(
             settled, self.counts, wakes, self.wanted, self.keys.newly_parked(), self.keys.kept_bytes
         )
@@ -183,7 +193,7 @@ class Batch:
         if not self.fence and not (yield from call(reading.session.run, reading.sql["shut_batch"])):
             raise Setback("a handler rolled the batch's transaction back")
         reached = {place: held.position for place, held in self.fence.items()}
-        for item in self.items[:settled]:
+        for item in () if self.filling else self.items[:settled]:
             record = item.record
             reached[record.topic, record.partition] = str(record.offset + 1)
         lease_ms = int(reading.settings.lease_s * 1000)
@@ -205,8 +215,7 @@ class Batch:
         session = reading.session
         tx = session.handle
         condemned, suspending, now_ms = reading.condemned, reading.suspending, reading.now_ms
-        careful, lost = self.careful, session.lost
-        deadline_ms = self.now_ms + int(reading.settings.batch_time_s * 1000)
+        careful, lost, deadline_ms = self.careful, session.lost, self.deadline_ms
         settled = 0
         for item in self.items:
             if now_ms() > deadline_ms and settled:
@@ -218,6 +227,8 @@ class Batch:
             link = item.link
             entry = entries[item.place]
             state = entry.state
+            if self.filling and not is_next(state._replace(kept=()), link, entry.floor):
+                continue
             if (
                 is_next(state, link, entry.floor)
                 and item.after is None
@@ -300,6 +311,9 @@ class Batch:
         while not entry.suspended:
             link = following(entry.state, entry.floor)
             if link is None:
+                advanced = entry.state.stamp > entry.loaded.stamp
+                if entry.unloaded and advanced and entry.state.park is None:
+                    self.leave(entry)
                 return
             if not isinstance(link, Link):
                 entry.state = fork(entry.state)
@@ -307,15 +321,31 @@ class Batch:
                 self.counts[FORKS] += 1
                 self.note(Verdict.FORK, entry, entry.state.kept[0], "restored or changed row")
                 return
-            item = entry.items[link]
+            item = entry.items.get(link)
+            if item is None or self.is_full():
+                self.leave(entry)
+                return
             if (yield from self.waits(item)):
                 return
+            self.left -= 1
             if not (yield from self.perform(entry, item, link)):
                 return
             entry.state = advance(entry.state, link)
             if entry.attempts or entry.reason is not None or entry.due_ms is not None:
                 entry.attempts, entry.reason, entry.due_ms = 0, None, None
                 entry.parked_ms, entry.other = None, True
+
+    def is_full(self) -> bool:
+        """Whether this batch has done as much of what was kept as it may."""
+        late = self.left < self.events_max and self.reading.now_ms() > self.deadline_ms
+        return late or self.left <= 0
+
+    def leave(self, entry: Entry) -> None:
+        """The key can go on, but not in this batch: the next one does, or whoever comes after a
+        crash.
+        """
+        entry.due_ms, entry.other = self.now_ms, True
+        self.unfinished.append(entry.place)
 
     def perform(self, entry: Entry, item: Item, link: Link) -> Program[bool]:
         """Apply, ignore or void one event. False: the key cannot go on, and waits."""
@@ -328,9 +358,9 @@ class Batch:
         if handler is None:
             self.counts[IGNORED] += 1
             return True
-        condemned = self.reading.condemned.get((entry.place, link.sequence, link.stamp))
-        if condemned is not None:
-            reason, again = condemned
+        doom = self.reading.doom(entry.place, link)
+        if doom is not None:
+            reason, again = doom
             return self.fail(entry, link, reason, again=again)
         if self.careful or item.type in self.reading.suspending:
             return (yield from self.perform_alone(entry, item, link, handler))

@@ -17,12 +17,13 @@ from .batch import Batch, Broken, Outcome, Setback, Wanted, describe, is_outage,
 from .effects import have_effect
 from .envelope import STAMP_UNITS_PER_US
 from .errors import CorruptStore, Fenced, LogTruncated, Unreachable
-from .gaps import Gaps
+from .gaps import Gaps, of_gaps
 from .lease import Held, acquire, add_cursor, fair_share, release, renew
 from .ports import Log, Reader, Record, TopicPartition
 from .program import Program, T, call
 from .prune import Pruning
 from .reading import (
+    ANY_EVENT,
     Item,
     Place,
     Reading,
@@ -44,6 +45,11 @@ DRAIN_MAX = 100
 
 TAKEOVERS_MAX = 3
 """Owners that died at one position before events there run one by one, each noted first."""
+
+DEATHS_MAX = 2
+"""Owners that died while the noted event ran, until it is parked: one may have another cause."""
+
+DEADLY = "its process died each time that it ran"
 
 DESCRIBE_S = 10.0
 """How often a topic is asked for its partitions, which may have grown."""
@@ -85,6 +91,7 @@ class ConsumerLoop:
         self.drains: dict[Place, bool] = {}
         self.wanted: list[Wanted] = []
         self.paused = False
+        self.ahead: dict[TopicPartition, int] = {}  # while paused, how far was looked
         self.pause_s = OUTAGE_PAUSE_S
         self.now_ms = 0
         self.next_upkeep_ms = 0
@@ -130,11 +137,11 @@ class ConsumerLoop:
             yield from self.upkeep(now_ms)
             self.next_upkeep_ms = now_ms + int(self.settings.lease_s * 1000 / 4)
         caught_up = yield from self.catch_up()
-        if self.paused or not self.held:
+        if not self.held:
             yield self.sleep, (min(self.settings.lease_s / 4, 0.2),)
             return caught_up
         settings = self.settings
-        wait_s = min(settings.fetch_wait_s, settings.lease_s / 4)
+        wait_s = 0.0 if self.drains else min(settings.fetch_wait_s, settings.lease_s / 4)
         count_max = 1 if self.single else settings.batch_max
         try:
             records = yield self.fetch, (count_max, settings.batch_bytes_max, wait_s)
@@ -146,7 +153,7 @@ class ConsumerLoop:
             return True
         records = [r for r in records if (r.topic, r.partition) in self.held]
         if records:
-            yield from self.handle(records)
+            yield from (self.look_ahead(records) if self.paused else self.handle(records))
         return caught_up or bool(records)
 
     def outage(self, error: Exception) -> Program[None]:
@@ -208,9 +215,12 @@ class ConsumerLoop:
         for place, held in acquired:
             self.held[place] = yield from self.taken(place, held)
         self.truncated = False
-        positions = {p: int(held.position or 0) for p, held in self.held.items()}
-        self.reader.assign(positions)
         yield from self.transact(self.look_what_is_due(now_ms))
+        ahead = self.ahead if self.paused and not acquired else {}
+        positions = {p: int(held.position or 0) for p, held in self.held.items()}
+        self.ahead = {p: max(at, positions[p]) for p, at in ahead.items() if p in positions}
+        self.single = {p: count for p, count in self.single.items() if p in positions}
+        self.reader.assign(positions | self.ahead)
         yield from self.fill_gaps(now_ms)
         if self.pruning.first() in self.held:
             yield from self.pruning.step(now_ms)
@@ -331,17 +341,7 @@ class ConsumerLoop:
                 f"{at}@{held.position} and what follows may be missing: {why}; read from {offset}"
             )
             logger.error("%s: %s", reading.consumer, detail)
-            note = (
-                reading.now_ms(),
-                "truncated",
-                reading.consumer,
-                "",
-                at,
-                None,
-                None,
-                None,
-                detail,
-            )
+            note = (reading.now_ms(), "truncated", reading.consumer, "", at, *[None] * 3, detail)
             yield from call(reading.session.run, reading.sql["note"], note)
 
     def give_back(self, places: Sequence[TopicPartition], *, leave: bool = False) -> Program[None]:
@@ -363,32 +363,52 @@ class ConsumerLoop:
                 yield from self.transact(subscribe(self.reading, source))
             for source, item in new:
                 item.place = (self.reading.subscriptions[source].id, item.place[1])
-        if self.single:
-            yield from self.look_out(items[0])
+        at = (records[0].topic, records[0].partition)
+        if at in self.single and (yield from self.look_out(at, f"@{records[0].offset}")):
+            self.condemn(items[0], DEADLY, again=False)
         while items and not self.stopping():
             settled = yield from self.settle(items)
             items = items[settled:]
         if items:  # stopped in between: the rest is fetched again by whoever goes on
             self.held.clear()
 
-    def look_out(self, item: Item) -> Program[None]:
-        """Before an event that may kill the process: note it; if it is noted already, it did."""
-        record, reading = item.record, self.reading
-        place = (record.topic, record.partition)
-        if place not in self.single:
-            return
-        held = self.held[place]
-        if held.suspect == str(record.offset) and item.bad is None:
-            self.condemn(item, f"{held.takeovers} processes died while it ran", again=False)
-        parameters = (reading.consumer, *place, held.term, str(record.offset))
+    def look_out(self, place: TopicPartition, name: str) -> Program[bool]:
+        """Before an event that may kill the process: note it at this partition. Whether it has
+        killed often enough: then it is parked instead.
+
+        The note is "deaths takeovers name": how many owners died while it ran, and how many had
+        died here when it was noted, so that one which ended otherwise does not count.
+        """
+        reading, held = self.reading, self.held[place]
+        deaths, takeovers, suspect = noted(held.suspect)
+        deaths = 0 if suspect != name else deaths + (held.takeovers > takeovers)
+        note = f"{deaths} {held.takeovers} {name}"
+        parameters = (reading.consumer, *place, held.term, note)
         rows = yield from self.transact(
             call(reading.session.run, reading.sql["suspect"], parameters)
         )
         if not rows:
             raise Fenced(f"{place[0]}/{place[1]} has another owner")
+        self.held[place] = held._replace(suspect=note)
         self.single[place] -= 1
         if not self.single[place]:
             del self.single[place]
+        return deaths >= DEATHS_MAX
+
+    def look_ahead(self, records: Sequence[Record]) -> Program[None]:
+        """Too much waits to take in more. But what fills a gap lets others go on, so that is done
+        wherever it comes; all else is read again when there is room.
+        """
+        for record in records:
+            self.ahead[record.topic, record.partition] = record.offset + 1
+        yield from self.know_subscriptions()
+        items = yield from of_gaps(self.reading, records)
+        yield from self.drain_in_parts({}, items, CAREFUL_MAX, filling=True)
+
+    def know_subscriptions(self) -> Program[None]:
+        """What a transaction that was rolled back has made us forget."""
+        if not self.reading.subscriptions:
+            yield from self.transact(load_subscriptions(self.reading))
 
     def settle(self, items: Sequence[Item]) -> Program[int]:
         """One committed batch over the first of these items; how many it settled."""
@@ -400,7 +420,8 @@ class ConsumerLoop:
             for item in chunk:
                 place = (item.record.topic, item.record.partition)
                 fence[place] = self.held[place]
-            batch = Batch(self.reading, chunk, fence, {}, careful=careful)
+            events_max = 1 if self.single else None
+            batch = Batch(self.reading, chunk, fence, {}, careful=careful, events_max=events_max)
             try:
                 outcome = yield from batch.run()
             except Setback:
@@ -426,20 +447,17 @@ class ConsumerLoop:
             return CAREFUL_MAX
         if len(chunk) == 1:
             item = chunk[0]
-            if item.bad is not None or self.is_condemned(item):
+            if item.bad is not None or (item.place, *item.link[:2]) in self.reading.condemned:
                 raise error  # not the handler: it did not run
             reason = f"the transaction failed at its end: {describe(error)}"
             self.condemn(item, reason, again=True)
             return 1
         return len(chunk) // 2
 
-    def is_condemned(self, item: Item) -> bool:
-        return (item.place, item.link.sequence, item.link.stamp) in self.reading.condemned
-
     def condemn(self, item: Item, reason: str, *, again: bool) -> None:
         """Have an event parked instead of run; not `again`: somebody has to look at it first."""
-        place = (item.place, item.link.sequence, item.link.stamp)
-        self.reading.condemned[place] = (reason, again)
+        if item.bad is None:
+            self.reading.condemned[item.place, *item.link[:2]] = (reason, again)
 
     def follow(self, outcome: Outcome) -> None:
         """What a committed batch leaves to do."""
@@ -450,24 +468,29 @@ class ConsumerLoop:
         self.parked += outcome.parked
         self.kept_bytes += outcome.kept_bytes
         settings = self.settings
-        if self.parked > settings.parked_max or self.kept_bytes > settings.kept_bytes_max:
+        much = self.parked > settings.parked_max or self.kept_bytes > settings.kept_bytes_max
+        if much and not self.paused:
             self.next_upkeep_ms = 0  # perhaps too much waits: count it
 
     def catch_up(self) -> Program[bool]:
-        """Effects that handlers wait for, then keys that can go on; whether there were any."""
+        """Effects that handlers wait for, then some of the keys that can go on; whether there were
+        any.
+        """
         busy = bool(self.wanted or self.drains)
         for one in list(self.wanted):
             yield from self.go_on_with(one)
             self.wanted.remove(one)  # only now: after an outage its effect is asked for again
-        while self.drains:
-            drains = dict(list(self.drains.items())[:DRAIN_MAX])
-            for place in drains:
-                del self.drains[place]
+        drains = dict(list(self.drains.items())[:DRAIN_MAX])
+        for place in drains:
+            del self.drains[place]
+        if drains:
             yield from self.drain(drains)
         return busy
 
-    def drain(self, drains: dict[Place, bool], items: Sequence[Item] = ()) -> Program[None]:
-        """Go on with waiting keys, and settle events that sources sent to fill gaps.
+    def drain(
+        self, drains: dict[Place, bool], items: Sequence[Item] = (), *, filling: bool = False
+    ) -> Program[None]:
+        """Go on with waiting keys, and settle events that fill gaps (only these: `filling`).
 
         Under the fence of one of our partitions, whichever, which does not move: so a handler that
         commits is stopped here too, a rebuild waits for us, and what is done is counted. Without
@@ -475,39 +498,53 @@ class ConsumerLoop:
         """
         if not self.held:
             return
-        if not self.reading.subscriptions:
-            yield from self.transact(load_subscriptions(self.reading))
-        fence = dict(sorted(self.held.items())[:1])
-        batch = Batch(self.reading, items, fence, drains, careful=True)
+        yield from self.know_subscriptions()
+        place, alone = min(self.single or self.held), len(drains) + len(items) == 1
+        events_max = CAREFUL_MAX + len(items)
+        if self.single and not alone:
+            yield from self.drain_in_parts(drains, items, 1, filling=filling)
+            return
+        if self.single:
+            events_max = 1
+            key = items[0].place if items else next(iter(drains))
+            if (yield from self.look_out(place, f"{key[0]}:{key[1]}")):
+                self.reading.condemned[key, *ANY_EVENT] = (DEADLY, False)
+        fence = {place: self.held[place]}
+        batch = Batch(
+            self.reading, items, fence, drains, careful=True, filling=filling, events_max=events_max
+        )
         try:
             outcome = yield from batch.run()
         except Broken as broken:
             self.condemn(broken.item, broken.error.what, again=False)
-            yield from self.drain(drains, items)
+            yield from self.drain(drains, items, filling=filling)
         except Exception as error:
             if is_outage(self.reading, error):
                 raise
-            if len(drains) + len(items) == 1:
+            if alone:
                 logger.exception("%s: a key cannot go on: %s", self.reading.consumer, drains)
                 return
-            for place, forced in drains.items():
-                yield from self.drain({place: forced})
-            for item in items:
-                yield from self.drain({}, [item])
+            yield from self.drain_in_parts(drains, items, 1, filling=filling)
         else:
-            self.held.update(fence)
+            self.held[place] = fence[place]._replace(suspect=None)
             self.follow(outcome)
+
+    def drain_in_parts(
+        self, drains: dict[Place, bool], items: Sequence[Item], size: int, *, filling: bool = False
+    ) -> Program[None]:
+        for place, forced in drains.items():
+            yield from self.drain({place: forced})
+        for at in range(0, len(items), size):
+            yield from self.drain({}, items[at : at + size], filling=filling)
 
     def fill_gaps(self, now_ms: int) -> Program[None]:
         """Ask the sources whose stores we may read for what is missing, and settle it."""
         if self.gaps is None:
             return
         records = yield from self.gaps.close(now_ms)
-        if records and not self.reading.subscriptions:
-            yield from self.transact(load_subscriptions(self.reading))
+        yield from self.know_subscriptions()
         items = take_in(self.reading, records).items
-        for at in range(0, len(items), CAREFUL_MAX):
-            yield from self.drain({}, items[at : at + CAREFUL_MAX])
+        yield from self.drain_in_parts({}, items, CAREFUL_MAX)
 
     def go_on_with(self, one: Wanted) -> Program[None]:
         """Have the effect that a handler waits for, then run the handler again."""
@@ -552,3 +589,10 @@ class ConsumerLoop:
                 )  # fmt: skip
             self.paused = paused
             self.parked, self.kept_bytes = parked, kept_bytes
+
+
+def noted(suspect: str | None) -> tuple[int, int, str]:
+    """What `look_out` wrote: deaths, takeovers, name."""
+    deaths, _, rest = (suspect or "").partition(" ")
+    takeovers, _, name = rest.partition(" ")
+    return (int(deaths), int(takeovers), name) if name else (0, 0, "")

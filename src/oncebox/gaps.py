@@ -21,8 +21,8 @@ from .outbox import History
 from .outbox import history as read_outbox
 from .ports import Record
 from .program import Program, call
-from .reading import Place, Reading
-from .session import Session, Store, lookup
+from .reading import Item, Place, Reading, take_in
+from .session import Session, Store, keys_value, lookup
 from .statements import statements
 
 logger = logging.getLogger("oncebox.gaps")
@@ -77,6 +77,18 @@ def link_text(link: Link) -> str:
 def orphans_of(rows: Iterable[Sequence[str]]) -> tuple[Link, ...]:
     """The events of `link_text`, from rows (key, text)."""
     return tuple(Link(*json.decode(text)) for _, text in rows)
+
+
+def of_gaps(reading: Reading, records: Iterable[Record]) -> Program[list[Item]]:
+    """Those of these records whose key misses an event; perhaps that one is among them."""
+    items = [item for item in take_in(reading, records).items if item.bad is None]
+    places = {item.place for item in items}
+    found = set[Place]()
+    for subscription in sorted({subscription for subscription, _ in places}):
+        keys = keys_value(reading.session, sorted(k for id, k in places if id == subscription))
+        rows = yield from call(reading.session.run, reading.sql["key_rest"], (subscription, keys))
+        found |= {(subscription, key) for key, park, _, kept, *_ in rows if kept and not park}
+    return [item for item in items if item.place in found]
 
 
 class SourceFailed(Exception):
@@ -160,8 +172,8 @@ class Gaps:
         ask_source = asker(session, statements(store.dialect, store.schema))
         found: list[Record] = []
         size = 0
-        keys = Keys(reading, now_ms)
-        yield from keys.load_rows(places)
+        keys = Keys(reading, now_ms, RECORDS_MAX)
+        yield from keys.load((), dict.fromkeys(places, False))
         for place in places:
             entry = keys.entries.get(place)
             missing = None if entry is None else gap(entry.state, entry.floor)

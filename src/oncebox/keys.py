@@ -6,7 +6,8 @@ what is kept behind a key is read and written under its row's lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from msgspec import Struct, json
@@ -28,12 +29,16 @@ from .reading import (
 )
 from .session import Rows, bulk, keys_value, lookup
 
+ALL = 2**62
+"""Events, or bytes: no bound."""
+
 _Ranges = tuple[tuple[int, int], ...]
 
 
 class Entry(Struct, gc=False):
     """A key in a batch: its state now, and what was loaded, to write the difference.
 
+    `unloaded`: how many kept events are not in the state, as they cannot matter in this batch.
     `had`: up to this stamp handlers run again, so they emit nothing. `awaited`: some kept event of
     another key waits for this one. `suspended`: its handler waits for an effect, so it is not gone
     on with in this batch. `other`: something besides the event last done has changed.
@@ -45,6 +50,7 @@ class Entry(Struct, gc=False):
     state: KeyState
     loaded: KeyState
     items: dict[Link, Item] = {}
+    unloaded: int = 0
     attempts: int = 0
     reason: str | None = None
     parked_ms: int | None = None
@@ -60,22 +66,30 @@ class Entry(Struct, gc=False):
             *self.place, *state[:5],
             None if state.park is None else str(state.park),
             json.encode(state.skipped).decode() if state.skipped else None,
-            len(state.kept), self.awaited, self.attempts, self.reason, self.parked_ms, self.due_ms,
-            self.had if self.had > state.stamp else -1,
+            self.unloaded + len(state.kept), self.awaited, self.attempts, self.reason,
+            self.parked_ms, self.due_ms, self.had if self.had > state.stamp else -1,
         )  # fmt: skip
 
 
 class Keys:
-    """The entries of a batch by place. `kept_bytes`: what was written to be kept."""
+    """The entries of a batch by place. `kept_bytes`: what was written to be kept. `events_max`: how
+    many kept events are to be done, so that no more are read; operators see all.
+    """
 
-    def __init__(self, reading: Reading, now_ms: int) -> None:
+    def __init__(self, reading: Reading, now_ms: int, events_max: int = ALL) -> None:
         self.reading = reading
         self.now_ms = now_ms
+        self.events_max = events_max
+        self.items: Sequence[Item] = ()
+        self.drains: Mapping[Place, bool] = {}
         self.entries: dict[Place, Entry] = {}
         self.kept_bytes = 0
 
-    def load(self, items: Sequence[Item], drains: Iterable[Place]) -> Program[None]:
-        """Lock and read the rows of all keys that matter, and what is kept behind them."""
+    def load(self, items: Sequence[Item], drains: Mapping[Place, bool]) -> Program[None]:
+        """Lock and read the rows of all keys that matter, and what is kept behind them. `drains`:
+        with True, a key goes on also if it is parked as poison.
+        """
+        self.items, self.drains = items, drains
         places = {item.place for item in items if item.bad is None} | set(drains)
         for item in items:
             if item.after is not None:
@@ -113,8 +127,7 @@ class Keys:
                 rest = yield from call(session.run, sql["key_rest"], (subscription, keys))
                 behind += self.take_rest(subscription, rest)
         if behind:
-            kept_rows = yield from lookup(session, sql["load_kept"], behind)
-            yield from self.load_kept(kept_rows)
+            yield from self.load_kept(behind)
 
     def take_rows(self, known: Subscription, rows: Rows) -> list[str]:
         """Entries of rows; the keys that have more than most."""
@@ -142,23 +155,56 @@ class Keys:
             entry.state = entry.loaded = entry.state._replace(
                 park=Park(park) if park else None, skipped=ranges
             )
+            entry.unloaded = kept
             if kept:
                 behind.append(entry.place)
         return behind
 
-    def load_kept(self, rows: Sequence[tuple[Any, ...]]) -> Program[None]:
+    def load_kept(self, behind: list[Place]) -> Program[None]:
+        """Of keys that may go on, the lowest kept events; and those beside an event that arrives,
+        which its verdict rests on. So a batch reads no more than it can do, however much waits.
+        """
+        session, sql, drains, limit = self.reading.session, self.reading.sql, self.drains, ALL
+        going, size = behind, ALL
+        if self.events_max < ALL:
+            arriving = {item.place for item in self.items}
+            going = [
+                place
+                for place in behind
+                if drains.get(place)
+                or (self.entries[place].state.park is None and place in drains.keys() | arriving)
+            ]
+            share = max(len(going), 1)
+            limit = max(self.events_max // share, 1)
+            size = max(self.reading.settings.batch_bytes_max // share, 1)
+        rows = yield from lookup(session, sql["load_kept"], going, (limit, size))
+        yield from self.take_kept(rows)
+        cut = {place for place in behind if self.entries[place].unloaded}
+        near = [(*item.place, *item.link[:2]) for item in self.items if item.place in cut]
+        yield from self.take_kept((yield from lookup(session, sql["kept_near"], near)))
+
+    def take_kept(self, rows: Rows) -> Program[None]:
+        """Kept events, each with its record if it may be done."""
+        more: dict[Place, set[Link]] = {}
         for subscription, key, sequence, stamp, previous, id, hashed, void, stored in rows:
             entry = self.entries[subscription, key]
             link = Link(sequence, stamp, previous, id, hashed, bool(void))
+            more.setdefault(entry.place, set(entry.state.kept)).add(link)
+            if stored is None:
+                continue
             (item,), _ = take_in(self.reading, [record_of(stored)])
             item.link, item.place = link, entry.place
             entry.items[link] = item
-            entry.state = entry.loaded = entry.state._replace(kept=(*entry.state.kept, link))
             after = item.after
             if after is not None:
                 place = yield from self.awaited_place(after)
                 if place is not None and place not in self.entries:
                     yield from self.lock({place})
+        for place, links in more.items():
+            entry = self.entries[place]
+            entry.unloaded = max(entry.unloaded - len(links) + len(entry.state.kept), 0)
+            kept = tuple(sorted(links, key=itemgetter(0, 1, 3, 4)))
+            entry.state = entry.loaded = entry.state._replace(kept=kept)
 
     def awaited_place(self, after: Reference, *, ever: bool = False) -> Program[Place | None]:
         """The row that an event waits for; None if this consumer does not read its source, unless

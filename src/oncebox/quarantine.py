@@ -83,7 +83,7 @@ def retry(desk: Desk, n: int) -> Program[str]:
             subscription = yield from subscribe(reading, source)
             new.place = (subscription.id, new.place[1])
         batch = TakenIn(reading, [item], {}, {}, careful=True)
-        yield from batch.keys.load([item], ())
+        yield from batch.keys.load([item], {})
         entry = batch.keys.entries[item.place]
         before = entry.state
         yield from batch.settle_item(entry, item)

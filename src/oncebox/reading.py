@@ -35,6 +35,9 @@ BY_ID = "#id"
 """Events without a chain have a subscription of their own per source, where the key is the id."""
 
 
+ANY_EVENT = (-1, -1)
+"""In place of an event's sequence and stamp: whichever of its key is next."""
+
 OUTAGES_MAX = 10_000
 """Events whose outages are counted."""
 
@@ -157,6 +160,12 @@ class Reading:
     def subscription(self, id: int) -> Subscription | None:
         """By its id, if it is known."""
         return self.subscriptions.get(self.sources.get(id, "?"))
+
+    def doom(self, place: Place, link: Link) -> tuple[str, bool] | None:
+        """Why an event must not run in this batch, and whether it may be tried again."""
+        if not self.condemned:
+            return None
+        return self.condemned.get((place, *link[:2])) or self.condemned.get((place, *ANY_EVENT))
 
     def gives_up(self, place: Place, link: Link) -> bool:
         """Whether an event that meets an outage once more has met enough: perhaps what it needs is

@@ -18,11 +18,14 @@ from .worlds import (
     Causal,
     Charging,
     Claims,
+    Crossing,
     Duel,
     Failing,
     Forked,
     Killing,
+    KillingWhenWoken,
     Leaving,
+    Malformed,
     Redrive,
     RedriveLive,
     Retries,
@@ -49,6 +52,9 @@ SPREAD = (Fact("a", 1), Fact("a", 2, 1), Fact("b", 1, 1), Fact("a", 3), Fact("b"
 LATE = (Fact("a", 1), Fact("a", 3), Fact("b", 1), Fact("a", 2), Fact("b", 2))
 """An event that was published late, by `republish`."""
 
+MUCH = (Fact("a", 1), Fact("a", 3), Fact("a", 4), Fact("a", 5), Fact("a", 2))
+"""More waits behind that one than is done in one batch."""
+
 AFTER = (Fact("a", 1), Fact("b", 1, 1, ("a", 2)), Fact("a", 2), Fact("b", 2, 1))
 """b 1 waits for a 2, which may come later and on another partition."""
 
@@ -56,7 +62,7 @@ RESTORED = (Fact("a", 1), Fact("a", 2), Fact("a", 3, branch=1, behind=1), Fact("
 """The source forgot a 2 and went on; of what it emitted then, the second comes first."""
 
 ORDERS = {"ann": [[Fact("a", 1), Fact("b", 1)], [Fact("a", 2)]], "bob": [[Fact("a", 3)]]}
-ONE_BY_ONE = replace(QUICK, batch_max=1)
+ONE_BY_ONE = replace(QUICK, batch_max=1, attempts_max=4)
 ONE_AHEAD = RELAY._replace(batch_max=1, ahead_min=1)
 TWO_BY_TWO = replace(QUICK, batch_max=2)
 COARSE = {"stall": 1, "crash": 1}
@@ -102,6 +108,11 @@ CASES = {
     "an event that comes late": Case(
         lambda e: AtWork(e, LATE, settings=TWO_BY_TWO).arranged(), Bounds(2), ("crash", "duplicate")
     ),
+    "much that was kept": Case(
+        lambda e: AtWork(e, MUCH, settings=ONE_BY_ONE, duplicates=False).arranged(),
+        Bounds(2),
+        ("crash",),
+    ),
     "two owners": Case(rivals, Bounds(2, COARSE), ("crash", "stall", "preemption")),
     "an owner that leaves": Case(
         lambda e: Leaving(e, FIVE[:2], duplicates=False, every_step=False).arranged(),
@@ -137,6 +148,14 @@ CASES = {
     "an event that kills": Case(
         lambda e: Killing(e, FIVE, every_step=False).arranged(), Bounds(1), ("crash", "duplicate")
     ),
+    "an event that kills when it is woken": Case(
+        lambda e: KillingWhenWoken(e, AFTER, every_step=False).arranged(), Bounds(1), ("crash",)
+    ),
+    "a record that cannot be read": Case(
+        lambda e: Malformed(e, FIVE[:3], duplicates=False).arranged(),
+        Bounds(2),
+        ("crash", "reordering"),
+    ),
     "a relay": Case(
         lambda e: Relaying(e, ORDERS, every_step=False),
         Bounds(2),
@@ -159,6 +178,7 @@ DUELS: dict[str, Callable[[Engine], Duel]] = {
     "take over": TakeOver.make,
     "redrive": Redrive.make,
     "retries": Retries.make,
+    "retries of two keys": Crossing.make,
     "wake": Wake.make,
     "redrive of what is retried": RedriveLive.make,
     "claims": Claims.make,

@@ -5,7 +5,7 @@ Each is a mistake that has cost others data. The production code has no switch f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -15,11 +15,12 @@ import pytest
 from oncebox import batch, consumer, effects, inbox, order, relay
 from oncebox.batch import Batch, Outcome
 from oncebox.desk import Desk
+from oncebox.keys import Keys
 from oncebox.order import KeyState, Link
 from oncebox.outbox import Reached, reached_text
 from oncebox.ports import TopicPartition
 from oncebox.program import Call, Program, call
-from oncebox.reading import Reading
+from oncebox.reading import Place, Reading
 from oncebox.session import Session
 from oncebox.waiting import Waiting
 
@@ -199,6 +200,19 @@ def later(patch: pytest.MonkeyPatch, which: Callable[[Batch, Call], bool]) -> No
         return outcome
 
     patch.setattr(Batch, "run", run)
+
+
+# ---- records that cannot be read
+
+
+def malformed_noted_later(patch: pytest.MonkeyPatch, shop: Shop) -> None:
+    """A record that cannot be read is stored after the commit that moved the position over it."""
+    later(patch, lambda self, asked: asked[1][:1] == (self.reading.sql["quarantine"],))
+
+
+def malformed_dropped(patch: pytest.MonkeyPatch, shop: Shop) -> None:
+    """What cannot be read is passed over, as many clients do."""
+    patch.setattr(Batch, "quarantine", lambda self, item: nothing())
 
 
 # ---- order
@@ -443,6 +457,21 @@ def above_the_last_position(patch: pytest.MonkeyPatch, shop: Shop) -> None:
 def rows_read_before_locked(patch: pytest.MonkeyPatch, shop: Shop) -> None:
     """A key's row is read without its lock, and locked when it is written."""
     other_sql(patch, shop.engine, "lock_keys", " for update of k", "")
+
+
+def locks_in_any_order(patch: pytest.MonkeyPatch, shop: Shop) -> None:
+    """Owners lock their keys one by one, each in an order of its own."""
+
+    def load_rows(self: Keys, places: Iterable[Place]) -> Program[None]:
+        info = self.reading.session.handle.info
+        backwards = info.parameter_status("application_name") == "two"
+        for place in sorted(places, reverse=backwards):
+            yield from original_load_rows(self, [place])
+
+    patch.setattr(Keys, "load_rows", load_rows)
+
+
+original_load_rows = Keys.load_rows
 
 
 def redrive_without_the_lock(patch: pytest.MonkeyPatch, shop: Shop) -> None:

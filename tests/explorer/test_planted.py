@@ -20,6 +20,8 @@ PLANTED = [
     (mutants.position_of_what_was_fetched, "a handler that fails", ["crash"]),
     (mutants.kept_in_another_transaction, "an event that comes late", ["crash"]),
     (mutants.parked_in_another_transaction, "a handler that fails", ["crash"]),
+    (mutants.malformed_noted_later, "a record that cannot be read", ["crash"]),
+    (mutants.malformed_dropped, "a record that cannot be read", []),
     (mutants.above_the_last_one, "a key on two partitions", ["reordering"]),
     (mutants.previous_not_compared, "a history that forks", []),
     (mutants.only_the_last_id, "an owner at work", ["duplicate"]),

@@ -93,6 +93,7 @@ def test_a_relay_crashes_before_every_step(engine: PostgresEngine, make: Make) -
 
 PLANTED: list[tuple[mutants.Plant, Make]] = [
     (mutants.rows_read_before_locked, DUELS["retries"]),
+    (mutants.locks_in_any_order, DUELS["retries of two keys"]),
     (mutants.redrive_without_the_lock, DUELS["redrive of what is retried"]),
     (mutants.select_then_insert, DUELS["claims"]),
     (mutants.above_the_last_position, numbered_early),

@@ -18,10 +18,11 @@ from oncebox.explorer.run import Crash
 from oncebox.operate import redrive
 from oncebox.program import Program, call
 from oncebox.reading import Handler, Place
+from oncebox.session import Trouble
 from oncebox.waiting import Where, waiting
 
 from .engines import Engine
-from .shop import QUICK, Fact, Paid, Shop
+from .shop import QUICK, Fact, Paid, Shop, outgoing
 
 
 class Start(Shop):
@@ -180,19 +181,20 @@ class Killing(Shop):
             raise Crash
 
     def is_quiet(self) -> bool:
-        rows = self.engine.rows("SELECT due_ms FROM oncebox.key WHERE park IS NOT NULL OR kept > 0")
-        return bool(rows) and not any(due_ms for (due_ms,) in rows)
+        rows = self.engine.rows(
+            "SELECT park, due_ms FROM oncebox.key WHERE park IS NOT NULL OR kept > 0"
+        )
+        return bool(rows) and all(park and not due_ms for park, due_ms in rows)
 
     def check(self) -> object:
         """Of a parked key nothing is done but what comes before. Somebody has to look at it: by
-        itself it is not tried again. Whoever dies by another hand while an event is under suspicion
-        parks that one, too.
+        itself it is not tried again. Whoever dies once by another hand, while an event is under
+        suspicion, parks nothing.
         """
         key, number = self.deadly
         rows = self.engine.rows("SELECT key, park, due_ms FROM oncebox.key WHERE park IS NOT NULL")
         parked = {key for key, *why in rows if why == ["poison", None]}
-        suspects = parked if "crash" in self.run.choices.fired else {key}
-        if len(parked) != len(rows) or not {key} <= parked <= suspects:
+        if len(parked) != len(rows) or parked != {key}:
             raise Broken(f"parked: {rows}")
         done = self.engine.rows("SELECT key, value FROM ledger ORDER BY n")
         for other, values in self.expected().items():
@@ -203,6 +205,28 @@ class Killing(Shop):
             if other == key and number in mine:
                 raise Broken(f"the deadly event has an effect: {mine}")
         return None
+
+
+class KillingWhenWoken(Killing):
+    """The same of one that waits for another key: it kills whoever wakes it."""
+
+    deadly = ("b", 1)
+
+
+class Malformed(AtWork):
+    """Among the records is one that nobody can read."""
+
+    def publish(self, run: Run) -> None:
+        good = outgoing(Fact("c", 1), 0)
+        headers = [(n, "1:x" if n == "ce_chain" else v) for n, v in good.headers]
+        self.broker.append(good._replace(headers=headers), 0)
+        super().publish(run)
+
+    def check_pending(self) -> None:
+        super().check_pending()
+        rows = self.engine.rows('SELECT partition, "offset" FROM oncebox.quarantine')
+        if rows != [(0, len(self.past))]:
+            raise Broken(f"in quarantine: {rows}")
 
 
 class Forked(Shop):
@@ -381,6 +405,45 @@ class Retries(Duel):
     def cast(self, run: Run) -> None:
         run.start("one", self.drain)
         run.start("two", self.drain)
+
+
+class Crossing(Retries):
+    """Two owners that try the same two keys, each in its own order: nobody may be in the way of
+    the other for good.
+    """
+
+    deadlocks = 0
+
+    @classmethod
+    def make(cls, engine: Engine) -> Self:
+        shop = cls(engine, (), failing={("a", 1), ("b", 1)}, duplicates=False)
+        shop.broker.parts.extend([] for _ in range(2 - len(shop.broker.parts)))
+        shop.arranged((Fact("a", 1, 0), Fact("b", 1, 0)), DUE, TWO_OWNERS)
+        shop.breaks = frozenset()
+        rows = engine.rows("SELECT subscription, key FROM oncebox.key ORDER BY key")
+        shop.places = [(subscription, key) for subscription, key in rows]
+        return shop
+
+    def begin(self, run: Run) -> None:
+        self.deadlocks = 0
+        super().begin(run)
+
+    def loop(self, actor: Actor) -> Program[ConsumerLoop]:
+        loop = yield from super().loop(actor)
+        trouble = loop.reading.trouble
+
+        def watched(error: BaseException) -> Trouble:
+            kind = trouble(error)
+            self.deadlocks += kind == "retry"
+            return kind
+
+        loop.reading.trouble = watched
+        return loop
+
+    def check(self) -> object:
+        if self.deadlocks:
+            raise Broken("a deadlock")
+        return super().check()
 
 
 class Wake(Duel):

@@ -87,10 +87,29 @@ update oncebox.key set sequence = $3, stamp = $4, id = $5, digest = $6, cutoff =
 where subscription = $1 and key = $2;
 
 -- name: load_kept
+-- The lowest $1 events kept behind each of these keys, as many as have $2 bytes; one at the least.
 select e.subscription, e.key, e.sequence, e.stamp, e.previous, e.id, e.digest, e.void, e.record
-from unnest($1::int[], $2::text[]) as v (subscription, key)
-join oncebox.kept e on e.subscription = v.subscription and e.key = v.key
-order by e.subscription, e.key, e.sequence, e.stamp;
+from unnest($3::int[], $4::text[]) as v (subscription, key)
+cross join lateral (
+  select f.*, sum(octet_length(f.record)) over (order by f.sequence, f.stamp
+    rows between unbounded preceding and 1 preceding) as before
+  from (select * from oncebox.kept k where k.subscription = v.subscription and k.key = v.key
+        order by k.sequence, k.stamp limit $1) f) e
+where coalesce(e.before, 0) < $2;
+
+-- name: kept_near
+-- What is kept at (sequence, stamp) of each of these keys, and the ones before and behind it.
+select e.subscription, e.key, e.sequence, e.stamp, e.previous, e.id, e.digest, e.void, null::bytea
+from unnest($1::int[], $2::text[], $3::bigint[], $4::bigint[]) as v (subscription, key, sequence, stamp)
+cross join lateral (
+  (select * from oncebox.kept k where k.subscription = v.subscription and k.key = v.key
+     and (k.sequence, k.stamp) < (v.sequence, v.stamp) order by k.sequence desc, k.stamp desc limit 1)
+  union all
+  (select * from oncebox.kept k where k.subscription = v.subscription and k.key = v.key
+     and k.sequence = v.sequence and k.stamp = v.stamp)
+  union all
+  (select * from oncebox.kept k where k.subscription = v.subscription and k.key = v.key
+     and (k.sequence, k.stamp) > (v.sequence, v.stamp) order by k.sequence, k.stamp limit 1)) e;
 
 -- name: add_kept
 insert into oncebox.kept (subscription, key, sequence, stamp, previous, id, digest, void,
@@ -114,13 +133,17 @@ join oncebox.kept e on e.after_subscription = v.subscription and e.after_key = v
 where e.after_stamp <= v.stamp;
 
 -- name: released_waiters
--- The same for a whole consumer: whoever died between a commit and its wake-ups is made good.
+-- The same for a whole consumer: whoever died between a commit and its wake-ups is made good. Only
+-- keys where the event is next, and so can go on: those with a gap would fill every page.
 select distinct e.subscription, e.key
 from oncebox.kept e
 join oncebox.subscription s on s.id = e.subscription and s.consumer = $1
 join oncebox.key k on k.subscription = e.subscription and k.key = e.key and k.park is null
 join oncebox.key a on a.subscription = e.after_subscription and a.key = e.after_key
 where e.after_key is not null and a.stamp >= e.after_stamp
+  and case when k.sequence >= 0
+    then e.sequence = k.sequence + 1 and coalesce(e.previous, -1) = k.stamp
+    else coalesce(e.previous, -1) < s.floor and s.floor <= e.stamp end
 limit $2;
 
 -- name: take_due

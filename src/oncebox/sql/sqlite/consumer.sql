@@ -80,10 +80,36 @@ UPDATE oncebox_key SET sequence = ?3, stamp = ?4, id = ?5, digest = ?6, cutoff =
 WHERE subscription = ?1 AND key = ?2;
 
 -- name: load_kept
+-- The lowest ?1 events kept behind each of these keys, as many as have ?2 bytes; one at the least.
 SELECT e.subscription, e.key, e.sequence, e.stamp, e.previous, e.id, e.digest, e.void, e.record
+FROM json_each(?3) v
+CROSS JOIN oncebox_kept e ON e.rowid IN (
+  SELECT n FROM (
+    SELECT n, sum(size) OVER (ORDER BY sequence, stamp
+      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+    FROM (SELECT k.rowid AS n, k.sequence, k.stamp, length(k.record) AS size FROM oncebox_kept k
+          WHERE k.subscription = v.value ->> 0 AND k.key = v.value ->> 1
+          ORDER BY k.sequence, k.stamp LIMIT ?1))
+  WHERE coalesce(before, 0) < ?2);
+
+-- name: kept_near
+-- What is kept at (sequence, stamp) of each of these keys, and the ones before and behind it.
+SELECT e.subscription, e.key, e.sequence, e.stamp, e.previous, e.id, e.digest, e.void, NULL
 FROM json_each(?1) v
-CROSS JOIN oncebox_kept e ON e.subscription = v.value ->> 0 AND e.key = v.value ->> 1
-ORDER BY e.subscription, e.key, e.sequence, e.stamp;
+CROSS JOIN oncebox_kept e ON e.rowid IN (
+  SELECT k.rowid FROM oncebox_kept k
+  WHERE k.subscription = v.value ->> 0 AND k.key = v.value ->> 1
+    AND k.sequence = v.value ->> 2 AND k.stamp = v.value ->> 3
+  UNION ALL SELECT * FROM (
+    SELECT k.rowid FROM oncebox_kept k
+    WHERE k.subscription = v.value ->> 0 AND k.key = v.value ->> 1
+      AND (k.sequence, k.stamp) < (v.value ->> 2, v.value ->> 3)
+    ORDER BY k.sequence DESC, k.stamp DESC LIMIT 1)
+  UNION ALL SELECT * FROM (
+    SELECT k.rowid FROM oncebox_kept k
+    WHERE k.subscription = v.value ->> 0 AND k.key = v.value ->> 1
+      AND (k.sequence, k.stamp) > (v.value ->> 2, v.value ->> 3)
+    ORDER BY k.sequence, k.stamp LIMIT 1));
 
 -- name: add_kept
 INSERT INTO oncebox_kept (subscription, key, sequence, stamp, previous, id, digest, void,
@@ -103,13 +129,17 @@ CROSS JOIN oncebox_kept e ON e.after_subscription = v.value ->> 0 AND e.after_ke
 WHERE e.after_stamp <= v.value ->> 2;
 
 -- name: released_waiters
--- The same for a whole consumer: whoever died between a commit and its wake-ups is made good.
+-- The same for a whole consumer: whoever died between a commit and its wake-ups is made good. Only
+-- keys where the event is next, and so can go on: those with a gap would fill every page.
 SELECT DISTINCT e.subscription, e.key
 FROM oncebox_kept e
 JOIN oncebox_subscription s ON s.id = e.subscription AND s.consumer = ?1
 JOIN oncebox_key k ON k.subscription = e.subscription AND k.key = e.key AND k.park IS NULL
 JOIN oncebox_key a ON a.subscription = e.after_subscription AND a.key = e.after_key
 WHERE e.after_key IS NOT NULL AND a.stamp >= e.after_stamp
+  AND CASE WHEN k.sequence >= 0
+    THEN e.sequence = k.sequence + 1 AND coalesce(e.previous, -1) = k.stamp
+    ELSE coalesce(e.previous, -1) < s.floor AND s.floor <= e.stamp END
 LIMIT ?2;
 
 -- name: take_due
