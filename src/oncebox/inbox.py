@@ -91,10 +91,11 @@ def claim(
     `consumer` names who has the effect, `source` who made the id ("stripe"). With an asynchronous
     connection, await it. A claim that is rolled back was never made.
 
-    Claims are kept until they are pruned below a floor, which is 0 until somebody prunes. Then
-    an id has to show its age: by `time` (aware; when its sender made it, no later than it was
-    first sent), or by being a UUIDv7. One that is older than the floor, or does not show its age
-    and is not found, raises UnknownId: it may have been done.
+    Claims are kept until they are pruned below a floor, which is 0 until somebody prunes: a running
+    consumer of that name by its setting `claims_s`, anybody by `oncebox db prune`. Then an id has
+    to show its age: by `time` (aware; when its sender made it, no later than it was first sent), or
+    by being a UUIDv7. One that is older than the floor, or does not show its age and is not found,
+    raises UnknownId: it may have been done.
 
     Raises NoTransaction, UnknownId, BadEvent (id), ConfigurationError (consumer, source, time),
     MissingTables, MissingRight; the driver's own errors pass.
