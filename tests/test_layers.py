@@ -20,6 +20,7 @@ LAYERS = (
     ("reading", "keys", "batch", "outbox", "migrate", "stores", "logs", "sql"),
     ("emit", "inbox", "relay", "effects", "gaps", "prune", "consumer", "explorer"),
     ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),
+    ("audit", "examine", "auditing"),
     ("service", "connect", "work"),
     ("running", "config", "places", "testing"),
     ("cli", "demo"),
@@ -27,7 +28,10 @@ LAYERS = (
 )
 """From the bottom up. A file imports its own layer and those below it."""
 
-PURE = ("errors", "event", "order", "ports", "program", "envelope", "reading", "batch", "keys")
+PURE = (
+    "errors", "event", "order", "ports", "program", "envelope", "reading", "batch", "keys", "audit",
+    "examine",
+)  # fmt: skip
 IMPURE = {"asyncio", "threading", "socket", "sqlite3", "os", "subprocess", "psycopg", "selectors"}
 CLIENTS = {
     "stores/sqlite.py": {"sqlite3"},

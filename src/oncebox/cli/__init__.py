@@ -1,8 +1,8 @@
 """The command line. Commands are imported when they are run, engines when they are used.
 
 Data goes to standard output, everything else to standard error. Exit codes: 0 fine, 1 failed,
-2 wrong usage or configuration, 3 tables, settings or schemas that do not fit, 4 unreachable,
-130 interrupted.
+2 wrong usage or configuration, 3 tables, settings or schemas that do not fit, or an audit that is
+not clean, 4 unreachable, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ COMMANDS = (
     ("redrive", "act:redrive", OPERATE, "Try failed events again."),
     ("skip", "act:skip", OPERATE, "Give up a failing event, or events that do not come."),
     ("accept", "act:accept", OPERATE, "Follow a source that forgot what it had published."),
+    ("audit", "audit:audit", OPERATE, "Whether outbox, log and inbox agree."),
     ("republish", "again:republish", OPERATE, "Publish a source's events again."),
     ("replay", "again:replay", OPERATE, "Read the log again; changes no state."),
     ("rebuild", "again:rebuild", OPERATE, "Make a consumer's state anew from the log."),

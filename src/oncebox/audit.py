@@ -1,0 +1,352 @@
+"""The audit, pure: what outbox, log and inbox say of each key, compared.
+
+Two passes over the same three sides. `Tally` goes through everything once and keeps, for each key,
+where it stands and order-free digests of its ranges: the sum modulo 2^64 of a hash of each event's
+place, id and bytes. A range of the log and the same range of the outbox differ, or do not; a key
+where anything differs is a suspect. `Cases` (`examine.py`) goes through the suspects alone, and
+says event by event what is wrong. So a clean system costs one pass, and
+memory is bounded by keys, and by events of suspects.
+
+Nothing is said of what is younger than a given time, nor of what a retention may have dropped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+from .event import stream_of
+from .order import KeyState, Link
+from .ports import TopicPartition
+from .reading import BY_ID
+
+RUNS_MAX = 64
+"""Ranges of one key that are compared by digests; a key with more is looked at event by event."""
+
+_MASK = 2**64 - 1
+
+KeyName = tuple[str, str]
+"""Source and key. Events without a chain: source with `#id`, and the id."""
+
+
+class Finding(NamedTuple):
+    """Something that is wrong, or that is worth knowing though it is `settled`: absorbed by
+    consumers, or decided by an operator. `record` is a place in the log, `row` one in the outbox,
+    `decide` what decides it.
+    """
+
+    kind: str
+    settled: bool
+    source: str
+    key: str
+    sequence: int
+    stamp: int | None
+    event: str | None
+    record: str | None
+    row: str | None
+    consumer: str | None
+    what: str
+    decide: str
+
+
+class Bounds(NamedTuple):
+    """What the sides cover of a source, as stamps. `outbox`, `log`: what is older may have been
+    dropped there (0: nothing was; outbox None: it is not known). `until`: what is younger is
+    unseen, not lost.
+    """
+
+    outbox: int | None = None
+    log: int = 0
+    until: int = 0
+
+    @property
+    def start(self) -> int:
+        """Both sides have all from here on."""
+        return max(self.outbox or 0, self.log)
+
+
+class Ledger(Protocol):
+    """What a pass takes in: first all of the inbox, then the log, then the outbox. `detailed`:
+    with what is kept.
+    """
+
+    detailed: bool
+
+    def wants(self, source: str, key: str) -> bool: ...
+    def done(self, name: KeyName, consumer: str, state: KeyState, *, held: bool) -> None: ...
+    def record(self, name: KeyName, link: Link, place: TopicPartition, offset: int) -> None: ...
+    def counter(self, name: KeyName, sequence: int, stamp: int) -> None: ...
+    def row(self, name: KeyName, link: Link, position: int, *, published: bool) -> None:
+        """`published`: the relay has passed it."""
+        ...
+
+
+class Scope(NamedTuple):
+    """What is audited. `bounds`: of the sources whose outbox is known; `logs`: since when the log
+    has all of a topic; `positions`: how far each consumer had read; `floors`: from which stamp on
+    a consumer reads a source.
+    """
+
+    bounds: dict[str, Bounds]
+    logs: Mapping[str, int]
+    positions: Mapping[str, Mapping[TopicPartition, int]]
+    floors: Mapping[tuple[str, str], int]
+    until: int
+
+    def of(self, source: str) -> Bounds:
+        found = self.bounds.get(source)
+        if found is None:
+            name = source.removesuffix(BY_ID)
+            found = self.bounds.get(name) or Bounds(
+                None, self.logs.get(stream_of(name), 0), self.until
+            )
+            self.bounds[source] = found
+        return found
+
+    def readers(self, topic: str) -> list[str]:
+        """The consumers that read a topic."""
+        return [name for name, at in self.positions.items() if any(t == topic for t, _ in at)]
+
+    def floor(self, consumer: str, source: str) -> int:
+        found = self.floors.get((consumer, source))
+        return self.floors.get((consumer, ""), 0) if found is None else found
+
+
+def _digest(link: Link, *, by_id: bool) -> int:
+    sequence, stamp, previous, id, digest, _ = link
+    return hash((sequence, 0 if by_id else stamp, previous, id, digest))
+
+
+class Row(NamedTuple):
+    """An event in the outbox."""
+
+    position: int
+    link: Link
+    published: bool
+
+
+class Logged(NamedTuple):
+    """An event in the log."""
+
+    place: TopicPartition
+    offset: int
+    link: Link
+
+    def __str__(self) -> str:
+        return f"{self.place[0]}/{self.place[1]}@{self.offset}"
+
+
+def _repeat(name: KeyName, record: Logged) -> Finding:
+    link = record.link
+    return Finding(
+        "duplicate", True, *name, link.sequence, link.stamp, str(link.id), str(record), None, None,
+        "the log has it already", "nothing: consumers drop it",
+    )  # fmt: skip
+
+
+# ---- the first pass: which keys to look at
+
+
+class _Run:
+    """Records of a key that followed each other in the log, number by number. `sum`, `count`: of
+    those that both sides cover, less what the outbox has of them.
+    """
+
+    __slots__ = ("count", "first", "last", "place", "stamp", "sum")
+
+    def __init__(self, place: TopicPartition, link: Link) -> None:
+        self.place = place
+        self.first = self.last = link.sequence
+        self.stamp = link.stamp
+        self.sum = self.count = 0
+
+
+class _Key:
+    """A key in the first pass. `read`: the last event that all its readers have read; `ahead`: by
+    consumer, where some have read on. `done`: by consumer: number, hash of stamp and id, digest.
+    """
+
+    __slots__ = (
+        "ahead", "counter", "done", "high", "high_stamp", "out", "out_stamp", "read", "runs",
+        "suspect",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.runs: list[_Run] = []
+        self.high = self.high_stamp = -1
+        self.out = self.out_stamp = -1
+        self.counter: tuple[int, int] | None = None
+        self.read: tuple[int, int] = (-1, -1)
+        self.ahead: dict[str, tuple[int, int]] | None = None
+        self.done: dict[str, tuple[int, int | None, int]] | None = None
+        self.suspect = False
+
+
+class Tally:
+    """The first pass. `repeats`: records that were in the log before; `listed`: the first of them;
+    `unseen`: events that the log need not have yet; `lag`: records that a consumer has not read.
+    """
+
+    LISTED_MAX = 20
+    detailed = False
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.keys: dict[str, dict[str, _Key]] = {}
+        self.repeats = self.unseen = self.rows = self.records = 0
+        self.listed: list[Finding] = []
+        self.lag: Counter[str] = Counter()
+        self._readers: dict[str, list[str]] = {}
+        self._low: dict[TopicPartition, int] = {}
+
+    def wants(self, source: str, key: str) -> bool:  # noqa: ARG002
+        return True
+
+    def _key(self, name: KeyName) -> _Key:
+        source, key = name
+        of_source = self.keys.get(source)
+        if of_source is None:
+            of_source = self.keys[source] = {}
+        found = of_source.get(key)
+        if found is None:
+            found = of_source[key] = _Key()
+        return found
+
+    def done(self, name: KeyName, consumer: str, state: KeyState, *, held: bool) -> None:
+        key = self._key(name)
+        stamp = 0 if name[0].endswith(BY_ID) else state.stamp
+        place = hash((stamp, state.id)) if state.id else None
+        key.done = key.done or {}
+        key.done[consumer] = (state.sequence, place, state.digest)
+        key.suspect |= held
+
+    def record(self, name: KeyName, link: Link, place: TopicPartition, offset: int) -> None:
+        key, by_id = self._key(name), name[0].endswith(BY_ID)
+        self.records += 1
+        sequence, stamp, previous = link[:3]
+        run = key.runs[-1] if key.runs else None
+        if run is None or sequence != run.last + 1 or previous != run.stamp or place != run.place:
+            if run is not None:
+                self._broken(key, link, moved=place != run.place and not by_id)
+            run = _Run(place, link)
+            key.runs.append(run)
+        else:
+            run.last, run.stamp = sequence, stamp
+        if sequence > key.high:
+            key.high, key.high_stamp = sequence, stamp
+        elif sum(one.first <= sequence <= one.last for one in key.runs) > 1:
+            self.repeats += 1
+            if len(self.listed) < self.LISTED_MAX:
+                self.listed.append(_repeat(name, Logged(place, offset, link)))
+        if stamp >= self.scope.of(name[0]).start:
+            run.sum += _digest(link, by_id=by_id)
+            run.count += 1
+        if key.done:
+            self._compare(key, name[0], link)
+        self._read(key, link, place, offset)
+
+    def _broken(self, key: _Key, link: Link, *, moved: bool) -> None:
+        """A record does not follow the one before: fine if it was there before, or goes on."""
+        goes_on = link.sequence == key.high + 1 and link.previous == key.high_stamp
+        again = key.runs[0].first <= link.sequence <= key.high
+        full = len(key.runs) >= RUNS_MAX
+        key.suspect |= moved or full or not (goes_on or again)
+        if full:
+            key.runs[1:] = []
+
+    def _read(self, key: _Key, link: Link, place: TopicPartition, offset: int) -> None:
+        low = self._low.get(place)
+        if low is None:
+            readers = self._readers.setdefault(place[0], self.scope.readers(place[0]))
+            positions = [self.scope.positions[name].get(place, 0) for name in readers]
+            low = self._low[place] = min(positions, default=0)
+        if offset < low:
+            key.read = max(key.read, link[:2])
+            return
+        for name in self._readers[place[0]]:
+            if offset < self.scope.positions[name].get(place, 0):
+                key.ahead = key.ahead or {}
+                key.ahead[name] = max(key.ahead.get(name, key.read), link[:2])
+            else:
+                self.lag[name] += 1
+
+    def _compare(self, key: _Key, source: str, link: Link) -> None:
+        """Whether who has done this number has done this event."""
+        sequence, stamp, _, id, digest, _ = link
+        for number, place, known in (key.done or {}).values():
+            if number == sequence and place is not None:
+                mine = hash((0 if source.endswith(BY_ID) else stamp, id))
+                if mine != place or (known and digest and known != digest):
+                    key.suspect = True
+
+    def counter(self, name: KeyName, sequence: int, stamp: int) -> None:
+        found = self.keys.get(name[0], {}).get(name[1])
+        if found is None and stamp >= self.scope.of(name[0]).start:
+            found = self._key(name)
+        if found is not None:
+            found.counter = (sequence, stamp)
+
+    def row(self, name: KeyName, link: Link, position: int, *, published: bool) -> None:  # noqa: ARG002
+        key, bounds = self._key(name), self.scope.of(name[0])
+        self.rows += 1
+        sequence, stamp, previous = link[:3]
+        if key.out >= 0 and (sequence != key.out + 1 or previous != key.out_stamp):
+            key.suspect = True
+        key.out, key.out_stamp = sequence, stamp
+        if key.done:
+            self._compare(key, name[0], link)
+        if stamp < bounds.start:
+            return
+        here = False
+        for run in key.runs:
+            if run.first <= sequence <= run.last:
+                run.sum -= _digest(link, by_id=name[0].endswith(BY_ID))
+                run.count -= 1
+                here = True
+        if here:
+            return
+        if published and stamp < bounds.until:
+            key.suspect = True
+        else:
+            self.unseen += 1
+
+    def suspects(self) -> Iterator[KeyName]:
+        """Keys where something differs."""
+        for source, keys in self.keys.items():
+            bounds = self.scope.of(source)
+            for name, key in keys.items():
+                if (
+                    key.suspect
+                    or self._differs(key, bounds, by_id=source.endswith(BY_ID))
+                    or self._undone(source, key, bounds)
+                ):
+                    yield source, name
+
+    def _differs(self, key: _Key, bounds: Bounds, *, by_id: bool) -> bool:
+        if bounds.outbox is None:  # repeats have nothing to be compared with but each other
+            return len(key.runs) > 1 or (bool(key.runs) and key.runs[0].first > 1 > bounds.log)
+        if any(run.count or run.sum & _MASK for run in key.runs):
+            return True
+        if by_id:
+            return False
+        if key.counter is None:
+            return 0 <= key.out_stamp < bounds.until
+        sequence, stamp = key.counter
+        if sequence > key.out:
+            return stamp >= bounds.outbox
+        return sequence < key.out and key.out_stamp < bounds.until
+
+    def _undone(self, source: str, key: _Key, bounds: Bounds) -> bool:
+        known = max(key.high, key.out, key.counter[0] if key.counter else 0)
+        done = key.done or {}
+        if bounds.outbox is not None and any(number > known for number, *_ in done.values()):
+            return True
+        if not key.runs:
+            return False
+        for consumer in self._readers.get(key.runs[0].place[0], ()):
+            sequence, stamp = (key.ahead or {}).get(consumer, key.read)
+            number = done[consumer][0] if consumer in done else -1
+            if number < sequence and (number >= 0 or stamp >= self.scope.floor(consumer, source)):
+                return True
+        return False

@@ -1,0 +1,437 @@
+"""The audit at work: it reads inbox, log and outbox of running services, page by page.
+
+In this order, so that nothing that moves meanwhile looks wrong: how far relays and consumers are;
+then the inbox; then the log, up to where it ended by then; then the outbox. What a relay has passed
+is in the log by then, what the log has is in the outbox, and what a consumer had read it has done.
+Whatever still looks wrong is read again before it is said. Statements only read, in no transaction:
+nothing is locked, and a role that may only select is enough.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, NamedTuple, cast
+
+from msgspec import json
+
+from .audit import (
+    Bounds,
+    Finding,
+    KeyName,
+    Ledger,
+    Scope,
+    Tally,
+)
+from .desk import Desk, now_ms
+from .envelope import STAMP_UNITS_PER_US, digest
+from .errors import LogTruncated, Unreachable
+from .event import stream_of
+from .examine import Cases, examine
+from .inbox import CLAIMED
+from .order import KeyState, Link, Park
+from .outbox import Reached, read_reached
+from .ports import Extent, Log, Record, TopicPartition
+from .program import Program, call
+from .reading import BY_ID, Reading, Settings, take_in
+from .session import Rows, Session
+
+PAGE_MAX = 5_000
+PAGE_BYTES_MAX = 8 * 1024 * 1024
+"""Rows or records, and bytes of them, that are read at once."""
+
+SUSPECTS_MAX = 10_000
+"""Keys that are looked at event by event; of more it is only said how many they are."""
+
+FINDINGS_MAX = 1_000
+"""Findings of a kind that are listed; all are counted."""
+
+STALL_S = 30.0
+"""When a log brings nothing for so long before its end, it is taken for unreachable."""
+
+YOUNGER_S = 10.0
+"""What is younger than this is unseen where it is missing, not lost."""
+
+BEYOND = 2**63 - 1
+
+_DROPPED = re.compile(r"record \d+ of quarantine, (\S+/\d+@\d+)")
+
+Told = Callable[[int, int], None]
+
+
+class Side(NamedTuple):
+    """A store, how to work there, its log, and whose rows are meant (nobody named: all)."""
+
+    at_desk: Callable[[Callable[[Desk], Program[Any]]], Any]
+    log: Log | None
+    names: tuple[str, ...] = ()
+
+    def means(self, name: str) -> bool:
+        """Whether a service or consumer is one of those that are meant."""
+        return not self.names or any(name == n or name.startswith(f"{n}.") for n in self.names)
+
+
+class Report(NamedTuple):
+    """What an audit has found. `counts`: by kind, those that are wrong; `settled`: the others.
+    `unseen`: events that the log need not have yet; `waiting`: events that consumers keep; `lag`:
+    records that consumers have not read. `unexamined`: keys where something differs that were too
+    many to look at. `unknown`: sources whose outbox is not known.
+    """
+
+    findings: list[Finding]
+    counts: dict[str, int]
+    settled: dict[str, int]
+    keys: int
+    records: int
+    rows: int
+    unseen: int
+    waiting: int
+    lag: dict[str, int]
+    unexamined: int
+    unknown: list[str]
+
+    @property
+    def clean(self) -> bool:
+        return not self.counts and not self.unexamined
+
+
+def audit(
+    sides: Sequence[Side],
+    *,
+    younger_s: float = YOUNGER_S,
+    told: Told = lambda done, total: None,  # noqa: ARG005
+    clock_ms: Callable[[], int] = now_ms,
+) -> Report:
+    """Audit these stores and their logs. `told` hears how much is done, of how much."""
+
+    def survey() -> _Survey:
+        return _Survey(sides, (clock_ms() - int(younger_s * 1000)) * 1000 * STAMP_UNITS_PER_US)
+
+    first = survey()
+    tally = Tally(first.look())
+    first.walk(tally, told)
+    suspects = list(tally.suspects())
+    listing = _Listing()
+    for finding in tally.listed:
+        listing.add(finding)
+    listing.counts["duplicate", True] = tally.repeats
+    if suspects:
+        again = survey()
+        cases = Cases(set(islice(suspects, SUSPECTS_MAX)))
+        scope = again.look()
+        again.walk(cases, told)
+        for case in cases.cases.values():
+            for finding in examine(case, scope):
+                listing.add(finding)
+    for finding in first.unreadable():
+        listing.add(finding)
+    listing.counts["undecodable", False] += first.bad_count - len(first.bad)
+    counts = listing.counts
+    return Report(
+        listing.findings,
+        {kind: n for (kind, settled), n in sorted(counts.items()) if n and not settled},
+        {kind: n for (kind, settled), n in sorted(counts.items()) if n and settled},
+        sum(map(len, tally.keys.values())), tally.records, tally.rows, tally.unseen,
+        first.waiting, dict(tally.lag), max(len(suspects) - SUSPECTS_MAX, 0),
+        sorted({s.removesuffix(BY_ID) for s in tally.keys} - first.outboxes),
+    )  # fmt: skip
+
+
+class _Listing:
+    """Findings, as many as are listed, and the count of all."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+        self.counts: Counter[tuple[str, bool]] = Counter()
+
+    def add(self, finding: Finding) -> None:
+        kind = finding.kind, finding.settled
+        self.counts[kind] += 1
+        if self.counts[kind] <= FINDINGS_MAX:
+            self.findings.append(finding)
+
+
+class _Outbox(NamedTuple):
+    """What is read of one store's outbox: up to position `last`; where its relays are, and which
+    keys wait since the log refused them, from which position on.
+    """
+
+    sources: set[str]
+    last: int
+    reached: Mapping[str, Reached]
+    refused: Mapping[tuple[str, str | None], int]
+
+    def published(self, source: str, key: str | None, position: int) -> bool:
+        reached = self.reached.get(source.split("/")[1], Reached())
+        return (
+            position <= reached.position
+            and not any(hole.first <= position <= hole.last for hole in reached.holes)
+            and position < self.refused.get((source, key), BEYOND)
+        )
+
+
+class _Survey:
+    """One pass over all sides."""
+
+    def __init__(self, sides: Sequence[Side], until: int) -> None:
+        self.sides = sides
+        self.until = until
+        self.oldest: dict[str, int] = {}
+        self.positions: dict[str, dict[TopicPartition, int]] = {}
+        self.floors: dict[tuple[str, str], int] = {}
+        self.outboxes: set[str] = set()
+        self.looked: list[_Outbox] = []
+        self.topics: dict[int, tuple[Log, set[str]]] = {}
+        self.quarantined: dict[str, tuple[str, int]] = {}
+        self.dropped: dict[str, set[str]] = {}
+        self.bad: list[tuple[Record, str]] = []
+        self.bad_count = self.waiting = self.done = self.total = 0
+
+    # ---- how far everybody is
+
+    def look(self) -> Scope:
+        """Who is how far; what each side still covers."""
+        for side in self.sides:
+            side.at_desk(partial(self._look, side=side))
+        logs: dict[str, int] = {}
+        for log, topics in self.topics.values():
+            for topic in topics:
+                logs[topic] = _covers(log, topic)
+        bounds = {
+            source: Bounds(oldest, logs.get(stream_of(source), 0), self.until)
+            for source, oldest in self.oldest.items()
+        }
+        return Scope(bounds, logs, self.positions, self.floors, self.until)
+
+    def _look(self, desk: Desk, side: Side) -> Program[None]:
+        session, sql = desk.session, desk.sql
+        reached = {}
+        for _, service, _, position, _ in (yield from call(session.run, sql["relays"])):
+            reached[service] = read_reached(position)
+        topics: set[str] = set()
+        read: set[str] = set()
+        for (name,) in (yield from call(session.run, sql["consumers"])):
+            if side.means(name):
+                topics |= yield from self._look_at_consumer(desk, name, read)
+        ((oldest, last),) = yield from call(session.run, sql["audit_extent"])
+        sources = set[str]()
+        refused: dict[tuple[str, str | None], int] = {}
+        for (source,) in (yield from call(session.run, sql["sources"])):
+            if side.means(source.split("/")[1]) or source in read:
+                sources.add(source)
+                self.oldest[source] = self.until if oldest is None else oldest
+                topics.add(stream_of(source))
+                for row in (yield from call(session.run, sql["refused"], (source,))):
+                    refused[row[0], row[1]] = min(row[2], refused.get((row[0], row[1]), BEYOND))
+        self.outboxes |= sources
+        self.looked.append(_Outbox(sources, last or 0, reached, refused))
+        if side.log is not None:
+            for topic in topics:
+                if side.log.describe(topic) is not None:
+                    self.topics.setdefault(id(side.log), (side.log, set()))[1].add(topic)
+
+    def _look_at_consumer(self, desk: Desk, name: str, read: set[str]) -> Program[set[str]]:
+        session, sql = desk.session, desk.sql
+        positions = self.positions.setdefault(name, {})
+        for topic, partition, position, *_ in (
+            yield from call(session.run, sql["cursor_rows"], (name,))
+        ):
+            positions[topic, partition] = int(position or 0)
+        for source, _, floor, _ in (yield from call(session.run, sql["subscriptions"], (name,))):
+            self.floors[name, source] = floor
+            read.add(source.removesuffix(BY_ID))
+        rows = yield from call(session.run, sql["quarantine_numbers"], (name, 0, PAGE_MAX))
+        for n, topic, partition, offset, *_ in rows:
+            self.quarantined[f"{topic}/{partition}@{offset}"] = name, n
+        rows = yield from call(session.run, sql["journal"], (name, BEYOND, "drop", None, PAGE_MAX))
+        found = (_DROPPED.search(row[8] or "") for row in rows)
+        self.dropped[name] = {match[1] for match in found if match}
+        return {topic for topic, _ in positions}
+
+    # ---- the three sides
+
+    def walk(self, ledger: Ledger, told: Told) -> None:
+        """Read inbox, log and outbox into a ledger."""
+        for side in self.sides:
+            side.at_desk(partial(self._inbox, side=side, ledger=ledger))
+        ends = [(log, {t: log.extents(t) for t in topics}) for log, topics in self.topics.values()]
+        self.total = sum(e.end - e.start for _, of in ends for es in of.values() for e in es)
+        self.total += sum(outbox.last for outbox in self.looked)
+        for log, extents in ends:
+            self._log(log, extents, ledger, told)
+        for side, outbox in zip(self.sides, self.looked, strict=True):
+            if outbox.sources:
+                side.at_desk(partial(self._outbox, outbox=outbox, ledger=ledger, told=told))
+
+    def _inbox(self, desk: Desk, side: Side, ledger: Ledger) -> Program[None]:
+        session, sql = desk.session, desk.sql
+        for (name,) in (yield from call(session.run, sql["consumers"])):
+            if not side.means(name):
+                continue
+            for source, id, *_ in (yield from call(session.run, sql["subscriptions"], (name,))):
+                if not source or source.endswith(CLAIMED):
+                    continue
+                rows: Rows = [("",)]
+                while rows:
+                    page = (id, rows[-1][0], PAGE_MAX)
+                    rows = yield from call(session.run, sql["audit_keys"], page)
+                    for row in rows:
+                        self.waiting += row[8]
+                        if ledger.wants(source, row[0]):
+                            state = yield from _state(desk, id, row, detailed=ledger.detailed)
+                            held = row[6] is not None or row[8] > 0
+                            ledger.done((source, row[0]), name, state, held=held)
+
+    def _log(
+        self, log: Log, extents: Mapping[str, list[Extent]], ledger: Ledger, told: Told
+    ) -> None:
+        """All records from the starts to the ends."""
+        left = {
+            (topic, number): extent.end
+            for topic, of in extents.items() for number, extent in enumerate(of)
+            if extent.start < extent.end
+        }  # fmt: skip
+        at = {(t, n): extents[t][n].start for t, n in left}
+        reading, reader = _nobody(), log.reader("oncebox-audit")
+        try:
+            reader.assign(at)
+            while left:
+                try:
+                    records = reader.fetch(PAGE_MAX, PAGE_BYTES_MAX, STALL_S)
+                except LogTruncated:  # retention went on meanwhile
+                    for topic in {topic for topic, _ in left}:
+                        for number, extent in enumerate(log.extents(topic)):
+                            if (topic, number) in left:
+                                at[topic, number] = max(at[topic, number], extent.start)
+                    left = {place: end for place, end in left.items() if at[place] < end}
+                    reader.assign({place: at[place] for place in left})
+                    continue
+                if not records:
+                    place = min(left)
+                    raise Unreachable(
+                        f"the log brings nothing more before its end, for {STALL_S:g} s",
+                        position=f"{place[0]}/{place[1]}@{at[place]}",
+                    )
+                ours = [r for r in records if r.offset < left.get(r[:2], 0)]
+                self._records(reading, ours, ledger)
+                for record in records:
+                    at[record[:2]] = record.offset + 1
+                done = {place for place in left if at[place] >= left[place]}
+                if done:
+                    left = {place: end for place, end in left.items() if place not in done}
+                    reader.assign({place: at[place] for place in left})
+                self.done += len(ours)
+                told(self.done, self.total)
+        finally:
+            reader.close()
+
+    def _records(self, reading: Reading, records: list[Record], ledger: Ledger) -> None:
+        taken = take_in(reading, records)
+        if len(taken.new) < len(taken.items):
+            bad = [item for item in taken.items if item.bad is not None]
+            self.bad_count += len(bad)
+            room = FINDINGS_MAX - len(self.bad)
+            self.bad += [(item.record, item.bad or "") for item in bad[:room]]
+        for source, item in taken.new:
+            key, record = item.place[1], item.record
+            if ledger.wants(source, key):
+                ledger.record((source, key), item.link, record[:2], record.offset)
+
+    def _outbox(self, desk: Desk, outbox: _Outbox, ledger: Ledger, told: Told) -> Program[None]:
+        session, sql = desk.session, desk.sql
+        for source in sorted(outbox.sources):
+            rows: Rows = [("",)]
+            while rows:
+                page = (source, rows[-1][0], PAGE_MAX)
+                rows = yield from call(session.run, sql["audit_counters"], page)
+                for key, sequence, stamp in rows:
+                    if ledger.wants(source, key):
+                        ledger.counter((source, key), sequence, stamp)
+        position = 0
+        while position < outbox.last:
+            batch = (position, "[]", PAGE_MAX, PAGE_BYTES_MAX, "")
+            rows = yield from call(session.run, sql["read"], batch)
+            if not rows:
+                break
+            for row in rows:
+                if row[2] in outbox.sources and row[8] is not None:
+                    name, link = _event(row)
+                    if ledger.wants(*name):
+                        published = outbox.published(row[2], row[3], row[0])
+                        ledger.row(name, link, row[0], published=published)
+            self.done += rows[-1][0] - position
+            position = rows[-1][0]
+            told(min(self.done, self.total), self.total)
+
+    # ---- what cannot be read
+
+    def unreadable(self) -> list[Finding]:
+        """Records that cannot be read: settled where every reader's operator has dropped them."""
+        found = []
+        for record, why in self.bad:
+            place = f"{record.topic}/{record.partition}@{record.offset}"
+            readers = [
+                name for name, at in self.positions.items()
+                if at.get(record[:2], 0) > record.offset
+            ]  # fmt: skip
+            settled = bool(readers) and all(place in self.dropped[name] for name in readers)
+            decide = "mend who writes it"
+            if place in self.quarantined:
+                name, n = self.quarantined[place]
+                decide = f"oncebox quarantine show {name} {n}"
+            key = (record.key or b"")[:80].decode("utf-8", "replace")
+            found.append(Finding(
+                "undecodable", settled, "", key, 0, None, None, place, None, None, why, decide
+            ))  # fmt: skip
+        return found
+
+
+def _covers(log: Log, topic: str) -> int:
+    """Since which stamp the log has all of a topic: 0 where it never dropped anything."""
+    latest = 0
+    starts = {(topic, n): e.start for n, e in enumerate(log.extents(topic)) if 0 < e.start < e.end}
+    for place, start in starts.items():
+        reader = log.reader("oncebox-audit")
+        try:
+            reader.assign({place: start})
+            for record in reader.fetch(1, PAGE_BYTES_MAX, STALL_S)[:1]:
+                latest = max(latest, record.time_ms)
+        except LogTruncated:  # just now
+            latest = max(latest, now_ms())
+        finally:
+            reader.close()
+    return latest * 1000 * STAMP_UNITS_PER_US
+
+
+def _state(desk: Desk, id: int, row: Any, *, detailed: bool) -> Program[KeyState]:
+    """A row of `audit_keys`, with what is kept behind it where that is asked for."""
+    key, sequence, stamp, event, hashed, cutoff, park, skipped, kept = row
+    links = []
+    if kept and detailed:
+        rows = yield from call(desk.session.run, desk.sql["audit_kept"], (id, key))
+        links = [Link(*one)._replace(void=bool(one[5])) for one in rows]
+    ranges = json.decode(skipped, type=tuple[tuple[int, int], ...]) if skipped else ()
+    return KeyState(
+        sequence, stamp, event, hashed, cutoff, Park(park) if park else None, ranges, tuple(links)
+    )
+
+
+def _event(row: Any) -> tuple[KeyName, Link]:
+    """A row of `read` as its name and place; an un-keyed one as the log's readers know it."""
+    _, _, source, key, sequence, stamp, previous, _, id, type, *_, data = row
+    hashed, void = digest(type, data is None, data), data is None
+    if sequence is None:
+        stamp -= stamp % STAMP_UNITS_PER_US
+        return (source + BY_ID, id), Link(1, stamp, None, id, hashed, void)
+    return (source, key), Link(sequence, stamp, previous, id, hashed, void)
+
+
+def _nobody() -> Reading:
+    """A consumer that has subscribed to nothing: so all that it takes in is new to it."""
+    return Reading(
+        consumer="", session=cast("Session", None), sql={}, handlers={}, topics=(),
+        settings=Settings(), now_ms=now_ms, trouble=lambda error: "other",  # noqa: ARG005
+    )  # fmt: skip

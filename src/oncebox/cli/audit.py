@@ -1,0 +1,89 @@
+"""audit: whether outbox, log and inbox agree."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Annotated
+
+from ..audit import Finding
+from ..auditing import YOUNGER_S, Report, Side
+from ..auditing import audit as perform
+from ..places import Place, distinct, everywhere, locate
+from ..ports import Log
+from .options import said
+from .output import clipped, counted, plain, progress, remark, say, table, tell
+
+Names = Annotated[str, said("Services or consumers; if none are named, all.")]
+Younger = Annotated[float, said("What is younger is unseen where it is missing, not lost.")]
+Limit = Annotated[int, said("How many findings are shown; --json shows all that are listed.")]
+
+
+def audit(*names: Names, younger_s: Younger = YOUNGER_S, limit: Limit = 50) -> int:
+    """Whether outbox, log and inbox of running services agree; exit code 3 if not.
+
+    Reads all three once, and what looks wrong once more. Services go on meanwhile,
+    and a role that may select is enough. Duplicates that consumers drop are no
+    fault. What it may find, and what to do then, is in docs/audit.md.
+
+    For example:
+
+        oncebox audit
+        oncebox audit shop billing
+        oncebox audit --store postgresql://localhost/shop --log kafka://localhost --json
+    """
+    places = distinct([locate(name) for name in names]) if names else everywhere()
+    with ExitStack() as stack, progress("audit") as told:
+        logs: dict[str, Log] = {}
+        sides = [_side(place, names, logs, stack) for place in places]
+        report = perform(sides, younger_s=younger_s, told=told)
+    for finding in report.findings:
+        tell(plain(finding))
+    summary = plain(report._replace(findings=[]))
+    tell({"clean": report.clean, **summary})
+    _show(report, limit)
+    return 0 if report.clean else 3
+
+
+def _side(place: Place, names: tuple[str, ...], logs: dict[str, Log], stack: ExitStack) -> Side:
+    """A place as the audit sees it; a log is opened once for all places."""
+    if place.log is not None and place.log not in logs:
+        logs[place.log] = stack.enter_context(place.open_log())
+    return Side(
+        lambda work: place.at_desk("", work), None if place.log is None else logs[place.log], names
+    )
+
+
+def _show(report: Report, limit: int) -> None:
+    wrong = [one for one in report.findings if not one.settled]
+    columns = ("what", "key", "event", "record", "row", "consumer", "why")
+    table(columns, [_cells(one) for one in wrong[:limit]])
+    for kind in dict.fromkeys(one.kind for one in wrong):
+        example = next(one for one in wrong if one.kind == kind)
+        remark(f"{kind}, for example:\n  {example.decide}")
+    total = sum(report.counts.values())
+    if total > limit:
+        remark(f"and {total - limit:,} more: --limit, or --json")
+    for kind, count in report.settled.items():
+        remark(f"{counted(count, kind)}, settled")
+    for consumer, count in report.lag.items():
+        remark(f"{consumer}: {counted(count, 'record')} not read yet")
+    for count, what in (
+        (report.unseen, "not in the log yet"),
+        (report.waiting, "kept by consumers"),
+    ):
+        if count:
+            remark(f"{counted(count, 'event')} {what}")
+    for source in report.unknown:
+        remark(f"{source}: its outbox is not known here, so nothing can be called lost")
+    if report.unexamined:
+        remark(f"{counted(report.unexamined, 'key')} more differ, and were not looked at")
+    read = f"{report.rows:,} rows, {report.records:,} records, {counted(report.keys, 'key')}"
+    say(f"clean: {read}" if report.clean else f"not clean: {counted(total, 'finding')} in {read}")
+
+
+def _cells(one: Finding) -> tuple[str | None, ...]:
+    place = str(one.sequence) if one.stamp is None else f"{one.sequence}:{one.stamp}"
+    return (
+        one.kind, f"{one.source} {one.key}", place, one.record, one.row, one.consumer,
+        clipped(one.what),
+    )  # fmt: skip

@@ -1,0 +1,373 @@
+"""The second pass of the audit, pure: what is wrong with a key, event by event.
+
+`Cases` holds all that the three sides have of some keys, without the events' bytes; `examine` names
+what is wrong with one of them, with the evidence and what decides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import groupby, pairwise
+from shlex import quote
+
+from .audit import Finding, KeyName, Logged, Row, Scope
+from .envelope import STAMP_UNITS_PER_US
+from .order import KeyState, Link
+from .ports import TopicPartition
+from .reading import BY_ID
+
+MARGIN = 60 * 1_000_000 * STAMP_UNITS_PER_US
+"""At the edge of a retention, stamps and positions need not be in one order: nothing is said."""
+
+
+class Case:
+    """All that the three sides have of one key. `inbox`: by consumer."""
+
+    def __init__(self, name: KeyName) -> None:
+        self.source, self.key = name
+        self.inbox: dict[str, KeyState] = {}
+        self.records: list[Logged] = []
+        self.last: tuple[int, int] | None = None
+        self.rows: list[Row] = []
+
+
+class Cases:
+    """The second pass: the cases of some keys."""
+
+    detailed = True
+
+    def __init__(self, names: set[KeyName]) -> None:
+        self.cases = {name: Case(name) for name in names}
+
+    def wants(self, source: str, key: str) -> bool:
+        return (source, key) in self.cases
+
+    def done(self, name: KeyName, consumer: str, state: KeyState, *, held: bool) -> None:  # noqa: ARG002
+        self.cases[name].inbox[consumer] = state
+
+    def record(self, name: KeyName, link: Link, place: TopicPartition, offset: int) -> None:
+        self.cases[name].records.append(Logged(place, offset, link))
+
+    def counter(self, name: KeyName, sequence: int, stamp: int) -> None:
+        self.cases[name].last = sequence, stamp
+
+    def row(self, name: KeyName, link: Link, position: int, *, published: bool) -> None:
+        self.cases[name].rows.append(Row(position, link, published))
+
+
+def examine(case: Case, scope: Scope) -> Iterator[Finding]:
+    """What is wrong with one key; nothing where all agrees, or may."""
+    return _Examination(case, scope).run()
+
+
+class _Examination:
+    def __init__(self, case: Case, scope: Scope) -> None:
+        self.case = case
+        self.scope = scope
+        self.bounds = scope.of(case.source)
+        self.by_id = case.source.endswith(BY_ID)
+        records = sorted(case.records, key=lambda one: (one.place, one.offset))
+        rows = sorted(case.rows, key=lambda one: (one.link.sequence, one.position))
+        if self.by_id and (rows or records):  # known by its id, whenever it came
+            stamp = (rows[0].link if rows else records[0].link).stamp
+            records = [r._replace(link=r.link._replace(stamp=stamp)) for r in records]
+            rows = [r._replace(link=r.link._replace(stamp=stamp)) for r in rows]
+        self.records, self.rows = records, rows
+        topics = {record.place[0] for record in records}
+        self.readers = {n for topic in topics for n in scope.readers(topic)} | case.inbox.keys()
+        self.by_number: dict[int, list[Logged]] = {}
+        for record in records:
+            self.by_number.setdefault(record.link.sequence, []).append(record)
+        self.row_of = {row.link.sequence: row for row in reversed(rows)}
+
+    def run(self) -> Iterator[Finding]:
+        numbers = sorted(self.by_number.keys() | self.row_of.keys())
+        for number in numbers:
+            yield from self.number(self.row_of.get(number), self.by_number.get(number, []))
+        yield from self.ids()
+        yield from self.gaps(numbers)
+        yield from self.outbox()
+        yield from self.order()
+        for consumer in sorted(self.readers):
+            yield from self.inbox(consumer)
+
+    def found(
+        self, kind: str, link: Link | int, what: str, decide: str, *, settled: bool = False,
+        record: Logged | None = None, row: Row | None = None, consumer: str | None = None,
+    ) -> Finding:  # fmt: skip
+        number, stamp, event = link if isinstance(link, int) else link.sequence, None, None
+        if not isinstance(link, int):
+            stamp, event = link.stamp, str(link.id) or None
+        return Finding(
+            kind, settled, self.case.source, self.case.key, number, stamp, event,
+            None if record is None else str(record), None if row is None else str(row.position),
+            consumer, what, decide,
+        )  # fmt: skip
+
+    # ---- outbox against log
+
+    def number(self, row: Row | None, records: list[Logged]) -> Iterator[Finding]:
+        """One number, at both sides."""
+        seen: list[Link] = []
+        for record in records:
+            if record.link in seen:
+                continue
+            if row is None:
+                yield from self.without_row(record, seen)
+            else:
+                yield from self.against(record, row)
+            seen.append(record.link)
+        if row is not None and not records:
+            yield from self.not_in_log(row)
+
+    def against(self, record: Logged, row: Row) -> Iterator[Finding]:
+        mine, theirs = record.link, row.link
+        if mine == theirs:
+            return
+        if mine.stamp != theirs.stamp or mine.previous != theirs.previous:
+            yield self.forked(record, row, f"the outbox has {_place(theirs)} there")
+        elif mine.id != theirs.id or mine.void:
+            said = "is void" if mine.void else f"has id {mine.id!s}"
+            yield self.conflict(
+                record, row, f"the record {said}, the outbox has event {theirs.id!s}"
+            )
+        elif theirs.void:
+            yield self.found(
+                "void", mine, "erased in the outbox after it was published",
+                "nothing: the log forgets its bytes by retention",
+                settled=True, record=record, row=row,
+            )  # fmt: skip
+        else:
+            yield self.conflict(record, row, "the record has other bytes than the outbox")
+
+    def forked(self, record: Logged, row: Row | None, what: str) -> Finding:
+        stamp = record.link.stamp
+        cutoffs = [state.cutoff for state in self.case.inbox.values()]
+        return self.found(
+            "fork", record.link, f"{what}: the source forgot what it had published",
+            self.command("accept"), record=record, row=row,
+            settled=bool(cutoffs) and all(stamp < cutoff for cutoff in cutoffs),
+        )  # fmt: skip
+
+    def conflict(self, record: Logged, row: Row | None, what: str) -> Finding:
+        see = f"compare {record} with the outbox" if row else f"look at {record}"
+        return self.found(
+            "conflict", record.link, what, f"{see}: who wrote it?", record=record, row=row
+        )
+
+    def without_row(self, record: Logged, seen: list[Link]) -> Iterator[Finding]:
+        link = record.link
+        other = next((one for one in seen if one[:2] != link[:2]), None)
+        if other is not None:
+            yield self.forked(record, None, f"the log has {_place(other)} too")
+        elif seen:
+            yield self.conflict(record, None, "the log has this event with other bytes too")
+        elif self.covered(link):
+            cutoffs = [state.cutoff for state in self.case.inbox.values()]
+            yield self.found(
+                "phantom", link, "the log has it, and the outbox does not",
+                self.command("accept"), record=record,
+                settled=bool(cutoffs) and all(link.stamp < cutoff for cutoff in cutoffs),
+            )  # fmt: skip
+
+    def covered(self, link: Link) -> bool:
+        """Whether the outbox would still have it."""
+        oldest = self.bounds.outbox
+        if oldest is None:
+            return False
+        behind = not self.by_id and bool(self.rows) and link.sequence > self.rows[0].link.sequence
+        return behind or oldest == 0 or link.stamp >= oldest + MARGIN
+
+    def is_nobodys(self, link: Link) -> bool:
+        """Whether the outbox says that there is no such event."""
+        row = self.row_of.get(link.sequence)
+        return self.covered(link) if row is None else row.link.stamp != link.stamp
+
+    def not_in_log(self, row: Row) -> Iterator[Finding]:
+        link, oldest = row.link, self.bounds.log
+        first = min(self.by_number, default=None)
+        behind = first is not None and link.sequence > first
+        kept = behind or oldest == 0 or link.stamp >= oldest + MARGIN
+        if kept and row.published and link.stamp < self.bounds.until:
+            number = f"--from {link.sequence} --to {link.sequence}"
+            key, source = quote(self.case.key), quote(self.case.source)
+            command = f"oncebox republish --source {source} --key {key} {number}"
+            yield self.found(
+                "lost", link, "the relay has passed it, and the log does not have it",
+                "publish it again from the outbox" if self.by_id else command,
+                settled=self.given_up(link.sequence), row=row,
+            )  # fmt: skip
+
+    def ids(self) -> Iterator[Finding]:
+        """One id at two numbers."""
+        numbers: dict[str, int] = {}
+        both: list[Row | Logged] = [*self.rows, *self.records]
+        for one in both:
+            number = numbers.setdefault(str(one.link.id), one.link.sequence)
+            if number != one.link.sequence:
+                yield self.found(
+                    "conflict", one.link, f"its id is that of number {number} too",
+                    "ids are given once: who wrote it?",
+                    record=one if isinstance(one, Logged) else None,
+                    row=one if isinstance(one, Row) else None,
+                )  # fmt: skip
+
+    def gaps(self, numbers: list[int]) -> Iterator[Finding]:
+        """Numbers that neither side has."""
+        if self.by_id:
+            return
+        ends, last, oldest = list(numbers), self.case.last, self.bounds.outbox
+        if last is not None and oldest is not None and (not oldest or last[1] >= oldest + MARGIN):
+            ends.append(last[0] + 1)
+        if self.bounds.log == 0 and not oldest:
+            ends.insert(0, 0)
+        for before, behind in pairwise(ends):
+            if behind > before + 1:
+                first, end = before + 1, behind - 1
+                what = f"neither outbox nor log has number {first}"
+                if self.bounds.outbox is None:
+                    what = f"the log does not have number {first}"
+                yield self.found(
+                    "gap", first, what + (f" to {end}" if end > first else ""),
+                    self.command("skip"), settled=all(map(self.given_up, range(first, end + 1))),
+                )  # fmt: skip
+
+    def outbox(self) -> Iterator[Finding]:
+        """The rows by themselves: they chain, and the counter stands at the last one."""
+        for first, second in pairwise(self.rows):
+            one, two = first.link, second.link
+            if two.sequence == one.sequence:
+                kind = "conflict" if one.id == two.id else "fork"
+                what = f"the outbox has this number twice, also at {first.position}"
+            elif two.sequence == one.sequence + 1 and two.previous != one.stamp:
+                kind, what = "fork", f"it does not chain to {_place(one)} of the outbox"
+            else:
+                continue
+            yield self.found(kind, two, what, "who wrote to the outbox past emit?", row=second)
+        if self.by_id or not self.rows:
+            return
+        row = self.rows[-1]
+        number = self.case.last[0] if self.case.last else 0
+        if number < row.link.sequence and row.link.stamp < self.bounds.until:
+            yield self.found(
+                "fork", row.link, f"the outbox's counter stands at {number}: numbers come twice",
+                "set the key's row of oncebox's table counter to this event before it emits again",
+                row=row,
+            )  # fmt: skip
+
+    # ---- the log's order
+
+    def order(self) -> Iterator[Finding]:
+        known: set[int] = set()
+        for _, group in groupby(self.records, key=lambda one: one.place):
+            high: Logged | None = None
+            oldest = self.records[0].link.sequence if self.bounds.log else 0
+            for record in group:
+                link = record.link
+                if high is None or link.sequence > high.link.sequence:
+                    high = record
+                elif link.sequence not in known and oldest <= link.sequence < high.link.sequence:
+                    yield self.found(
+                        "inversion", link, f"it comes behind number {high.link.sequence} ({high})",
+                        "who else writes to this topic? Consumers of oncebox keep the order",
+                        record=record, settled=self.given_up(link.sequence),
+                    )  # fmt: skip
+                known.add(link.sequence)
+        if not self.by_id:  # the log chooses anew where there is no key
+            yield from self.moves()
+
+    def moves(self) -> Iterator[Finding]:
+        """A key in two partitions: once, when some were added, is no fault; to and fro is one."""
+        firsts: dict[int, Logged] = {}
+        for record in self.records:
+            firsts.setdefault(record.link.sequence, record)
+        path = [firsts[number] for number in sorted(firsts)]
+        moves = [b for a, b in pairwise(path) if a.place != b.place]
+        places = {record.place for record in self.records}
+        if len(places) > 1:
+            record = moves[0] if moves else self.records[-1]
+            names = ", ".join(sorted(f"{topic}/{number}" for topic, number in places))
+            yield self.found(
+                "moved", record.link, f"the key is in several partitions: {names}",
+                f"oncebox topics check {record.place[0]}",
+                settled=len(moves) == len(places) - 1, record=record,
+            )  # fmt: skip
+
+    # ---- the inbox
+
+    def inbox(self, consumer: str) -> Iterator[Finding]:
+        state = self.case.inbox.get(consumer, KeyState())
+        yield from self.last_done(consumer, state)
+        floor = self.scope.floor(consumer, self.case.source)
+        positions = self.scope.positions.get(consumer, {})
+        kept = {link.sequence for link in state.kept}
+        said: set[int] = set()
+        for record in self.records:
+            link = record.link
+            if (
+                record.offset >= positions.get(record.place, 0)
+                or link.sequence <= state.sequence
+                or link.sequence in kept | said
+                or link.stamp < state.cutoff
+                or self.is_nobodys(link)
+                or (link.stamp < floor and (state.sequence < 0 or link.stamp < state.stamp))
+            ):
+                continue
+            said.add(link.sequence)
+            has = f"stands at number {state.sequence}" if state.sequence >= 0 else "has no row"
+            if self.by_id:
+                has = "has no row"
+            yield self.found(
+                "unapplied", link, f"{consumer} has read past it, {has}, and has not kept it",
+                f"oncebox replay {consumer} --from start --topic {record.place[0]}",
+                record=record, row=self.row_of.get(link.sequence), consumer=consumer,
+            )  # fmt: skip
+
+    def last_done(self, consumer: str, state: KeyState) -> Iterator[Finding]:
+        """Whether the event that a consumer has done last is one that there is."""
+        number = state.sequence
+        if number < 1:
+            return
+        row = self.row_of.get(number)
+        links = [one.link for one in self.by_number.get(number, ())]
+        links += [] if row is None else [row.link]
+        mine = Link(number, state.stamp, None, state.id, state.digest)
+        if not links:
+            last = max((*self.by_number, *self.row_of, self.case.last[0] if self.case.last else 0))
+            if self.bounds.outbox is not None and number > last:
+                what = f"{consumer} has done number {number}, and the last one is {last}"
+                yield self.found("phantom", mine, what, self.command("accept"), consumer=consumer)
+            return
+        same = [link for link in links if self.by_id or link.stamp == state.stamp]
+        if not same:
+            what = f"{consumer} has done {_place(mine)}, and there is {_place(links[-1])}"
+            yield self.found("fork", mine, what, self.command("accept"), consumer=consumer, row=row)
+        elif not any(_may_be(mine, link) for link in same):
+            what = f"{consumer} has done it with another id or other bytes"
+            yield self.found(
+                "conflict", mine, what, self.command("accept"), consumer=consumer, row=row
+            )
+
+    # ---- what decides
+
+    def given_up(self, number: int) -> bool:
+        """Whether operators have skipped it for all who read it."""
+        states = [self.case.inbox.get(name, KeyState()) for name in self.readers]
+        return bool(states) and all(
+            any(first <= number <= last for first, last in state.skipped) for state in states
+        )
+
+    def command(self, action: str) -> str:
+        consumer = min(self.readers, default="CONSUMER")
+        key, source = quote(self.case.key), quote(self.case.source)
+        return f"oncebox {action} {consumer} --key {key} --source {source}"
+
+
+def _may_be(mine: Link, link: Link) -> bool:
+    """Whether what a row says fits an event: an empty id and a zero digest say nothing."""
+    ids = not mine.id or mine.id == link.id
+    return ids and (not mine.digest or not link.digest or mine.digest == link.digest)
+
+
+def _place(link: Link) -> str:
+    return f"{link.sequence}:{link.stamp}"

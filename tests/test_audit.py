@@ -1,0 +1,386 @@
+"""The audit on real engines: what is clean is called clean, and what is planted is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from audited import System, header, of, partition_of, with_header
+from oncebox.outbox import void
+from oncebox.ports import Record
+from oncebox.program import drive
+from oncebox.statements import statements
+from oncebox.testing import drain
+from operating import Run
+
+Records = list[Record]
+
+
+def kinds(report: Any) -> set[str]:
+    return {one.kind for one in report.findings if not one.settled}
+
+
+# ---- a clean system
+
+
+def test_a_system_that_agrees_is_clean(system: System) -> None:
+    system.pays("a", 1, 2, 3)
+    system.pays("b", 1)
+    system.emit(system.opened("monday"))
+    system.session.begin()
+    system.services[0].emit(system.session.handle, system.paid("a", 99))
+    system.session.rollback()
+    system.pays("a", 4)
+    system.drain()
+    report = system.audit()
+    assert (report.findings, report.clean) == ([], True)
+    assert (report.rows, report.records, report.keys) == (6, 6, 3)
+    assert (report.unseen, report.waiting, report.unknown) == (0, 0, [])
+
+
+# ---- what is planted in the log
+
+
+def removed(key: str, *numbers: int) -> Callable[[Records], None]:
+    def edit(records: Records) -> None:
+        for number in numbers:
+            del records[of(records, key, number)]
+
+    return edit
+
+
+def swapped(records: Records) -> None:
+    two, three = of(records, "a", 2), of(records, "a", 3)
+    records[two], records[three] = records[three], records[two]
+
+
+def changed(number: int, change: Callable[[Record], Record]) -> Callable[[Records], None]:
+    def edit(records: Records) -> None:
+        at = of(records, "a", number)
+        records[at] = change(records[at])
+
+    return edit
+
+
+def again(number: int, change: Callable[[Record], Record]) -> Callable[[Records], None]:
+    def edit(records: Records) -> None:
+        records.append(change(records[of(records, "a", number)]))
+
+    return edit
+
+
+def elsewhere(record: Record) -> Record:
+    return record._replace(partition=(record.partition + 1) % 3)
+
+
+def chain(change: Callable[[int, int, int], tuple[int, int, Any]]) -> Callable[[Record], Record]:
+    def edit(record: Record) -> Record:
+        numbers = map(int, header(record, "ce_chain").split(b":"))
+        return with_header(record, "ce_chain", ":".join(map(str, change(*numbers))).encode())
+
+    return edit
+
+
+def invented(record: Record) -> Record:
+    """The event after this one, which nobody emitted."""
+    made = chain(lambda n, stamp, previous: (n + 1, stamp + 5000, stamp))(record)
+    return with_header(made, "ce_id", b"invented")
+
+
+def first_of_nobody(record: Record) -> Record:
+    made = with_header(record, "ce_chain", b"1:%d:" % (record.time_ms * 1_024_000))
+    return with_header(made, "ce_id", b"invented")._replace(key=b"nobody")
+
+
+def the_unkeyed(records: Records) -> int:
+    return next(at for at, record in enumerate(records) if record.key is None)
+
+
+def unkeyed_removed(records: Records) -> None:
+    del records[the_unkeyed(records)]
+
+
+def unkeyed_with_other_bytes(records: Records) -> None:
+    records.append(records[the_unkeyed(records)]._replace(value=b'{"order":"tuesday"}'))
+
+
+def id_of_another(records: Records) -> None:
+    two, four = of(records, "a", 2), of(records, "a", 4)
+    records[four] = with_header(records[four], "ce_id", header(records[two], "ce_id"))
+
+
+IN_THE_LOG: dict[str, tuple[Callable[[Records], None], set[str]]] = {
+    "removed in the middle": (removed("a", 3), {"lost"}),
+    "removed at the end": (removed("a", 5), {"lost"}),
+    "removed at the start": (removed("a", 1), {"lost"}),
+    "all of a key removed": (removed("a", 1, 2, 3, 4, 5), {"lost"}),
+    "one without a key removed": (unkeyed_removed, {"lost"}),
+    "swapped": (swapped, {"inversion"}),
+    "another partition": (changed(3, elsewhere), {"moved"}),
+    "other bytes": (changed(3, lambda r: r._replace(value=b'{"order":"a","cents":9}')), {"conflict"}),
+    "another id": (changed(3, lambda r: with_header(r, "ce_id", b"other")), {"conflict"}),
+    "the id of another": (id_of_another, {"conflict"}),
+    "other bytes a second time": (again(3, lambda r: r._replace(value=b"{}")), {"conflict"}),
+    "without key, other bytes": (unkeyed_with_other_bytes, {"conflict"}),
+    "made void": (changed(3, lambda r: with_header(r, "ce_void", b"1")), {"conflict"}),
+    "another stamp": (changed(3, chain(lambda n, s, p: (n, s + 1, p))), {"fork"}),
+    "another previous": (changed(3, chain(lambda n, s, p: (n, s, p - 1))), {"fork"}),
+    "another history": (again(3, chain(lambda n, s, p: (n, s + 9, p))), {"fork"}),
+    "not readable": (changed(3, lambda r: with_header(r, "ce_chain", b"x")), {"undecodable", "lost"}),
+    "invented": (again(5, invented), {"phantom"}),
+    "invented key": (again(1, first_of_nobody), {"phantom"}),
+    "twice": (again(3, lambda r: r), set()),
+}  # fmt: skip
+
+
+def planted(system: System, edit: Callable[[Records], None] = lambda records: None) -> None:
+    """A shop that has published and a biller that has done all; and a log that was edited."""
+    for cents in range(1, 6):
+        system.pays("a", cents)
+        system.pays("b", cents)
+    system.emit(system.opened("monday"))
+    records = system.consume_elsewhere()
+    edit(records)
+    system.publish(records)
+    system.read_past()
+
+
+@pytest.mark.parametrize("name", IN_THE_LOG)
+def test_what_is_wrong_in_the_log_is_named(system: System, name: str) -> None:
+    edit, expected = IN_THE_LOG[name]
+    planted(system, edit)
+    report = system.audit()
+    assert kinds(report) == expected, report
+    assert report.clean is not bool(expected)
+    assert all(one.key != "b" for one in report.findings)
+    assert all(one.decide and one.what for one in report.findings)
+    if name == "twice":
+        assert report.settled == {"duplicate": 1}
+        partition = partition_of("a")
+        last = system.log.extents(system.stream)[partition].end - 1
+        assert report.findings[0].record == f"{system.stream}/{partition}@{last}"
+
+
+def test_evidence(system: System) -> None:
+    planted(system, removed("a", 3))
+    (one,) = system.audit().findings
+    ((id, stamp),) = evidence(system)
+    assert (one.source, one.key, one.sequence) == (system.source, "a", 3)
+    assert (one.event, one.stamp) == (str(id), stamp)
+    assert one.decide == f"oncebox republish --source {system.source} --key a --from 3 --to 3"
+
+
+def evidence(system: System) -> list[tuple[Any, ...]]:
+    if system.store.dialect == "sqlite":
+        return system.run("SELECT id, stamp FROM oncebox.event WHERE key = 'a' AND sequence = 3")
+    return system.run(
+        "SELECT e.id, c.stamp FROM oncebox.chain c JOIN oncebox.event e ON e.n = c.n"
+        " WHERE e.key = 'a' AND c.sequence = 3"
+    )
+
+
+# ---- what is planted in the outbox and in the inbox
+
+THIRD = "n = (SELECT n FROM oncebox.event WHERE key = 'a' ORDER BY n LIMIT 1 OFFSET 2)"
+COUNTER = "WHERE key = 'a'"
+INBOX = "WHERE key = 'a'"
+BY_ID = "(SELECT id FROM oncebox.subscription WHERE source LIKE '%#id')"
+
+IN_THE_OUTBOX = {
+    "row deleted": ([f"DELETE FROM oncebox.PLACE WHERE {THIRD}"], {"phantom"}),
+    "bytes changed": ([f"UPDATE oncebox.event SET data = $1 WHERE {THIRD}"], {"conflict"}),
+    "stamp changed": ([f"UPDATE oncebox.PLACE SET stamp = stamp + 1 WHERE {THIRD}"], {"fork"}),
+    "counter set back": ([f"UPDATE oncebox.counter SET sequence = 3 {COUNTER}"], {"fork"}),
+    "counter set ahead": ([f"UPDATE oncebox.counter SET sequence = 8 {COUNTER}"], {"gap"}),
+    "counter deleted": ([f"DELETE FROM oncebox.counter {COUNTER}"], {"fork"}),
+    "erased": ([f"UPDATE oncebox.event SET data = NULL WHERE {THIRD}"], set()),
+}  # fmt: skip
+
+IN_THE_INBOX = {
+    "ahead of all": (f"UPDATE oncebox.key SET sequence = 9 {INBOX}", {"phantom"}),
+    "set back": ("", {"unapplied"}),
+    "row deleted": (f"DELETE FROM oncebox.key {INBOX}", {"unapplied"}),
+    "row of an event without key deleted":
+        (f"DELETE FROM oncebox.key WHERE subscription = {BY_ID}", {"unapplied"}),
+    "another stamp": (f"UPDATE oncebox.key SET stamp = stamp + 1 {INBOX}", {"fork"}),
+    "another id": (f"UPDATE oncebox.key SET id = 'other' {INBOX}", {"conflict"}),
+    "other bytes": (f"UPDATE oncebox.key SET digest = 7 {INBOX}", {"conflict"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_THE_OUTBOX)
+def test_what_is_wrong_in_the_outbox_is_named(system: System, name: str) -> None:
+    statements, expected = IN_THE_OUTBOX[name]
+    planted(system)
+    place = "event" if system.store.dialect == "sqlite" else "chain"
+    for sql in statements:
+        parameters = (b'{"order":"a","cents":9}',) if "$1" in sql else ()
+        system.run(sql.replace("PLACE", place), *parameters)
+    report = system.audit()
+    assert kinds(report) == expected, report
+    assert {one.key for one in report.findings} == {"a"}
+    if name == "erased":
+        assert (report.clean, report.settled) == (True, {"void": 1})
+
+
+@pytest.mark.parametrize("name", IN_THE_INBOX)
+def test_what_is_wrong_in_the_inbox_is_named(system: System, name: str) -> None:
+    sql, expected = IN_THE_INBOX[name]
+    planted(system)
+    if name == "set back":
+        ((id, stamp),) = evidence(system)
+        sql = (
+            f"UPDATE oncebox.key SET sequence = 3, stamp = {stamp}, id = '{id}', digest = 0 {INBOX}"
+        )
+    system.run(sql)
+    report = system.audit()
+    assert kinds(report) == expected, report
+    assert all(one.consumer == "billing" for one in report.findings)
+    if name == "set back":
+        assert [one.sequence for one in report.findings] == [4, 5]
+
+
+def test_lost_on_both_sides_is_a_gap(system: System) -> None:
+    planted(system, removed("a", 3))
+    place = "event" if system.store.dialect == "sqlite" else "chain"
+    system.run(f"DELETE FROM oncebox.{place} WHERE {THIRD}")
+    report = system.audit()
+    assert kinds(report) == {"gap"}
+    assert [one.sequence for one in report.findings] == [3]
+
+
+def test_what_was_read_past_and_not_done_is_unapplied(system: System) -> None:
+    system.pays("a", 1)
+    system.drain()
+    system.pays("a", 2, 3)
+    system.services[1].consumers.clear()
+    system.drain()
+    assert system.audit().clean
+    system.read_past()
+    report = system.audit()
+    assert [(one.kind, one.sequence) for one in report.findings] == [
+        ("unapplied", 2), ("unapplied", 3)]  # fmt: skip
+
+
+# ---- more that is clean
+
+
+def flags(system: System) -> tuple[str, ...]:
+    return "--store", system.store_url, "--log", system.log_url
+
+
+def erase(system: System, key: str, number: int) -> None:
+    sql = statements(system.store.dialect)
+    system.session.begin()
+    drive(void(system.session, sql, system.source, key, number))
+    system.session.commit()
+
+
+def test_what_happens_every_day_is_clean(oncebox: Run, system: System) -> None:
+    """A failing handler that is tried again, a skip, voids, events that wait for another key, a
+    relay that begins again, a replay, a rebuild.
+    """
+    system.broken.update({"c", "d"})
+    system.pays("a", 1, 2, 3)
+    system.emit(system.paid("w", 1), after=system.emit(system.paid("b", 1)))
+    system.pays("c", 1, 2)
+    system.pays("d", 1, 2)
+    system.emit(system.opened("monday"))
+    erase(system, "a", 2)  # not published yet
+    drain(*system.services)
+    report = system.audit()
+    assert (report.clean, kinds(report), report.waiting) == (True, set(), 4)
+
+    system.broken.clear()
+    assert oncebox("skip", "billing", "--key", "c", *flags(system)).code == 0
+    assert oncebox("redrive", "billing", "--key", "d", *flags(system)).code == 0
+    system.drain()
+    paid = {(who, what) for who, what in system.run("SELECT who, what FROM ledger")}
+    assert {("c", 2), ("d", 1), ("d", 2)} <= paid
+    assert ("c", 1) not in paid
+    erase(system, "a", 3)  # published before
+    system.run("UPDATE oncebox.cursor SET position = NULL WHERE reader = 'relay:shop'")
+    system.drain()
+    report = system.audit()
+    assert (report.clean, kinds(report), report.waiting) == (True, set(), 0)
+    assert report.settled == {"duplicate": 10, "void": 1}
+
+    again = oncebox("replay", "billing", "--from", "start", *flags(system))
+    assert again.code == 0
+    assert system.audit().clean
+    clear = ("--clear", "DELETE FROM ledger", "--yes")
+    assert oncebox("rebuild", "billing", *clear, *flags(system)).code == 0
+    assert system.audit().clean
+    system.drain()
+    assert system.audit().clean
+
+
+def test_what_comes_late_after_a_skip_is_clean(oncebox: Run, system: System) -> None:
+    """And what is missing is lost until somebody decides."""
+    system.pays("a", 1, 2, 3, 4)
+    records = system.consume_elsewhere()
+    for table in ("key", "kept", "subscription", "cursor"):
+        which = "reader = 'billing'" if table == "cursor" else "true"
+        system.run(f"DELETE FROM oncebox.{table} WHERE {which}")
+    three = records.pop(of(records, "a", 3))
+    system.publish(records)
+    system.drain()
+    assert kinds(system.audit()) == {"lost"}
+    assert oncebox("skip", "billing", "--key", "a", *flags(system)).code == 0
+    system.drain()
+    report = system.audit()
+    assert (report.clean, report.settled) == (True, {"lost": 1})
+    system.publish([three])
+    system.drain()
+    report = system.audit()
+    assert (report.clean, report.settled) == (True, {"inversion": 1})
+
+
+def test_what_is_young_or_behind_is_not_lost(system: System) -> None:
+    system.pays("a", 1)
+    system.drain()
+    planted_later = system.audit(younger_s=60.0)
+    assert planted_later.clean
+    system.pays("a", 2)
+    system.pays("b", 1)
+    report = system.audit()
+    assert (report.clean, report.unseen, report.lag) == (True, 2, {})
+    system.services[1].consumers.clear()
+    system.drain()
+    report = system.audit()
+    assert (report.clean, report.unseen, report.lag) == (True, 0, {"billing": 2})
+
+
+def test_what_retentions_dropped_is_not_missing(system: System) -> None:
+    """A first event that is not number 1 is not lost where retention dropped what came before."""
+    system.pays("a", *range(6))
+    system.pays("b", *range(3))
+    system.drain()
+    assert system.audit().clean
+    system.run("DELETE FROM oncebox.event WHERE n <= 4")
+    if system.store.dialect == "postgres":
+        system.run("UPDATE oncebox.partition SET lower = 5 WHERE parent = 'event' AND lower = 0")
+    report = system.audit()
+    assert (report.clean, report.findings) == (True, [])
+    system.run("DELETE FROM oncebox.event WHERE n = 8")
+    report = system.audit()
+    assert {(one.kind, one.key) for one in report.findings} == {("phantom", "b")}
+
+
+def test_the_command(oncebox: Run, system: System) -> None:
+    planted(system, removed("a", 3))
+    asked = ("--younger-s=-60", *flags(system))
+    done = oncebox("audit", *asked)
+    assert (done.code, "lost" in done.out) == (3, True)
+    assert f"oncebox republish --source {system.source} --key a --from 3 --to 3" in done.err
+    assert "not clean: 1 finding in 11 rows, 10 records, 3 keys" in done.out
+    finding, summary = oncebox("audit", *asked, "--json").rows()
+    assert (finding["kind"], finding["key"], finding["sequence"]) == ("lost", "a", 3)
+    assert (summary["clean"], summary["counts"], summary["records"]) == (False, {"lost": 1}, 10)
+    assert oncebox("republish", *finding["decide"].split()[2:], *flags(system)).code == 0
+    system.drain()
+    assert oncebox("audit", *asked).code == 3  # the log has it, out of order
+    nobody = oncebox("audit", "billing", *asked)
+    assert "not clean" in nobody.out
