@@ -141,7 +141,6 @@ def loop_of(
         topics=(topic,),
         settings=Settings(batch_max=BATCH),
         now_ms=lambda: time.time_ns() // 1_000_000,
-        trouble=store.trouble,
     )
     return ConsumerLoop(reading, store, log, "me", stopping=stopping, sleep=time.sleep)
 

@@ -189,7 +189,6 @@ class World:
             topics=(TOPIC,),
             settings=replace(self.settings, **changes),
             now_ms=lambda: self.now_ms,
-            trouble=self.store.trouble,
         )
         loop = ConsumerLoop(
             reading, self.store, self.log, holder, stopping=lambda: False, sleep=self.slept.append

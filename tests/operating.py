@@ -52,7 +52,6 @@ def desk_of(world: World, session: Any = None) -> Desk:
         consumer="billing",
         session=cast("Session", session or world.session),
         sql=statements(world.store.dialect),
-        trouble=world.store.trouble,
         now_ms=lambda: world.now_ms,
         by="a test",
     )

@@ -63,7 +63,6 @@ class AsyncWorld:
                 topics=(TOPIC,),
                 settings=world.settings,
                 now_ms=lambda: world.now_ms,
-                trouble=self.store.trouble,
             )
             self.loop = ConsumerLoop(
                 reading,

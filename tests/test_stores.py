@@ -30,7 +30,7 @@ from oncebox.migrate import check, migrate
 from oncebox.program import Program, call, drive, drive_async
 from oncebox.session import Session, Store
 from oncebox.stores.adapt import open_store
-from oncebox.stores.base import refused
+from oncebox.stores.base import refused, trouble
 from tables import Tables
 
 
@@ -196,7 +196,7 @@ def test_a_failed_commit_is_a_rollback(case: Case) -> None:
         yield from call(session.run, "insert into shop values (1, 99)")
         with pytest.raises(Exception, match=r"(?i)foreign key") as failed:
             yield from call(session.commit)
-        assert store.trouble(failed.value) == "other"
+        assert trouble(failed.value) == "other"
         yield from call(session.rollback)
         yield from call(session.begin)
         yield from insert(session, 2)
@@ -325,17 +325,17 @@ def test_a_killed_connection_is_an_outage(case: Case) -> None:
         )
         with pytest.raises(Exception) as failed:  # noqa: PT011 - each driver has its own
             yield from insert(session, 2)
-        gone = [store.trouble(failed.value)]
+        gone = [trouble(failed.value)]
         try:
             yield from call(session.rollback)
         except Exception as error:
-            gone.append(store.trouble(error))
+            gone.append(trouble(error))
         yield from call(session.close)
         again = yield from call(store.open)
         try:
             yield from insert(again, 3)
         except Exception as error:  # a pool may still hold the dead one
-            gone.append(store.trouble(error))
+            gone.append(trouble(error))
             yield from insert(again, 3)
         yield from call(again.close)
         assert set(gone) == {"unavailable"}
@@ -364,7 +364,7 @@ def test_a_deadlock_is_to_be_tried_again(case: Case) -> None:
             other.pgconn.send_query(waiting.encode())
             with pytest.raises(Exception, match="deadlock") as failed:
                 yield from lock(session, 2)
-            assert store.trouble(failed.value) == "retry"
+            assert trouble(failed.value) == "retry"
             yield from call(session.rollback)
             while other.pgconn.get_result() is not None:
                 pass
@@ -382,7 +382,7 @@ def test_locked_read_only_and_full_files_are_outages(tmp_path: Path) -> None:
     tables.connection.execute("BEGIN IMMEDIATE")
     with pytest.raises(sqlite3.OperationalError, match="locked") as failed:
         session.begin()
-    assert store.trouble(failed.value) == "unavailable"
+    assert trouble(failed.value) == "unavailable"
     tables.connection.execute("ROLLBACK")
 
     session.handle.execute("BEGIN")
@@ -390,20 +390,20 @@ def test_locked_read_only_and_full_files_are_outages(tmp_path: Path) -> None:
     tables.run("insert into shop values (1, null)")
     with pytest.raises(sqlite3.OperationalError, match="locked") as failed:
         session.run("insert into shop values (2, null)")
-    assert store.trouble(failed.value) == "retry"  # it read before another wrote: begin again
+    assert trouble(failed.value) == "retry"  # it read before another wrote: begin again
     session.rollback()
 
     pages = session.run("PRAGMA page_count")[0][0]
     session.run(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(sqlite3.OperationalError, match="full") as failed:
         session.run("insert into oncebox_quarantine values (1,1,'','',1,1,'',zeroblob(1000000))")
-    assert store.trouble(failed.value) == "unavailable"
+    assert trouble(failed.value) == "unavailable"
 
     session.run("PRAGMA query_only = on")
     with pytest.raises(sqlite3.OperationalError, match="readonly") as failed:
         session.run("insert into shop values (3, null)")
-    assert store.trouble(failed.value) == "unavailable"
-    assert store.trouble(ValueError("a handler's own")) == "other"
+    assert trouble(failed.value) == "unavailable"
+    assert trouble(ValueError("a handler's own")) == "other"
     session.close()
     tables.close()
 
@@ -424,7 +424,7 @@ def test_nobody_listens() -> None:
     session = drive(call(pooled.open))
     with pytest.raises(OperationalError) as failed:
         drive(call(session.begin))
-    assert pooled.trouble(failed.value) == "unavailable"
+    assert trouble(failed.value) == "unavailable"
 
 
 def test_wrong_credentials_say_so(postgres_server: Postgres) -> None:

@@ -46,7 +46,7 @@ from .reading import (
     record_bytes,
 )
 from .session import lookup
-from .stores.base import ended, refused
+from .stores.base import ended, refused, trouble
 
 logger = logging.getLogger("oncebox.consumer")
 
@@ -403,7 +403,7 @@ class Batch:
 
     def set_back(self, entry: Entry, link: Link, error: Exception) -> NoReturn:
         """A handler failed where all run together: an outage passes, all else is run carefully."""
-        if is_outage(self.reading, error) and not self.reading.gives_up(entry.place, link):
+        if is_outage(error) and not self.reading.gives_up(entry.place, link):
             raise error
         raise Setback from error
 
@@ -423,7 +423,7 @@ class Batch:
             entry.due_ms = self.now_ms + int(self.reading.settings.handler_timeout_s * 1000)
             return False
         except Exception as error:
-            away = is_outage(self.reading, error)
+            away = is_outage(error)
             if away and not self.reading.gives_up(entry.place, link):
                 raise
             yield from self.undo(item, handler, error)  # if the store is away, this fails
@@ -432,7 +432,7 @@ class Batch:
         try:
             yield from call(session.release)
         except Exception as error:
-            if self.reading.trouble(error) != "other":
+            if trouble(error) != "other":
                 raise
             yield from self.undo(item, handler, error)
             reason = f"{handler.name} swallowed a database error: {describe(error)}"
@@ -446,7 +446,7 @@ class Batch:
         try:
             yield from call(session.rollback_to)
         except Exception as failure:
-            if self.reading.trouble(failure) != "other":
+            if trouble(failure) != "other":
                 raise
             broke, gone = True, failure
         if broke or (session.lost is not None and session.lost()):
@@ -585,8 +585,8 @@ def storable(text: str) -> str:
     return text[:REASON_MAX].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
-def is_outage(reading: Reading, error: BaseException) -> bool:
+def is_outage(error: BaseException) -> bool:
     """Whether a handler's failure is nobody's fault: spend no attempt, wait and try again."""
     if isinstance(error, ConnectionError | TimeoutError):
         return True
-    return getattr(error, "retryable", False) is True or reading.trouble(error) != "other"
+    return getattr(error, "retryable", False) is True or trouble(error) != "other"

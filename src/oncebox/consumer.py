@@ -33,7 +33,7 @@ from .reading import (
     take_in,
 )
 from .session import Store
-from .stores.base import typed
+from .stores.base import trouble, typed
 
 logger = logging.getLogger("oncebox.consumer")
 
@@ -161,12 +161,12 @@ class ConsumerLoop:
         what no waiting mends, as our own error where there is one.
         """
         error, cause = typed(error, self.reading.session), error
-        if isinstance(error, CorruptStore) or not is_outage(self.reading, error):
+        if isinstance(error, CorruptStore) or not is_outage(error):
             raise error from (None if error is cause else cause)
         logger.warning("%s: waiting: %s", self.reading.consumer, describe(error))
         yield self.sleep, (self.pause_s * random.uniform(0.5, 1.0),)
         self.pause_s = min(self.pause_s * 2, OUTAGE_PAUSE_MAX_S)
-        if self.reading.trouble(cause) != "retry":
+        if trouble(cause) != "retry":
             yield from self.reopen()
         self.held.clear()
         self.next_upkeep_ms = 0
@@ -430,7 +430,7 @@ class ConsumerLoop:
                 self.condemn(broken.item, broken.error.what, again=False)
                 careful = True
             except Exception as error:
-                if is_outage(self.reading, error):
+                if is_outage(error):
                     raise
                 count = self.narrow(chunk, careful=careful, error=error)
                 careful = True
@@ -519,7 +519,7 @@ class ConsumerLoop:
             self.condemn(broken.item, broken.error.what, again=False)
             yield from self.drain(drains, items, filling=filling)
         except Exception as error:
-            if is_outage(self.reading, error):
+            if is_outage(error):
                 raise
             if alone:
                 logger.exception("%s: a key cannot go on: %s", self.reading.consumer, drains)
@@ -552,7 +552,7 @@ class ConsumerLoop:
         try:
             failure = yield from have_effect(reading, one)
         except Exception as error:
-            if not is_outage(reading, error) or not reading.gives_up(item.place, item.link):
+            if not is_outage(error) or not reading.gives_up(item.place, item.link):
                 raise
             logger.warning("%s: %s waits: %s", reading.consumer, item.place[1], describe(error))
             return  # its row says when to try again

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from .order import KeyState, Link
 from .program import Program, T, call
 from .reading import Reading, Settings, load_subscriptions
-from .session import Session, Store, Trouble
+from .session import Session, Store
 from .statements import statements
-from .stores.base import typed
+from .stores.base import trouble, typed
 
 TRIES_MAX = 8
 """How often a transaction that lost against a consumer's is run again."""
@@ -26,7 +26,6 @@ class Desk:
     consumer: str
     session: Session
     sql: Mapping[str, str]
-    trouble: Callable[[BaseException], Trouble]
     now_ms: Callable[[], int]
     by: str = ""
 
@@ -36,7 +35,7 @@ class Desk:
         topics = tuple(sorted({row[0] for row in rows}))
         reading = Reading(
             consumer=self.consumer, session=self.session, sql=self.sql, handlers={},
-            topics=topics, settings=Settings(), now_ms=self.now_ms, trouble=self.trouble,
+            topics=topics, settings=Settings(), now_ms=self.now_ms,
         )  # fmt: skip
         yield from load_subscriptions(reading)
         known = reading.subscriptions.get("")
@@ -73,7 +72,7 @@ def at_store(store: Store, make: Callable[[Session], Program[T]]) -> Program[T]:
 def desk_at(store: Store, session: Session, consumer: str, by: str = "") -> Desk:
     """A place at a consumer in this store, by the real clock."""
     sql = statements(store.dialect, store.schema)
-    return Desk(consumer, session, sql, store.trouble, now_ms, by)
+    return Desk(consumer, session, sql, now_ms, by)
 
 
 def now_ms() -> int:
@@ -90,7 +89,7 @@ def transact(desk: Desk, work: Callable[[], Program[T]]) -> Program[T]:
             yield from call(desk.session.commit)
         except BaseException as error:
             yield from call(desk.session.rollback)
-            if desk.trouble(error) != "retry" or tries == TRIES_MAX:
+            if trouble(error) != "retry" or tries == TRIES_MAX:
                 raise
         else:
             return result

@@ -39,7 +39,7 @@ def have_effect(reading: Reading, one: Wanted) -> Program[str | None]:
         result = yield suspend.effect, (key,)
         encoded = json.encode(result)
     except Exception as error:
-        if is_outage(reading, error):
+        if is_outage(error):
             raise
         return f"once({suspend.step!r}): {describe(error)}"
     parameters = (*event, suspend.step, reading.now_ms(), encoded)

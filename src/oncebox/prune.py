@@ -22,6 +22,7 @@ from .inbox import CLAIMED, CLAIMS, KEYS, prune_page, raise_claim_floors
 from .ports import Log, TopicPartition
 from .program import Program, call
 from .reading import Reading
+from .stores.base import trouble
 
 logger = logging.getLogger("oncebox.consumer")
 
@@ -73,7 +74,7 @@ class Pruning:
         try:
             yield from transact(reading, work)
         except Exception as error:
-            if reading.trouble(error) != "retry":
+            if trouble(error) != "retry":
                 raise
             logger.debug("%s: pruning goes on later", reading.consumer, exc_info=True)
             self.left.clear()

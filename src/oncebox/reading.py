@@ -26,7 +26,7 @@ from .event import EventType, stream_of
 from .order import Link
 from .ports import Record
 from .program import Program, call
-from .session import Session, Trouble
+from .session import Session
 
 Place = tuple[int, str]
 """A key's row: (subscription id, key)."""
@@ -142,7 +142,6 @@ class Reading:
     topics: tuple[str, ...]
     settings: Settings
     now_ms: Callable[[], int]
-    trouble: Callable[[BaseException], Trouble]
     state: Any = None
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     sources: dict[int, str] = field(default_factory=dict)

@@ -36,7 +36,7 @@ from .ports import Log, Refusal
 from .program import Program, T, call
 from .session import Rows, Session, Store, ask
 from .statements import statements
-from .stores.base import typed
+from .stores.base import trouble, typed
 
 logger = logging.getLogger("oncebox.relay")
 
@@ -450,7 +450,7 @@ class Relay:
                 yield from call(self.session.commit)
                 more = more or bool(rows)
             except Exception as error:
-                if self.store.trouble(error) != "retry":  # retry: somebody holds the table
+                if trouble(error) != "retry":  # retry: somebody holds the table
                     raise
                 yield from call(self.session.rollback)
                 logger.info("%s: upkeep of %s later: it is in use", self.reader, table)
@@ -462,10 +462,10 @@ class Relay:
         """Nobody's fault: wait, longer each time, and begin again where the store says. Raises
         what no waiting mends, as our own error where there is one.
         """
-        trouble = self.store.trouble(error)
+        kind = trouble(error)
         error, cause = typed(error, self.session if self.is_open else None), error
         outside = isinstance(error, ConnectionError | TimeoutError | Unreachable)
-        if isinstance(error, CorruptStore) or (trouble == "other" and not outside):
+        if isinstance(error, CorruptStore) or (kind == "other" and not outside):
             raise error from (None if error is cause else cause)
         logger.warning("%s: waiting: %s", self.reader, str(error).strip() or type(error).__name__)
         yield from call(self.sleep, self.pause_s)
@@ -475,8 +475,8 @@ class Relay:
             if self.is_open:
                 yield from call(self.session.rollback)
         except Exception:
-            trouble = "unavailable"
-        if trouble == "unavailable":
+            kind = "unavailable"
+        if kind == "unavailable":
             yield from self._close()
 
     def _close(self) -> Program[None]:

@@ -17,6 +17,7 @@ from .outbox import Envelopes, locate, read_at
 from .ports import Extent, Log, TopicPartition
 from .program import Program, call
 from .session import Session
+from .stores.base import trouble
 
 PUBLISH_S = 30.0
 
@@ -124,7 +125,7 @@ def _clear(desk: Desk, statement: str) -> Program[None]:
     try:
         yield from call(desk.session.run, statement)
     except Exception as error:
-        if desk.trouble(error) != "other":
+        if trouble(error) != "other":
             raise
         first_line = str(error).split("\n")[0]
         raise Refused(f"{statement}: {first_line}", hint="nothing was changed") from error

@@ -177,6 +177,5 @@ def reading_of(
         topics=consumer.streams,
         settings=consumer.settings,
         now_ms=now_ms,
-        trouble=store.trouble,
         state=state,
     )

@@ -116,15 +116,11 @@ class Store(Protocol):
     """Where a service's tables live, and how to get a session of its own there."""
 
     dialect: Dialect
-    asynchronous: bool
+    asynchronous: bool = False
     schema: str
 
     def open(self) -> Awaitable[Session] | Session:
         """A new session. Raises Unreachable, MissingDependency."""
-        ...
-
-    def trouble(self, error: BaseException) -> Trouble:
-        """What kind of failure a driver's exception is."""
         ...
 
 

@@ -226,7 +226,6 @@ class Site:
             topics=(self.place.topic,),
             settings=replace(SETTINGS, **changes),
             now_ms=lambda: int(self.clock.now * 1000),
-            trouble=self.billing_store.trouble,
         )
         gaps = Gaps(reading, {self.source: self.shop_store}) if ask else None
         holder = f"process {next(self.processes)}"
@@ -280,8 +279,7 @@ class Site:
 
     def desk(self) -> Desk:
         sql = statements(self.place.dialect)
-        store = self.billing_store
-        return Desk("billing", self.billing, sql, store.trouble, lambda: int(self.clock.now * 1000))
+        return Desk("billing", self.billing, sql, lambda: int(self.clock.now * 1000))
 
     def waiting(self) -> dict[str, Waiting]:
         """What `oncebox parked` shows, by key."""

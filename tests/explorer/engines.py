@@ -9,9 +9,8 @@ from typing import Any, Protocol, cast
 from oncebox.explorer import Actor, MemoryDatabase
 from oncebox.explorer.run import BEGIN_MS
 from oncebox.explorer.sqlite import waiting
-from oncebox.session import Dialect, Rows, Session, Store, Trouble
+from oncebox.session import Dialect, Rows, Session, Store
 from oncebox.statements import migrations, statements
-from oncebox.stores.base import trouble
 from oncebox.stores.sqlite import SqliteSession
 
 UNIX_EPOCH_JULIAN = 2440587.5
@@ -208,9 +207,3 @@ class _SqliteStore:
         self.engine.sessions.setdefault(self.actor, []).append(connection)
         session: Any = SqliteExplored(self.engine, self.actor, connection)
         return cast("Session", session)
-
-    def trouble(self, error: BaseException) -> Trouble:
-        return trouble(error)
-
-    def close(self) -> None:
-        pass

@@ -18,9 +18,8 @@ from psycopg.waiting import Ready, Wait
 
 from oncebox.explorer import Actor, Blocked
 from oncebox.explorer.run import BEGIN_MS
-from oncebox.session import Dialect, Rows, Store, Trouble
+from oncebox.session import Dialect, Rows, Store
 from oncebox.statements import migrations, statements
-from oncebox.stores.base import trouble
 from oncebox.stores.postgres import PsycopgSession
 
 WAIT_MAX_S = 20.0
@@ -282,9 +281,3 @@ class _PostgresStore:
 
     async def open(self) -> PsycopgSession:
         return self.engine.open(self.actor)
-
-    def trouble(self, error: BaseException) -> Trouble:
-        return trouble(error)
-
-    def close(self) -> None:
-        pass

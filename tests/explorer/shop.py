@@ -220,7 +220,6 @@ class Shop(World):
         reading = Reading(
             consumer=CONSUMER, session=session, sql=self.engine.sql, handlers=self.handlers,
             topics=(TOPIC,), settings=self.settings, now_ms=lambda: self.run.now_ms,
-            trouble=store.trouble,
         )  # fmt: skip
 
         def fetch(reader: Reader) -> Callable[..., Any]:
@@ -263,7 +262,7 @@ class Shop(World):
     def desk(self, actor: Actor) -> Program[Desk]:
         store = self.engine.store(actor)
         session = yield from call(store.open)
-        return Desk(CONSUMER, session, self.engine.sql, store.trouble, lambda: self.run.now_ms)
+        return Desk(CONSUMER, session, self.engine.sql, lambda: self.run.now_ms)
 
     def operator(self, actor: Actor) -> Program[int]:
         """Mends what handlers fail at, when keys are parked for good, and redrives these keys."""

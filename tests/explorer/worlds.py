@@ -18,7 +18,7 @@ from oncebox.explorer.run import Crash
 from oncebox.operate import redrive
 from oncebox.program import Program, call
 from oncebox.reading import Handler, Place
-from oncebox.session import Trouble
+from oncebox.stores.base import trouble
 from oncebox.waiting import Where, waiting
 
 from .engines import Engine
@@ -430,14 +430,13 @@ class Crossing(Retries):
 
     def loop(self, actor: Actor) -> Program[ConsumerLoop]:
         loop = yield from super().loop(actor)
-        trouble = loop.reading.trouble
+        outage = loop.outage
 
-        def watched(error: BaseException) -> Trouble:
-            kind = trouble(error)
-            self.deadlocks += kind == "retry"
-            return kind
+        def watched(error: Exception) -> Program[None]:
+            self.deadlocks += trouble(error) == "retry"
+            return outage(error)
 
-        loop.reading.trouble = watched
+        loop.outage = watched  # type: ignore[method-assign]
         return loop
 
     def check(self) -> object:

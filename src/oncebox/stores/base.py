@@ -56,15 +56,6 @@ class Forwarded(Session):
         return self.forward("rollback_to")
 
 
-class StoreBase:
-    """Defaults of a store."""
-
-    asynchronous = False
-
-    def trouble(self, error: BaseException) -> Trouble:
-        return trouble(error)
-
-
 def ended(handler: str = "a handler", **event: str | None) -> TransactionEnded:
     """For a handler that goes on behind the end of its batch's transaction: what it wrote then
     would be committed without what says that it was done.

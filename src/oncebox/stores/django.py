@@ -16,8 +16,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionDoesNotExist
 
 from ..errors import ConfigurationError
-from ..session import Dialect, Rows, Session
-from .base import StoreBase, ended, outside_transaction, refuse_end
+from ..session import Dialect, Rows, Session, Store
+from .base import ended, outside_transaction, refuse_end
 from .placeholders import prepared
 
 _DIALECTS: dict[str, Dialect] = {"sqlite": "sqlite", "postgresql": "postgres"}
@@ -128,7 +128,7 @@ class DjangoSession(Session):
         self.handle.close()
 
 
-class DjangoStore(StoreBase):
+class DjangoStore(Store):
     """A database of Django's settings, by alias; handlers receive `connections[alias]`."""
 
     def __init__(self, alias: str, schema: str = "oncebox") -> None:

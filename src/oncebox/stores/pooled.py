@@ -9,11 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ..program import Program, call, perform
-from ..session import Dialect
-from .base import Forwarded, StoreBase
+from ..session import Dialect, Store
+from .base import Forwarded
 
 
-class PooledStore(StoreBase):
+class PooledStore(Store):
     """A pool, engine or session factory of the application, which it closes itself.
 
     `take` lends a connection, `give` takes it back, both may have to be awaited; `session` makes

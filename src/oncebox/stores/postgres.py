@@ -19,8 +19,8 @@ from psycopg.types.array import ListBinaryDumper
 
 from ..errors import Unreachable
 from ..program import Program, call, perform
-from ..session import Dialect, Rows, Session, Statement
-from .base import StoreBase, ended, refuse_end
+from ..session import Dialect, Rows, Session, Statement, Store
+from .base import ended, refuse_end
 from .pooled import PooledStore
 
 CONNECT_TIMEOUT_S = 10
@@ -233,7 +233,7 @@ def in_transaction(connection: Connection | AsyncConnection) -> bool | None:
     return status in (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
 
-class PostgresStore(StoreBase):
+class PostgresStore(Store):
     """A database named by a URL; handlers receive `psycopg.Connection`, or `AsyncConnection`."""
 
     dialect: Dialect = "postgres"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError, CorruptStore, StoreUnavailable
-from ..session import Dialect, Rows, Session
-from .base import StoreBase, begins_by_itself, unusable
+from ..session import Dialect, Rows, Session, Store
+from .base import begins_by_itself, unusable
 
 BUSY_TIMEOUT_S = 5.0
 PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
@@ -85,7 +85,7 @@ class OwnConnection(sqlite3.Connection):
         self.set_authorizer(allow)
 
 
-class SqliteStore(StoreBase):
+class SqliteStore(Store):
     """A database file. `path` is relative to the working folder unless it starts with `/`."""
 
     dialect: Dialect = "sqlite"

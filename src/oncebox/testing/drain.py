@@ -111,6 +111,6 @@ def _behind(loop: ConsumerLoop) -> bool:
 
 def _waiting(loop: ConsumerLoop) -> Program[list[Waiting]]:
     reading = loop.reading
-    desk = Desk(reading.consumer, reading.session, reading.sql, reading.trouble, reading.now_ms)
+    desk = Desk(reading.consumer, reading.session, reading.sql, reading.now_ms)
     page = yield from loop.transact(waiting(desk, Where()))
     return page.found
