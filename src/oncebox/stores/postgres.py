@@ -38,6 +38,11 @@ binary: as text, each byte of a payload is four to write and to read back."""
 ADAPTERS.register_dumper(list, ListBinaryDumper)
 
 
+_execute: Any = psycopg.Cursor.execute
+_HARMLESS = frozenset("SsIiUuDdWw")
+"""How SELECT, INSERT, UPDATE, DELETE and WITH begin, and nothing that ends a transaction."""
+
+
 class OwnCursor(psycopg.RawCursor[tuple[Any, ...]]):
     """A cursor for our statements on any connection."""
 
@@ -60,11 +65,14 @@ class ExactCursor(psycopg.Cursor[Any]):
     There, too, the driver learns too late that SQL has ended our transaction: that is refused.
     """
 
-    def execute(self, query: Any, *more: Any, **how: Any) -> Any:
-        if BEGIN in vars(self.connection):
+    def execute(
+        self, query: Any, params: Any = None, *, prepare: Any = None, binary: Any = None
+    ) -> Any:
+        # Nearly every statement shows by its first letter that it ends nothing.
+        harmless = query.__class__ is str and query[:1] in _HARMLESS
+        if not harmless and BEGIN in vars(self.connection):
             refuse_end(query.as_string() if isinstance(query, Composable) else query)
-        as_ever: Any = super().execute
-        return as_ever(query, *more, **how)
+        return _execute(self, query, params, prepare=prepare, binary=binary)
 
     @property
     def rowcount(self) -> int:
