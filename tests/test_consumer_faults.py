@@ -346,6 +346,27 @@ def test_an_outage_that_one_effect_meets_holds_its_key_and_no_other(world: World
     assert world.of("a") == [1, 2]
 
 
+def test_a_retry_that_meets_an_outage_spends_no_attempt(world: World) -> None:
+    """It did, and a key that had failed once stayed parked when the outage was over."""
+    trouble: list[Exception] = [ValueError("no such account")]
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        if paid.order == "a" and trouble:
+            raise trouble[0]
+        world.record(tx, paid.order, paid.cents)
+
+    world.deliver(*world.producer.paid("a", 1, 2), *world.producer.paid("b", 10))
+    loop = world.settle()
+    trouble[0] = ConnectionError("the bank does not answer")
+    for _ in range(15):
+        world.after(400.0, loop)
+        assert world.parked()["a"][2] == 1
+    trouble.clear()
+    world.after(400.0, loop)
+    assert world.of("a") == [1, 2]
+
+
 @only("sqlite")
 def test_a_handler_that_waits_for_its_own_batch_holds_its_key_and_no_other(
     world: World, tmp_path: Path

@@ -381,7 +381,8 @@ class Batch:
         entry.attempts += spent
         settings, tries = self.reading.settings, entry.attempts
         if not spent:
-            tries = self.reading.outages[entry.place, *link[:2]] - settings.outage_tries_max
+            outages = self.reading.outages[entry.place, *link[:2]]
+            tries = max(outages - settings.outage_tries_max, 1)
         wait_s = min(settings.backoff_s * 2 ** min(tries - 1, 30), settings.backoff_max_s)
         again = again and entry.attempts < settings.attempts_max
         self.hold(entry, reason, due=self.now_ms + int(wait_s * 1000) if again else None)
@@ -424,7 +425,8 @@ class Batch:
             return False
         except Exception as error:
             away = is_outage(error)
-            if away and not self.reading.gives_up(entry.place, link):
+            stops = away and not self.reading.gives_up(entry.place, link)
+            if stops and entry.loaded.park is not Park.POISON:  # else its key waits, as it did
                 raise
             yield from self.undo(item, handler, error)  # if the store is away, this fails
             self.failures.append(error)
