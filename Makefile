@@ -4,6 +4,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Tests side by side, each process with servers of its own.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal
+
 export PYTHON
 .DEFAULT_GOAL := help
 .PHONY: help demo test guarantees long engines lint format bench bench-engines base dev clean
@@ -16,13 +19,13 @@ demo: base ## the mistakes of event-driven systems and their cures, side by side
 	@$(BIN)/oncebox demo
 
 test: dev engines lint ## the whole suite, on real PostgreSQL and Kafka that it starts and stops
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 guarantees: dev engines ## run the tests of each promise and write docs/guarantees.md
 	@$(BIN)/python -m pytest --guarantees=docs/guarantees.md -m "not long"
 
 long: dev engines ## the tests that take too long for every day
-	@$(BIN)/python -m pytest -m long
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m long
 
 engines: ## fetch the servers that the suite runs: PostgreSQL 14 to 18, Kafka
 	@$(PYTHON) tools/engines/prepare.py
