@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import pytest
@@ -384,3 +387,83 @@ def test_the_command(oncebox: Run, system: System) -> None:
     assert oncebox("audit", *asked).code == 3  # the log has it, out of order
     nobody = oncebox("audit", "billing", *asked)
     assert "not clean" in nobody.out
+
+
+def test_nothing_looks_wrong_while_everything_runs(system: System) -> None:
+    """Emits, relay and consumer go on in other threads; each audit is clean."""
+    stopped = threading.Event()
+    failed: list[BaseException] = []
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    def emit() -> None:
+        session: Any = system.store.open()
+        numbers = count()
+        while not stopped.wait(0.001):
+            session.begin()
+            for key in range(3):
+                system.services[0].emit(session.handle, system.paid(f"k-{key}", next(numbers)))
+            session.commit()
+        session.close()
+
+    def go_on() -> None:
+        while not stopped.is_set():
+            with suppress(TimeoutError):  # it is never quiet
+                drain(*system.services, timeout_s=0.5)
+
+    threads = [threading.Thread(target=guarded, args=(work,)) for work in (emit, go_on)]
+    for thread in threads:
+        thread.start()
+    reports = [system.audit(younger_s=0.0)]
+    while not failed and (len(reports) < 8 or reports[-1].records < reports[0].records + 50):
+        reports.append(system.audit(younger_s=0.0))
+    stopped.set()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert [report.findings for report in reports if not report.clean] == []
+
+
+FORGET = {
+    "sqlite": [
+        "DELETE FROM oncebox.event WHERE key = 'a' AND sequence = 2",
+        (
+            "UPDATE oncebox.counter SET (sequence, stamp, n) = (SELECT 1, stamp, n FROM oncebox.event"
+            " WHERE key = 'a') WHERE key = 'a'"
+        ),
+    ],
+    "postgres": [
+        (
+            "delete from oncebox.chain c using oncebox.event e"
+            " where e.n = c.n and e.key = 'a' and c.sequence = 2"
+        ),
+        (
+            "update oncebox.counter k set sequence = 1, stamp = c.stamp, position = c.position,"
+            " previous = null, before = null from oncebox.chain c join oncebox.event e on e.n = c.n"
+            " where k.key = 'a' and e.key = 'a'"
+        ),
+    ],
+}
+
+
+def test_what_was_accepted_is_settled(oncebox: Run, system: System) -> None:
+    """A source that forgot what it had published: a fork, until an operator follows it."""
+    system.pays("a", 1, 2)
+    system.pays("b", 1)
+    system.drain()
+    for sql in FORGET[system.store.dialect]:
+        system.run(sql)
+    assert kinds(system.audit()) == {"phantom"}
+    system.pays("a", 3)
+    system.drain()
+    assert "fork" in kinds(system.audit())
+    follow = ("accept", "billing", "--key", "a", "--source", system.source)
+    assert oncebox(*follow, *flags(system)).code == 0
+    system.drain()
+    report = system.audit()
+    assert (report.clean, kinds(report)) == (True, set()), report
+    assert report.settled == {"fork": 1}

@@ -235,6 +235,8 @@ class Tally:
             run.last, run.stamp = sequence, stamp
         if sequence > key.high:
             key.high, key.high_stamp = sequence, stamp
+        elif stamp > key.high_stamp and not by_id:  # of another history
+            key.suspect = True
         elif sum(one.first <= sequence <= one.last for one in key.runs) > 1:
             self.repeats += 1
             if len(self.listed) < self.LISTED_MAX:
@@ -291,8 +293,10 @@ class Tally:
         key, bounds = self._key(name), self.scope.of(name[0])
         self.rows += 1
         sequence, stamp, previous = link[:3]
-        if key.out >= 0 and (sequence != key.out + 1 or previous != key.out_stamp):
-            key.suspect = True
+        if key.out < 0:  # its first row: would the outbox still have the one before?
+            key.suspect |= sequence > 1 and (previous or 0) >= (bounds.outbox or 0)
+        else:
+            key.suspect |= sequence != key.out + 1 or previous != key.out_stamp
         key.out, key.out_stamp = sequence, stamp
         if key.done:
             self._compare(key, name[0], link)

@@ -219,8 +219,11 @@ class _Examination:
         ends, last, oldest = list(numbers), self.case.last, self.bounds.outbox
         if last is not None and oldest is not None and (not oldest or last[1] >= oldest + MARGIN):
             ends.append(last[0] + 1)
+        row = self.row_of.get(numbers[0]) if numbers else None
         if self.bounds.log == 0 and not oldest:
             ends.insert(0, 0)
+        elif row is not None and oldest and (row.link.previous or 0) >= oldest + MARGIN:
+            ends.insert(0, row.link.sequence - 2)
         for before, behind in pairwise(ends):
             if behind > before + 1:
                 first, end = before + 1, behind - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from ..places import Place, distinct, everywhere, locate
 from ..ports import Log
 from .options import said
 from .output import clipped, counted, plain, progress, remark, say, table, tell
+from .run import GARBAGE_MIN
 
 Names = Annotated[str, said("Services or consumers; if none are named, all.")]
 Younger = Annotated[float, said("What is younger is unseen where it is missing, not lost.")]
@@ -31,6 +33,7 @@ def audit(*names: Names, younger_s: Younger = YOUNGER_S, limit: Limit = 50) -> i
         oncebox audit shop billing
         oncebox audit --store postgresql://localhost/shop --log kafka://localhost --json
     """
+    gc.set_threshold(GARBAGE_MIN)
     places = distinct([locate(name) for name in names]) if names else everywhere()
     with ExitStack() as stack, progress("audit") as told:
         logs: dict[str, Log] = {}
