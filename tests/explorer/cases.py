@@ -63,6 +63,7 @@ RESTORED = (Fact("a", 1), Fact("a", 2), Fact("a", 3, branch=1, behind=1), Fact("
 
 ORDERS = {"ann": [[Fact("a", 1), Fact("b", 1)], [Fact("a", 2)]], "bob": [[Fact("a", 3)]]}
 ONE_BY_ONE = replace(QUICK, batch_max=1, attempts_max=4)
+NO_ROOM = replace(ONE_BY_ONE, kept_bytes_max=1)
 ONE_AHEAD = RELAY._replace(batch_max=1, ahead_min=1)
 TWO_BY_TWO = replace(QUICK, batch_max=2)
 COARSE = {"stall": 1, "crash": 1}
@@ -110,6 +111,11 @@ CASES = {
     ),
     "much that was kept": Case(
         lambda e: AtWork(e, MUCH, settings=ONE_BY_ONE, duplicates=False).arranged(),
+        Bounds(2),
+        ("crash",),
+    ),
+    "a pause behind a gap": Case(
+        lambda e: AtWork(e, LATE, settings=NO_ROOM, duplicates=False).arranged(),
         Bounds(2),
         ("crash",),
     ),
