@@ -203,3 +203,17 @@ def test_a_pause_for_what_is_kept_behind_a_gap_ends_when_the_gap_is_filled(world
     assert not paused()
     assert world.of("a") == list(range(30))
     assert world.of("b") == list(range(20))
+
+
+def test_a_pause_for_what_waits_for_another_key_ends_when_that_one_comes(world: World) -> None:
+    """It is behind all that the consumer does not read while it is paused."""
+    world.handles_paid()
+    a = world.producer.paid("a", 1, 2)
+    b = [world.producer.commit(Paid("b", cents), after=a[1].reference) for cents in range(30)]
+    world.deliver(*b, *world.producer.paid("c", *range(20)), *a)
+    loop = world.settle(world.loop(batch_max=5, kept_bytes_max=2_000))
+    world.after(2.0, world.after(2.0, loop))
+    assert not loop.paused
+    assert world.ledger()[:3] == [("a", 1), ("a", 2), ("b", 0)]
+    assert world.of("b") == list(range(30))
+    assert world.of("c") == list(range(20))

@@ -61,6 +61,8 @@ COUNTS = (
     "quarantined",
 )  # fmt: skip
 APPLIED, IGNORED, VOIDED, FORKS, QUARANTINED = 0, 1, 2, 7, 8
+DONE = 3
+"""So many of the counts are of keys that have moved on."""
 COUNT_OF = {
     Verdict.DUPLICATE: 3, Verdict.LATE: 4, Verdict.ORPHAN: 5, Verdict.BEFORE_START: 6,
     Verdict.FORK: FORKS,

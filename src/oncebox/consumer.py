@@ -13,7 +13,7 @@ from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from .batch import Batch, Broken, Outcome, Setback, Wanted, describe, is_outage, transact
+from .batch import DONE, Batch, Broken, Outcome, Setback, Wanted, describe, is_outage, transact
 from .effects import have_effect
 from .envelope import STAMP_UNITS_PER_US
 from .errors import CorruptStore, Fenced, LogTruncated, Unreachable
@@ -90,8 +90,8 @@ class ConsumerLoop:
         self.single: dict[TopicPartition, int] = {}  # events still to run one by one
         self.drains: dict[Place, bool] = {}
         self.wanted: list[Wanted] = []
-        self.paused = False
-        self.ahead: dict[TopicPartition, int] = {}  # while paused, how far was looked
+        self.paused = self.look_again = False
+        self.ahead: dict[TopicPartition, int] = {}  # while paused: how far was looked
         self.pause_s = OUTAGE_PAUSE_S
         self.now_ms = 0
         self.next_upkeep_ms = 0
@@ -396,8 +396,8 @@ class ConsumerLoop:
         return deaths >= DEATHS_MAX
 
     def look_ahead(self, records: Sequence[Record]) -> Program[None]:
-        """Too much waits to take in more. But what fills a gap lets others go on, so that is done
-        wherever it comes; all else is read again when there is room.
+        """Too much waits to take in more. But what fills a gap, or is waited for, lets others go
+        on: that is done wherever it comes; all else is read again when there is room.
         """
         for record in records:
             self.ahead[record.topic, record.partition] = record.offset + 1
@@ -468,14 +468,13 @@ class ConsumerLoop:
         self.parked += outcome.parked
         self.kept_bytes += outcome.kept_bytes
         settings = self.settings
+        self.look_again |= self.paused and any(outcome.counts[:DONE])
         much = self.parked > settings.parked_max or self.kept_bytes > settings.kept_bytes_max
         if much and not self.paused:
             self.next_upkeep_ms = 0  # perhaps too much waits: count it
 
     def catch_up(self) -> Program[bool]:
-        """Effects that handlers wait for, then some of the keys that can go on; whether there were
-        any.
-        """
+        """Effects that handlers wait for, then some keys that can go on; whether there were any."""
         busy = bool(self.wanted or self.drains)
         for one in list(self.wanted):
             yield from self.go_on_with(one)
@@ -576,6 +575,8 @@ class ConsumerLoop:
                 self.drains[place] = True
         if self.held and now_ms >= self.next_sweep_ms:
             self.next_sweep_ms = now_ms + int(SWEEP_S * 1000)
+            if self.look_again:  # what was passed over may be next now
+                self.ahead, self.look_again = {}, False
             rows = yield from call(session.run, sql["released_waiters"], (name, DRAIN_MAX))
             for place in rows:
                 self.drains.setdefault(place, False)

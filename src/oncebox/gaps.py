@@ -80,14 +80,14 @@ def orphans_of(rows: Iterable[Sequence[str]]) -> tuple[Link, ...]:
 
 
 def of_gaps(reading: Reading, records: Iterable[Record]) -> Program[list[Item]]:
-    """Those of these records whose key misses an event; perhaps that one is among them."""
+    """Those of these records whose key misses an event, or is one that other keys wait for."""
     items = [item for item in take_in(reading, records).items if item.bad is None]
     places = {item.place for item in items}
     found = set[Place]()
     for subscription in sorted({subscription for subscription, _ in places}):
         keys = keys_value(reading.session, sorted(k for id, k in places if id == subscription))
         rows = yield from call(reading.session.run, reading.sql["key_rest"], (subscription, keys))
-        found |= {(subscription, key) for key, park, _, kept, *_ in rows if kept and not park}
+        found |= {(subscription, row[0]) for row in rows if not row[1] and (row[3] or row[4])}
     return [item for item in items if item.place in found]
 
 

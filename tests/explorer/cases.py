@@ -55,6 +55,9 @@ LATE = (Fact("a", 1), Fact("a", 3), Fact("b", 1), Fact("a", 2), Fact("b", 2))
 MUCH = (Fact("a", 1), Fact("a", 3), Fact("a", 4), Fact("a", 5), Fact("a", 2))
 """More waits behind that one than is done in one batch."""
 
+BACKWARDS = (Fact("a", 1), Fact("a", 4, 1), Fact("a", 3), Fact("b", 1, 1), Fact("a", 2, 1))
+"""What is missing comes in the wrong order, from two partitions."""
+
 AFTER = (Fact("a", 1), Fact("b", 1, 1, ("a", 2)), Fact("a", 2), Fact("b", 2, 1))
 """b 1 waits for a 2, which may come later and on another partition."""
 
@@ -118,6 +121,16 @@ CASES = {
         lambda e: AtWork(e, LATE, settings=NO_ROOM, duplicates=False).arranged(),
         Bounds(2),
         ("crash",),
+    ),
+    "a pause behind two gaps": Case(
+        lambda e: AtWork(e, BACKWARDS, settings=NO_ROOM, duplicates=False).arranged(),
+        Bounds(1),
+        ("crash", "reordering"),
+    ),
+    "a pause behind what is waited for": Case(
+        lambda e: Causal(e, AFTER, settings=NO_ROOM, duplicates=False).arranged(),
+        Bounds(1),
+        ("crash", "reordering"),
     ),
     "two owners": Case(rivals, Bounds(2, COARSE), ("crash", "stall", "preemption")),
     "an owner that leaves": Case(
