@@ -118,7 +118,8 @@ def broken(draw: Any) -> Sides:
                 changed = state._replace(sequence=max(state.sequence + draw(st.integers(-3, 3)), 1))
                 sides.inbox[place] = changed
         else:
-            edit(draw, sides[Sides._fields.index(side)])
+            items: Any = sides.rows if side == "rows" else sides.records
+            edit(draw, items)
     return sides
 
 
