@@ -20,7 +20,7 @@ LAYERS = (
     ("reading", "keys", "batch", "outbox", "migrate", "stores", "logs", "sql"),
     ("emit", "inbox", "relay", "effects", "gaps", "prune", "consumer", "explorer"),
     ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),
-    ("audit", "examine", "auditing"),
+    ("audit", "examine", "auditing", "audit_topic"),
     ("service", "connect", "work"),
     ("running", "config", "places", "testing"),
     ("cli", "demo"),

@@ -137,7 +137,8 @@ class Logged(NamedTuple):
         return f"{self.place[0]}/{self.place[1]}@{self.offset}"
 
 
-def _repeat(name: KeyName, record: Logged) -> Finding:
+def repeat(name: KeyName, record: Logged) -> Finding:
+    """A record that was in the log before, byte for byte."""
     link = record.link
     return Finding(
         "duplicate", True, *name, link.sequence, link.stamp, str(link.id), str(record), None, None,
@@ -168,8 +169,8 @@ class _Key:
     """
 
     __slots__ = (
-        "ahead", "counter", "done", "high", "high_stamp", "out", "out_stamp", "read", "runs",
-        "suspect",
+        "ahead", "counter", "done", "high", "high_stamp", "out", "out_stamp", "read", "repeats",
+        "runs", "suspect",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -181,10 +182,11 @@ class _Key:
         self.ahead: dict[str, tuple[int, int]] | None = None
         self.done: dict[str, tuple[int, int | None, int]] | None = None
         self.suspect = False
+        self.repeats = 0
 
 
 class Tally:
-    """The first pass. `repeats`: records that were in the log before; `listed`: the first of them;
+    """The first pass. `repeats`: records that were in the log before; `listed`: some of them;
     `unseen`: events that the log need not have yet; `lag`: records that a consumer has not read.
     """
 
@@ -238,9 +240,9 @@ class Tally:
         elif stamp > key.high_stamp and not by_id:  # of another history
             key.suspect = True
         elif sum(one.first <= sequence <= one.last for one in key.runs) > 1:
-            self.repeats += 1
+            key.repeats += 1
             if len(self.listed) < self.LISTED_MAX:
-                self.listed.append(_repeat(name, Logged(place, offset, link)))
+                self.listed.append(repeat(name, Logged(place, offset, link)))
         if stamp >= self.scope.of(name[0]).start:
             run.sum += _digest(link, by_id=by_id)
             run.count += 1
@@ -316,7 +318,7 @@ class Tally:
             self.unseen += 1
 
     def suspects(self) -> Iterator[KeyName]:
-        """Keys where something differs."""
+        """Keys where something differs; `repeats` counts those of the others."""
         for source, keys in self.keys.items():
             bounds = self.scope.of(source)
             for name, key in keys.items():
@@ -326,10 +328,13 @@ class Tally:
                     or self._undone(source, key, bounds)
                 ):
                     yield source, name
+                else:
+                    self.repeats += key.repeats
 
     def _differs(self, key: _Key, bounds: Bounds, *, by_id: bool) -> bool:
         if bounds.outbox is None:  # repeats have nothing to be compared with but each other
-            return len(key.runs) > 1 or (bool(key.runs) and key.runs[0].first > 1 > bounds.log)
+            ranges = {(run.first, run.last, run.sum & _MASK) for run in key.runs}
+            return len(ranges) > 1 or (bool(key.runs) and key.runs[0].first > 1 > bounds.log)
         if any(run.count or run.sum & _MASK for run in key.runs):
             return True
         if by_id:

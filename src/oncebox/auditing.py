@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple, cast
@@ -51,6 +51,9 @@ FINDINGS_MAX = 1_000
 
 STALL_S = 30.0
 """When a log brings nothing for so long before its end, it is taken for unreachable."""
+
+QUIET_S = 5.0
+"""The same for a log of others, which is then at its end."""
 
 YOUNGER_S = 10.0
 """What is younger than this is unseen where it is missing, not lost."""
@@ -106,41 +109,24 @@ def audit(
     clock_ms: Callable[[], int] = now_ms,
 ) -> Report:
     """Audit these stores and their logs. `told` hears how much is done, of how much."""
+    surveys: list[_Survey] = []
 
-    def survey() -> _Survey:
-        return _Survey(sides, (clock_ms() - int(younger_s * 1000)) * 1000 * STAMP_UNITS_PER_US)
+    def begin() -> tuple[Scope, Callable[[Ledger], None]]:
+        until = (clock_ms() - int(younger_s * 1000)) * 1000 * STAMP_UNITS_PER_US
+        surveys.append(_Survey(sides, until))
+        return surveys[-1].look(), partial(surveys[-1].walk, told=told)
 
-    first = survey()
-    tally = Tally(first.look())
-    first.walk(tally, told)
-    suspects = list(tally.suspects())
-    listing = _Listing()
-    for finding in tally.listed:
-        listing.add(finding)
-    listing.counts["duplicate", True] = tally.repeats
-    if suspects:
-        again = survey()
-        cases = Cases(set(islice(suspects, SUSPECTS_MAX)))
-        scope = again.look()
-        again.walk(cases, told)
-        for case in cases.cases.values():
-            for finding in examine(case, scope):
-                listing.add(finding)
+    listing = Listing()
+    tally, unexamined = two_passes(begin, listing)
+    first = surveys[0]
     for finding in first.unreadable():
         listing.add(finding)
     listing.counts["undecodable", False] += first.bad_count - len(first.bad)
-    counts = listing.counts
-    return Report(
-        listing.findings,
-        {kind: n for (kind, settled), n in sorted(counts.items()) if n and not settled},
-        {kind: n for (kind, settled), n in sorted(counts.items()) if n and settled},
-        sum(map(len, tally.keys.values())), tally.records, tally.rows, tally.unseen,
-        first.waiting, dict(tally.lag), max(len(suspects) - SUSPECTS_MAX, 0),
-        sorted({s.removesuffix(BY_ID) for s in tally.keys} - first.outboxes),
-    )  # fmt: skip
+    unknown = sorted({s.removesuffix(BY_ID) for s in tally.keys} - first.outboxes)
+    return listing.report(tally, unexamined, first.waiting, unknown)
 
 
-class _Listing:
+class Listing:
     """Findings, as many as are listed, and the count of all."""
 
     def __init__(self) -> None:
@@ -152,6 +138,44 @@ class _Listing:
         self.counts[kind] += 1
         if self.counts[kind] <= FINDINGS_MAX:
             self.findings.append(finding)
+
+    def report(
+        self, tally: Tally, unexamined: int, waiting: int = 0, unknown: Sequence[str] = ()
+    ) -> Report:
+        wrong, settled = (
+            {kind: n for (kind, is_settled), n in sorted(self.counts.items())
+             if n and is_settled is which}
+            for which in (False, True)
+        )  # fmt: skip
+        return Report(
+            self.findings, wrong, settled, sum(map(len, tally.keys.values())), tally.records,
+            tally.rows, tally.unseen, waiting, dict(tally.lag), unexamined, list(unknown),
+        )  # fmt: skip
+
+
+def two_passes(
+    begin: Callable[[], tuple[Scope, Callable[[Ledger], None]]], listing: Listing
+) -> tuple[Tally, int]:
+    """Read everything, and whatever differs once more, from the beginning. `begin`: what is
+    audited, and how to read it into a ledger. Returns the first pass, and how many keys differ that
+    were not looked at.
+    """
+    scope, walk = begin()
+    tally = Tally(scope)
+    walk(tally)
+    suspects = set(tally.suspects())
+    for finding in tally.listed:
+        if (finding.source, finding.key) not in suspects:
+            listing.findings.append(finding)
+    listing.counts["duplicate", True] = tally.repeats
+    if suspects:
+        cases = Cases(set(islice(suspects, SUSPECTS_MAX)))
+        scope, walk = begin()
+        walk(cases)
+        for case in cases.cases.values():
+            for finding in examine(case, scope):
+                listing.add(finding)
+    return tally, max(len(suspects) - SUSPECTS_MAX, 0)
 
 
 class _Outbox(NamedTuple):
@@ -199,7 +223,7 @@ class _Survey:
         logs: dict[str, int] = {}
         for log, topics in self.topics.values():
             for topic in topics:
-                logs[topic] = _covers(log, topic)
+                logs[topic] = covers(log, topic)
         bounds = {
             source: Bounds(oldest, logs.get(stream_of(source), 0), self.until)
             for source, oldest in self.oldest.items()
@@ -288,45 +312,11 @@ class _Survey:
     def _log(
         self, log: Log, extents: Mapping[str, list[Extent]], ledger: Ledger, told: Told
     ) -> None:
-        """All records from the starts to the ends."""
-        left = {
-            (topic, number): extent.end
-            for topic, of in extents.items() for number, extent in enumerate(of)
-            if extent.start < extent.end
-        }  # fmt: skip
-        at = {(t, n): extents[t][n].start for t, n in left}
-        reading, reader = _nobody(), log.reader("oncebox-audit")
-        try:
-            reader.assign(at)
-            while left:
-                try:
-                    records = reader.fetch(PAGE_MAX, PAGE_BYTES_MAX, STALL_S)
-                except LogTruncated:  # retention went on meanwhile
-                    for topic in {topic for topic, _ in left}:
-                        for number, extent in enumerate(log.extents(topic)):
-                            if (topic, number) in left:
-                                at[topic, number] = max(at[topic, number], extent.start)
-                    left = {place: end for place, end in left.items() if at[place] < end}
-                    reader.assign({place: at[place] for place in left})
-                    continue
-                if not records:
-                    place = min(left)
-                    raise Unreachable(
-                        f"the log brings nothing more before its end, for {STALL_S:g} s",
-                        position=f"{place[0]}/{place[1]}@{at[place]}",
-                    )
-                ours = [r for r in records if r.offset < left.get(r[:2], 0)]
-                self._records(reading, ours, ledger)
-                for record in records:
-                    at[record[:2]] = record.offset + 1
-                done = {place for place in left if at[place] >= left[place]}
-                if done:
-                    left = {place: end for place, end in left.items() if place not in done}
-                    reader.assign({place: at[place] for place in left})
-                self.done += len(ours)
-                told(self.done, self.total)
-        finally:
-            reader.close()
+        reading = _nobody()
+        for records in read_log(log, extents):
+            self._records(reading, records, ledger)
+            self.done += len(records)
+            told(self.done, self.total)
 
     def _records(self, reading: Reading, records: list[Record], ledger: Ledger) -> None:
         taken = take_in(reading, records)
@@ -389,7 +379,45 @@ class _Survey:
         return found
 
 
-def _covers(log: Log, topic: str) -> int:
+def read_log(
+    log: Log, extents: Mapping[str, list[Extent]], *, strict: bool = True
+) -> Iterator[list[Record]]:
+    """All records from the starts to the ends. Raises Unreachable where nothing more comes before
+    an end, unless not `strict`: others' transactions leave marks there that nobody reads.
+    """
+    places = {(topic, n): e for topic, of in extents.items() for n, e in enumerate(of)}
+    left = {place: extent.end for place, extent in places.items() if extent.start < extent.end}
+    at = {place: places[place].start for place in left}
+    reader = log.reader("oncebox-audit")
+    try:
+        reader.assign(at)
+        while left:
+            try:
+                records = reader.fetch(PAGE_MAX, PAGE_BYTES_MAX, STALL_S if strict else QUIET_S)
+            except LogTruncated:  # retention went on meanwhile
+                for place in left:
+                    at[place] = max(at[place], log.extents(place[0])[place[1]].start)
+            else:
+                if not records and not strict:
+                    return
+                if not records:
+                    (topic, number), end = next(iter(left.items()))
+                    raise Unreachable(
+                        f"the log brings nothing more before its end at {end}",
+                        position=f"{topic}/{number}@{at[topic, number]}",
+                    )
+                yield [record for record in records if record.offset < left.get(record[:2], 0)]
+                for record in records:
+                    at[record[:2]] = record.offset + 1
+                if all(at[place] < end for place, end in left.items()):
+                    continue
+            left = {place: end for place, end in left.items() if at[place] < end}
+            reader.assign({place: at[place] for place in left})
+    finally:
+        reader.close()
+
+
+def covers(log: Log, topic: str) -> int:
     """Since which stamp the log has all of a topic: 0 where it never dropped anything."""
     latest = 0
     starts = {(topic, n): e.start for n, e in enumerate(log.extents(topic)) if 0 < e.start < e.end}

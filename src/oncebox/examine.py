@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import groupby, pairwise
 from shlex import quote
 
-from .audit import Finding, KeyName, Logged, Row, Scope
+from .audit import Finding, KeyName, Logged, Row, Scope, repeat
 from .envelope import STAMP_UNITS_PER_US
 from .order import KeyState, Link
 from .ports import TopicPartition
@@ -111,8 +111,8 @@ class _Examination:
         seen: list[Link] = []
         for record in records:
             if record.link in seen:
-                continue
-            if row is None:
+                yield repeat((self.case.source, self.case.key), record)
+            elif row is None:
                 yield from self.without_row(record, seen)
             else:
                 yield from self.against(record, row)

@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from typing import Annotated
 
 from ..audit import Finding
-from ..auditing import YOUNGER_S, Report, Side
+from ..audit_topic import audit_topic
+from ..auditing import YOUNGER_S, Report, Side, Told
 from ..auditing import audit as perform
-from ..places import Place, distinct, everywhere, locate
+from ..places import Place, configured, distinct, everywhere, locate
 from ..ports import Log
 from .options import said
 from .output import clipped, counted, plain, progress, remark, say, table, tell
@@ -20,7 +21,21 @@ Younger = Annotated[float, said("What is younger is unseen where it is missing, 
 Limit = Annotated[int, said("How many findings are shown; --json shows all that are listed.")]
 
 
-def audit(*names: Names, younger_s: Younger = YOUNGER_S, limit: Limit = 50) -> int:
+Topic = Annotated[str | None, said("A topic of others instead: by id, key and number.")]
+Id = Annotated[str, said("Its ids: header:NAME, $.field of JSON, key, or offset.")]
+Key = Annotated[str, said("Its keys.")]
+Number = Annotated[str | None, said("What counts 1, 2, 3 along a key, if anything does.")]
+
+
+def audit(
+    *names: Names,
+    younger_s: Younger = YOUNGER_S,
+    limit: Limit = 50,
+    topic: Topic = None,
+    id: Id = "offset",
+    key: Key = "key",
+    number: Number = None,
+) -> int:
     """Whether outbox, log and inbox of running services agree; exit code 3 if not.
 
     Reads all three once, and what looks wrong once more. Services go on meanwhile,
@@ -32,19 +47,29 @@ def audit(*names: Names, younger_s: Younger = YOUNGER_S, limit: Limit = 50) -> i
         oncebox audit
         oncebox audit shop billing
         oncebox audit --store postgresql://localhost/shop --log kafka://localhost --json
+        oncebox audit --topic legacy.payments --id header:x-id --key $.order
     """
     gc.set_threshold(GARBAGE_MIN)
-    places = distinct([locate(name) for name in names]) if names else everywhere()
-    with ExitStack() as stack, progress("audit") as told:
-        logs: dict[str, Log] = {}
-        sides = [_side(place, names, logs, stack) for place in places]
-        report = perform(sides, younger_s=younger_s, told=told)
+    with progress("audit") as told:
+        if topic is not None:
+            with configured(None).open_log() as log:
+                report = audit_topic(log, topic, id=id, key=key, number=number, told=told)
+        else:
+            report = _audit(names, younger_s, told)
     for finding in report.findings:
         tell(plain(finding))
     summary = plain(report._replace(findings=[]))
     tell({"clean": report.clean, **summary})
     _show(report, limit)
     return 0 if report.clean else 3
+
+
+def _audit(names: tuple[str, ...], younger_s: float, told: Told) -> Report:
+    places = distinct([locate(name) for name in names]) if names else everywhere()
+    logs: dict[str, Log] = {}
+    with ExitStack() as stack:
+        sides = [_side(place, names, logs, stack) for place in places]
+        return perform(sides, younger_s=younger_s, told=told)
 
 
 def _side(place: Place, names: tuple[str, ...], logs: dict[str, Log], stack: ExitStack) -> Side:
