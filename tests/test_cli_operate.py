@@ -91,6 +91,23 @@ def test_parked_lists_what_waits_and_what_releases_it(oncebox: Run, world: World
     assert oncebox("parked", "billing", "--key", "zz", *at(world)).out == "nothing waits\n"
 
 
+def test_the_journal_lists_what_was_done_and_why(oncebox: Run, world: World) -> None:
+    failing(world, {"a", "b"})
+    world.deliver(*world.producer.paid("a", 1), *world.producer.paid("b", 1))
+    world.settle(world.loop(attempts_max=1))
+    assert oncebox("journal", "billing", *at(world)).out == "nothing is noted\n"
+    for key in ("a", "b"):
+        oncebox("skip", "billing", "--key", key, "--because", f"{key} is a test", *at(world))
+    newest, oldest = oncebox("journal", "billing", "--json", *at(world)).rows()
+    assert (newest["what"], newest["key"], oldest["key"]) == ("skip", "b", "a")
+    assert newest["sequence"] == 1
+    assert "b is a test" in newest["detail"]
+    (only,) = oncebox("journal", "billing", "--key", "a", "--json", *at(world)).rows()
+    assert only == oldest
+    assert not oncebox("journal", "billing", "--what", "fork", "--json", *at(world)).rows()
+    assert "a is a test" in oncebox("journal", "billing", *at(world)).out
+
+
 # ---- acting
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .order import KeyState, Link
 from .program import Program, T, call
@@ -15,8 +16,25 @@ from .session import Session, Store
 from .statements import statements
 from .stores.base import trouble, typed
 
+NOTES_MAX = 1_000
+"""Lines of the journal that one statement brings."""
+
 TRIES_MAX = 8
 """How often a transaction that lost against a consumer's is run again."""
+
+
+class Note(NamedTuple):
+    """A line of the journal: what was done to an event, or to a consumer (key and numbers None)."""
+
+    n: int
+    at_ms: int
+    what: str
+    source: str
+    key: str
+    sequence: int | None
+    stamp: int | None
+    id: str | None
+    detail: str | None
 
 
 @dataclass
@@ -51,6 +69,23 @@ class Desk:
         numbers = (None, None, None) if at is None else (at.sequence, at.stamp, str(at.id))
         row = (self.now_ms(), what, self.consumer, source, key, *numbers, detail[:2000])
         yield from call(self.session.run, self.sql["note"], row)
+
+
+def journal(
+    desk: Desk, what: str | None = None, key: str | None = None, count_max: int | None = None
+) -> Program[list[Note]]:
+    """A consumer's journal, newest first: the newest `count_max` lines, or all; of one kind
+    (`what`) or key where they are given.
+    """
+    found: list[Note] = []
+    while count_max is None or len(found) < count_max:
+        below = found[-1].n if found else 2**63 - 1
+        parameters = (desk.consumer, below, what, key, NOTES_MAX)
+        rows = yield from call(desk.session.run, desk.sql["journal"], parameters)
+        if not rows:
+            break
+        found += [Note(*row) for row in rows]
+    return found[:count_max]
 
 
 def at_store(store: Store, make: Callable[[Session], Program[T]]) -> Program[T]:

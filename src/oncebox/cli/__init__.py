@@ -28,6 +28,7 @@ COMMANDS = (
     ("relay", "run:relay", RUN, "Relay only: publish what services emitted."),
     ("status", "look:status", OPERATE, "Lag, parked keys, duplicates dropped, gaps open."),
     ("parked", "look:parked", OPERATE, "What waits, why, and what would release it."),
+    ("journal", "look:journal", OPERATE, "What operators did, and what contradicted a chain."),
     ("redrive", "act:redrive", OPERATE, "Try failed events again."),
     ("skip", "act:skip", OPERATE, "Give up a failing event, or events that do not come."),
     ("accept", "act:accept", OPERATE, "Follow a source that forgot what it had published."),

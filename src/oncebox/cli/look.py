@@ -1,4 +1,4 @@
-"""Commands that look: status, parked."""
+"""Commands that look: status, parked, journal."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from functools import partial
 from typing import Annotated, Any
 
 from ..desk import Desk, now_ms
+from ..desk import journal as notes
 from ..errors import NotFound, OnceboxError
 from ..places import Place, distinct, everywhere, locate
 from ..program import Program
 from ..summary import Relay, Summary, consumers, relays, summary, with_lag
 from ..waiting import Waiting, pages
 from .options import EVERY_KEY, Name, Which, said
-from .output import clipped, counted, moment, note, plain, remark, say, span, table, tell
+from .output import ASKED, clipped, counted, moment, note, plain, remark, say, span, table, tell
 
 Names = Annotated[str, said("Consumers or services; if none are named, all.")]
 Limit = Annotated[int, said("How many are shown; --json shows all.")]
@@ -196,3 +197,36 @@ def _parked_table(shown: list[Waiting]) -> None:
     for kind in dict.fromkeys(one.kind for one in shown):
         example = next(one for one in shown if one.kind == kind)
         remark("\n  ".join((f"{kind}, for example:", *example.release())))
+
+
+# ---- the journal
+
+
+What = Annotated[str | None, said("One kind of line only: skip, accept, fork, late, orphan, …")]
+Key = Annotated[str | None, said("Of this key only.")]
+
+
+def journal(consumer: Name, /, *, what: What = None, key: Key = None, limit: Limit = 100) -> None:
+    """What operators did, and what contradicted a chain: newest first.
+
+    Skipped, accepted and dropped events with the reasons given, forks, orphans,
+    late events, replays and rebuilds. Kept for 90 days (journal_s).
+
+    For example:
+
+        oncebox journal billing
+        oncebox journal billing --what skip --json
+        oncebox journal billing --key o-1
+    """
+    many = None if ASKED.json else limit
+    found = locate(consumer).at_desk(consumer, lambda desk: notes(desk, what, key, many))
+    for one in found if ASKED.json else ():
+        tell(one)
+    columns = ("at", "what", "key", "event", "detail")
+    table(columns, [
+        (moment(one.at_ms), one.what, one.key or None,
+         None if one.sequence is None else f"#{one.sequence} {one.id}", one.detail)
+        for one in found
+    ])  # fmt: skip
+    if not found:
+        say("nothing is noted")
