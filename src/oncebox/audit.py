@@ -185,6 +185,18 @@ class _Key:
         self.repeats = 0
 
 
+class _Source:
+    """The keys of a source, and what counts for all of them."""
+
+    __slots__ = ("bounds", "by_id", "keys", "start")
+
+    def __init__(self, name: str, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.by_id = name.endswith(BY_ID)
+        self.start = bounds.start
+        self.keys: dict[str, _Key] = {}
+
+
 class Tally:
     """The first pass. `repeats`: records that were in the log before; `listed`: some of them;
     `unseen`: events that the log need not have yet; `lag`: records that a consumer has not read.
@@ -195,7 +207,7 @@ class Tally:
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        self.keys: dict[str, dict[str, _Key]] = {}
+        self.sources: dict[str, _Source] = {}
         self.repeats = self.unseen = self.rows = self.records = 0
         self.listed: list[Finding] = []
         self.lag: Counter[str] = Counter()
@@ -205,49 +217,48 @@ class Tally:
     def wants(self, source: str, key: str) -> bool:  # noqa: ARG002
         return True
 
-    def _key(self, name: KeyName) -> _Key:
-        source, key = name
-        of_source = self.keys.get(source)
-        if of_source is None:
-            of_source = self.keys[source] = {}
-        found = of_source.get(key)
-        if found is None:
-            found = of_source[key] = _Key()
-        return found
+    def _find(self, name: KeyName) -> tuple[_Source, _Key]:
+        source = self.sources.get(name[0])
+        if source is None:
+            source = self.sources[name[0]] = _Source(name[0], self.scope.of(name[0]))
+        key = source.keys.get(name[1])
+        if key is None:
+            key = source.keys[name[1]] = _Key()
+        return source, key
 
     def done(self, name: KeyName, consumer: str, state: KeyState, *, held: bool) -> None:
-        key = self._key(name)
-        stamp = 0 if name[0].endswith(BY_ID) else state.stamp
+        source, key = self._find(name)
+        stamp = 0 if source.by_id else state.stamp
         place = hash((stamp, state.id)) if state.id else None
         key.done = key.done or {}
         key.done[consumer] = (state.sequence, place, state.digest)
         key.suspect |= held
 
     def record(self, name: KeyName, link: Link, place: TopicPartition, offset: int) -> None:
-        key, by_id = self._key(name), name[0].endswith(BY_ID)
+        source, key = self._find(name)
         self.records += 1
         sequence, stamp, previous = link[:3]
         run = key.runs[-1] if key.runs else None
         if run is None or sequence != run.last + 1 or previous != run.stamp or place != run.place:
             if run is not None:
-                self._broken(key, link, moved=place != run.place and not by_id)
+                self._broken(key, link, moved=place != run.place and not source.by_id)
             run = _Run(place, link)
             key.runs.append(run)
         else:
             run.last, run.stamp = sequence, stamp
         if sequence > key.high:
             key.high, key.high_stamp = sequence, stamp
-        elif stamp > key.high_stamp and not by_id:  # of another history
+        elif stamp > key.high_stamp and not source.by_id:  # of another history
             key.suspect = True
         elif sum(one.first <= sequence <= one.last for one in key.runs) > 1:
             key.repeats += 1
             if len(self.listed) < self.LISTED_MAX:
                 self.listed.append(repeat(name, Logged(place, offset, link)))
-        if stamp >= self.scope.of(name[0]).start:
-            run.sum += _digest(link, by_id=by_id)
+        if stamp >= source.start:
+            run.sum += _digest(link, by_id=source.by_id)
             run.count += 1
         if key.done:
-            self._compare(key, name[0], link)
+            self._compare(key, link, by_id=source.by_id)
         self._read(key, link, place, offset)
 
     def _broken(self, key: _Key, link: Link, *, moved: bool) -> None:
@@ -275,59 +286,56 @@ class Tally:
             else:
                 self.lag[name] += 1
 
-    def _compare(self, key: _Key, source: str, link: Link) -> None:
+    def _compare(self, key: _Key, link: Link, *, by_id: bool) -> None:
         """Whether who has done this number has done this event."""
-        sequence, stamp, _, id, digest, _ = link
         for number, place, known in (key.done or {}).values():
-            if number == sequence and place is not None:
-                mine = hash((0 if source.endswith(BY_ID) else stamp, id))
+            if number == link.sequence and place is not None:
+                _, stamp, _, id, digest, _ = link
+                mine = hash((0 if by_id else stamp, id))
                 if mine != place or (known and digest and known != digest):
                     key.suspect = True
 
     def counter(self, name: KeyName, sequence: int, stamp: int) -> None:
-        found = self.keys.get(name[0], {}).get(name[1])
-        if found is None and stamp >= self.scope.of(name[0]).start:
-            found = self._key(name)
-        if found is not None:
-            found.counter = (sequence, stamp)
+        source = self.sources.get(name[0])
+        known = source is not None and name[1] in source.keys
+        if known or stamp >= self.scope.of(name[0]).start:
+            self._find(name)[1].counter = (sequence, stamp)
 
     def row(self, name: KeyName, link: Link, position: int, *, published: bool) -> None:  # noqa: ARG002
-        key, bounds = self._key(name), self.scope.of(name[0])
+        source, key = self._find(name)
         self.rows += 1
         sequence, stamp, previous = link[:3]
         if key.out < 0:  # its first row: would the outbox still have the one before?
-            key.suspect |= sequence > 1 and (previous or 0) >= (bounds.outbox or 0)
+            key.suspect |= sequence > 1 and (previous or 0) >= (source.bounds.outbox or 0)
         else:
             key.suspect |= sequence != key.out + 1 or previous != key.out_stamp
         key.out, key.out_stamp = sequence, stamp
         if key.done:
-            self._compare(key, name[0], link)
-        if stamp < bounds.start:
+            self._compare(key, link, by_id=source.by_id)
+        if stamp < source.start:
             return
         here = False
         for run in key.runs:
             if run.first <= sequence <= run.last:
-                run.sum -= _digest(link, by_id=name[0].endswith(BY_ID))
+                run.sum -= _digest(link, by_id=source.by_id)
                 run.count -= 1
                 here = True
-        if here:
-            return
-        if published and stamp < bounds.until:
+        if not here and published and stamp < source.bounds.until:
             key.suspect = True
-        else:
+        elif not here:
             self.unseen += 1
 
     def suspects(self) -> Iterator[KeyName]:
         """Keys where something differs; `repeats` counts those of the others."""
-        for source, keys in self.keys.items():
-            bounds = self.scope.of(source)
-            for name, key in keys.items():
+        for name, source in self.sources.items():
+            bounds, by_id = source.bounds, source.by_id
+            for key_name, key in source.keys.items():
                 if (
                     key.suspect
-                    or self._differs(key, bounds, by_id=source.endswith(BY_ID))
-                    or self._undone(source, key, bounds)
+                    or self._differs(key, bounds, by_id=by_id)
+                    or self._undone(name, key, bounds)
                 ):
-                    yield source, name
+                    yield name, key_name
                 else:
                     self.repeats += key.repeats
 

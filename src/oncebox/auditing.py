@@ -122,7 +122,7 @@ def audit(
     for finding in first.unreadable():
         listing.add(finding)
     listing.counts["undecodable", False] += first.bad_count - len(first.bad)
-    unknown = sorted({s.removesuffix(BY_ID) for s in tally.keys} - first.outboxes)
+    unknown = sorted({s.removesuffix(BY_ID) for s in tally.sources} - first.outboxes)
     return listing.report(tally, unexamined, first.waiting, unknown)
 
 
@@ -147,9 +147,10 @@ class Listing:
              if n and is_settled is which}
             for which in (False, True)
         )  # fmt: skip
+        keys = sum(len(source.keys) for source in tally.sources.values())
         return Report(
-            self.findings, wrong, settled, sum(map(len, tally.keys.values())), tally.records,
-            tally.rows, tally.unseen, waiting, dict(tally.lag), unexamined, list(unknown),
+            self.findings, wrong, settled, keys, tally.records, tally.rows,
+             tally.unseen, waiting, dict(tally.lag), unexamined, list(unknown),
         )  # fmt: skip
 
 
@@ -187,8 +188,12 @@ class _Outbox(NamedTuple):
     last: int
     reached: Mapping[str, Reached]
     refused: Mapping[tuple[str, str | None], int]
+    safe: int
 
     def published(self, source: str, key: str | None, position: int) -> bool:
+        """Whether the relay has passed it; below `safe` they have passed everything."""
+        if position < self.safe:
+            return True
         reached = self.reached.get(source.split("/")[1], Reached())
         return (
             position <= reached.position
@@ -251,7 +256,12 @@ class _Survey:
                 for row in (yield from call(session.run, sql["refused"], (source,))):
                     refused[row[0], row[1]] = min(row[2], refused.get((row[0], row[1]), BEYOND))
         self.outboxes |= sources
-        self.looked.append(_Outbox(sources, last or 0, reached, refused))
+        relays = [reached.get(source.split("/")[1], Reached()) for source in sources]
+        holes = (hole.first for relay in relays for hole in relay.holes)
+        safe = min(
+            (*(relay.position + 1 for relay in relays), *holes, *refused.values()), default=0
+        )
+        self.looked.append(_Outbox(sources, last or 0, reached, refused, safe))
         if side.log is not None:
             for topic in topics:
                 if side.log.describe(topic) is not None:
