@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
 from oncebox.auditing import Report, Side, audit
 from oncebox.connect import open_log
@@ -137,6 +138,31 @@ class System:
         for number, extent in enumerate(self.log.extents(self.stream)):
             where = f"reader = 'billing' and partition = {number}"
             self.run(f"UPDATE oncebox.cursor SET position = '{extent.end}' WHERE {where}")
+
+    def grow(self, partitions: int) -> None:
+        """The topic gets more partitions: keys move."""
+        if self.log_url.startswith("kafka"):
+            admin = AdminClient({"bootstrap.servers": self.log_url.removeprefix("kafka://")})
+            for done in admin.create_partitions([NewPartitions(self.stream, partitions)]).values():
+                done.result(30)
+            while len(self.log.extents(self.stream)) < partitions:
+                pass
+            return
+        log: Any = self.log
+        log.grow(self.stream, partitions)
+
+    def expire(self) -> None:
+        """The log gives up all that it has, as by retention."""
+        ends = [extent.end for extent in self.log.extents(self.stream)]
+        if self.log_url.startswith("kafka"):
+            admin = AdminClient({"bootstrap.servers": self.log_url.removeprefix("kafka://")})
+            places = [TopicPartition(self.stream, number, end) for number, end in enumerate(ends)]
+            for done in admin.delete_records(places).values():
+                done.result(30)
+            return
+        log: Any = self.log
+        for number, end in enumerate(ends):
+            log.truncate(self.stream, number, end)
 
     # ---- the audit
 

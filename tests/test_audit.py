@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
-from audited import System, header, of, partition_of, with_header
+from audited import FUTURE_S, System, header, of, partition_of, with_header
+from oncebox import examine
+from oncebox.auditing import Side, audit
+from oncebox.errors import MissingRight
 from oncebox.outbox import void
+from oncebox.places import Place
 from oncebox.ports import Record
-from oncebox.program import drive
+from oncebox.program import call, drive
 from oncebox.statements import statements
 from oncebox.testing import drain
 from operating import Run
@@ -372,6 +379,88 @@ def test_what_retentions_dropped_is_not_missing(system: System) -> None:
     assert {(one.kind, one.key) for one in report.findings} == {("phantom", "b")}
 
 
+def test_what_a_log_dropped_is_not_lost_but_perhaps_unread(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examine, "MARGIN", 0)
+    system.pays("a", 1, 2)
+    system.pays("b", 1)
+    system.drain()
+    system.expire()
+    later = [system.paid(key, 9) for key in ("a", "b", "c", "d", "e", "f")]
+    system.emit(*later)
+    system.drain()
+    report = system.audit()
+    assert (report.clean, report.findings) == (True, [])
+
+    system.pays("a", 4)
+    drain(system.services[0])  # published, and not read
+    system.expire()
+    system.emit(*later)
+    system.drain()
+    (one,) = system.audit().findings
+    assert (one.kind, one.key, one.sequence, one.record) == ("unapplied", "a", 4, None)
+    assert one.decide == f"oncebox republish --source {system.source} --key a --from 4 --to 4"
+
+
+def test_keys_move_when_partitions_are_added(system: System) -> None:
+    keys = [f"k-{n}" for n in range(12)]
+    for cents in (1, 2):
+        system.emit(*(system.paid(key, cents) for key in keys))
+    drain(system.services[0])
+    system.grow(7)
+    system.services = system.services_on(system.log_url)
+    for cents in (3, 4):
+        system.emit(*(system.paid(key, cents) for key in keys))
+    system.drain()
+    report = system.audit()
+    assert (report.clean, report.records, report.lag) == (True, 48, {})
+    assert report.settled.keys() == {"moved"}
+
+
+@pytest.mark.parametrize(
+    ("edit", "expected"),
+    [
+        (removed("a", 3), {"gap"}),
+        (removed("a", 5), set()),
+        (swapped, {"inversion"}),
+        (again(3, lambda r: r._replace(value=b"{}")), {"conflict"}),
+        (again(3, chain(lambda n, s, p: (n, s + 9, p))), {"fork"}),
+    ],
+)
+def test_without_the_outbox_the_log_speaks_for_itself(
+    system: System, edit: Callable[[Records], None], expected: set[str]
+) -> None:
+    planted(system, edit)
+    system.run("DELETE FROM oncebox.source")
+    report = system.audit()
+    assert (kinds(report), report.rows) == (expected, 0)
+    assert report.unknown == [system.source]
+
+
+def test_a_role_that_may_select_is_enough(postgres_url: str, tmp_path: Path) -> None:
+    system = System(postgres_url, f"sqlite:///{tmp_path}/events.db", "orders", tmp_path)
+    system.pays("a", 1, 2)
+    system.broken.add("a")
+    system.drain()
+    role = f"auditor_{secrets.token_hex(4)}"
+    system.run(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    system.run(f"GRANT USAGE ON SCHEMA oncebox TO {role}")
+    system.run(f"GRANT SELECT ON ALL TABLES IN SCHEMA oncebox TO {role}")
+    parts = urlsplit(postgres_url)
+    place = Place(
+        parts._replace(netloc=f"{role}:x@{parts.netloc.rpartition('@')[2]}").geturl(),
+        None, "oncebox", {},
+    )  # fmt: skip
+    report = audit([Side(lambda work: place.at_desk("", work), system.log)], younger_s=FUTURE_S)
+    assert (report.clean, report.rows, report.records, report.waiting) == (True, 2, 2, 2)
+    with pytest.raises(MissingRight):
+        place.perform(lambda session: call(session.run, "DELETE FROM oncebox.key"))
+    system.run(f"DROP OWNED BY {role}")
+    system.run(f"DROP ROLE {role}")
+    system.close()
+
+
 def test_the_command(oncebox: Run, system: System) -> None:
     planted(system, removed("a", 3))
     asked = ("--younger-s=-60", *flags(system))
@@ -430,7 +519,7 @@ def test_nothing_looks_wrong_while_everything_runs(system: System) -> None:
 
 FORGET = {
     "sqlite": [
-        "DELETE FROM oncebox.event WHERE key = 'a' AND sequence = 2",
+        "DELETE FROM oncebox.event WHERE key = 'a' AND sequence > 1",
         (
             "UPDATE oncebox.counter SET (sequence, stamp, n) = (SELECT 1, stamp, n FROM oncebox.event"
             " WHERE key = 'a') WHERE key = 'a'"
@@ -439,7 +528,7 @@ FORGET = {
     "postgres": [
         (
             "delete from oncebox.chain c using oncebox.event e"
-            " where e.n = c.n and e.key = 'a' and c.sequence = 2"
+            " where e.n = c.n and e.key = 'a' and c.sequence > 1"
         ),
         (
             "update oncebox.counter k set sequence = 1, stamp = c.stamp, position = c.position,"
@@ -452,13 +541,13 @@ FORGET = {
 
 def test_what_was_accepted_is_settled(oncebox: Run, system: System) -> None:
     """A source that forgot what it had published: a fork, until an operator follows it."""
-    system.pays("a", 1, 2)
+    system.pays("a", 1, 2, 3)
     system.pays("b", 1)
     system.drain()
     for sql in FORGET[system.store.dialect]:
         system.run(sql)
     assert kinds(system.audit()) == {"phantom"}
-    system.pays("a", 3)
+    system.pays("a", 4)
     system.drain()
     assert "fork" in kinds(system.audit())
     follow = ("accept", "billing", "--key", "a", "--source", system.source)
@@ -466,7 +555,9 @@ def test_what_was_accepted_is_settled(oncebox: Run, system: System) -> None:
     system.drain()
     report = system.audit()
     assert (report.clean, kinds(report)) == (True, set()), report
-    assert report.settled == {"fork": 1}
+    assert report.settled == {"fork": 1, "phantom": 1}
+    system.run("DELETE FROM oncebox.source")  # nor does the log alone look as if it were not done
+    assert "unapplied" not in kinds(system.audit())
 
 
 # ---- topics of others

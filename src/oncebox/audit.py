@@ -74,7 +74,7 @@ class Ledger(Protocol):
     detailed: bool
 
     def wants(self, source: str, key: str) -> bool: ...
-    def done(self, name: KeyName, consumer: str, state: KeyState, *, held: bool) -> None: ...
+    def done(self, name: KeyName, consumer: str, state: KeyState) -> None: ...
     def record(self, name: KeyName, link: Link, place: TopicPartition, offset: int) -> None: ...
     def counter(self, name: KeyName, sequence: int, stamp: int) -> None: ...
     def row(self, name: KeyName, link: Link, position: int, *, published: bool) -> None:
@@ -165,7 +165,7 @@ class _Run:
 
 class _Key:
     """A key in the first pass. `read`: the last event that all its readers have read; `ahead`: by
-    consumer, where some have read on. `done`: by consumer: number, hash of stamp and id, digest.
+    consumer, where some have read on. `done`: consumer, number, hash of stamp and id, digest.
     """
 
     __slots__ = (
@@ -180,7 +180,7 @@ class _Key:
         self.counter: tuple[int, int] | None = None
         self.read: tuple[int, int] = (-1, -1)
         self.ahead: dict[str, tuple[int, int]] | None = None
-        self.done: dict[str, tuple[int, int | None, int]] | None = None
+        self.done: tuple[tuple[str, int, int | None, int], ...] = ()
         self.suspect = False
         self.repeats = 0
 
@@ -226,13 +226,11 @@ class Tally:
             key = source.keys[name[1]] = _Key()
         return source, key
 
-    def done(self, name: KeyName, consumer: str, state: KeyState, *, held: bool) -> None:
+    def done(self, name: KeyName, consumer: str, state: KeyState) -> None:
         source, key = self._find(name)
         stamp = 0 if source.by_id else state.stamp
         place = hash((stamp, state.id)) if state.id else None
-        key.done = key.done or {}
-        key.done[consumer] = (state.sequence, place, state.digest)
-        key.suspect |= held
+        key.done += ((consumer, state.sequence, place, state.digest),)
 
     def record(self, name: KeyName, link: Link, place: TopicPartition, offset: int) -> None:
         source, key = self._find(name)
@@ -273,7 +271,7 @@ class Tally:
     def _read(self, key: _Key, link: Link, place: TopicPartition, offset: int) -> None:
         low = self._low.get(place)
         if low is None:
-            readers = self._readers.setdefault(place[0], self.scope.readers(place[0]))
+            readers = self._readers_of(place[0])
             positions = [self.scope.positions[name].get(place, 0) for name in readers]
             low = self._low[place] = min(positions, default=0)
         if offset < low:
@@ -286,9 +284,15 @@ class Tally:
             else:
                 self.lag[name] += 1
 
+    def _readers_of(self, topic: str) -> list[str]:
+        found = self._readers.get(topic)
+        if found is None:
+            found = self._readers[topic] = self.scope.readers(topic)
+        return found
+
     def _compare(self, key: _Key, link: Link, *, by_id: bool) -> None:
         """Whether who has done this number has done this event."""
-        for number, place, known in (key.done or {}).values():
+        for _, number, place, known in key.done:
             if number == link.sequence and place is not None:
                 _, stamp, _, id, digest, _ = link
                 mine = hash((0 if by_id else stamp, id))
@@ -356,14 +360,20 @@ class Tally:
 
     def _undone(self, source: str, key: _Key, bounds: Bounds) -> bool:
         known = max(key.high, key.out, key.counter[0] if key.counter else 0)
-        done = key.done or {}
-        if bounds.outbox is not None and any(number > known for number, *_ in done.values()):
+        done = {consumer: number for consumer, number, *_ in key.done}
+        if bounds.outbox is not None and any(number > known for number in done.values()):
             return True
-        if not key.runs:
-            return False
-        for consumer in self._readers.get(key.runs[0].place[0], ()):
+        first = min((run.first for run in key.runs), default=key.out + 1)
+        topic = key.runs[0].place[0] if key.runs else stream_of(source.removesuffix(BY_ID))
+        for consumer in self._readers_of(topic):
+            number, floor = done.get(consumer, -1), self.scope.floor(consumer, source)
+            if (
+                bounds.log > 0
+                and number < first - 1
+                and key.out_stamp >= (floor if number < 0 else 0)
+            ):  # perhaps the log dropped it before it was read
+                return True
             sequence, stamp = (key.ahead or {}).get(consumer, key.read)
-            number = done[consumer][0] if consumer in done else -1
-            if number < sequence and (number >= 0 or stamp >= self.scope.floor(consumer, source)):
+            if number < sequence and (number >= 0 or stamp >= floor):
                 return True
         return False

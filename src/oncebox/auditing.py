@@ -150,7 +150,7 @@ class Listing:
         keys = sum(len(source.keys) for source in tally.sources.values())
         return Report(
             self.findings, wrong, settled, keys, tally.records, tally.rows,
-             tally.unseen, waiting, dict(tally.lag), unexamined, list(unknown),
+            tally.unseen, waiting, dict(tally.lag), unexamined, list(unknown),
         )  # fmt: skip
 
 
@@ -316,8 +316,7 @@ class _Survey:
                         self.waiting += row[8]
                         if ledger.wants(source, row[0]):
                             state = yield from _state(desk, id, row, detailed=ledger.detailed)
-                            held = row[6] is not None or row[8] > 0
-                            ledger.done((source, row[0]), name, state, held=held)
+                            ledger.done((source, row[0]), name, state)
 
     def _log(
         self, log: Log, extents: Mapping[str, list[Extent]], ledger: Ledger, told: Told

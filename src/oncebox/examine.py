@@ -12,6 +12,7 @@ from shlex import quote
 
 from .audit import Finding, KeyName, Logged, Row, Scope, repeat
 from .envelope import STAMP_UNITS_PER_US
+from .event import stream_of
 from .order import KeyState, Link
 from .ports import TopicPartition
 from .reading import BY_ID
@@ -42,7 +43,7 @@ class Cases:
     def wants(self, source: str, key: str) -> bool:
         return (source, key) in self.cases
 
-    def done(self, name: KeyName, consumer: str, state: KeyState, *, held: bool) -> None:  # noqa: ARG002
+    def done(self, name: KeyName, consumer: str, state: KeyState) -> None:
         self.cases[name].inbox[consumer] = state
 
     def record(self, name: KeyName, link: Link, place: TopicPartition, offset: int) -> None:
@@ -66,6 +67,7 @@ class _Examination:
         self.scope = scope
         self.bounds = scope.of(case.source)
         self.by_id = case.source.endswith(BY_ID)
+        self.source = case.source.removesuffix(BY_ID)
         records = sorted(case.records, key=lambda one: (one.place, one.offset))
         rows = sorted(case.rows, key=lambda one: (one.link.sequence, one.position))
         if self.by_id and (rows or records):  # known by its id, whenever it came
@@ -73,7 +75,7 @@ class _Examination:
             records = [r._replace(link=r.link._replace(stamp=stamp)) for r in records]
             rows = [r._replace(link=r.link._replace(stamp=stamp)) for r in rows]
         self.records, self.rows = records, rows
-        topics = {record.place[0] for record in records}
+        topics = {record.place[0] for record in records} or {stream_of(self.source)}
         self.readers = {n for topic in topics for n in scope.readers(topic)} | case.inbox.keys()
         self.by_number: dict[int, list[Logged]] = {}
         for record in records:
@@ -189,12 +191,9 @@ class _Examination:
         behind = first is not None and link.sequence > first
         kept = behind or oldest == 0 or link.stamp >= oldest + MARGIN
         if kept and row.published and link.stamp < self.bounds.until:
-            number = f"--from {link.sequence} --to {link.sequence}"
-            key, source = quote(self.case.key), quote(self.case.source)
-            command = f"oncebox republish --source {source} --key {key} {number}"
             yield self.found(
                 "lost", link, "the relay has passed it, and the log does not have it",
-                "publish it again from the outbox" if self.by_id else command,
+                self.republish(link.sequence),
                 settled=self.given_up(link.sequence), row=row,
             )  # fmt: skip
 
@@ -301,30 +300,44 @@ class _Examination:
     def inbox(self, consumer: str) -> Iterator[Finding]:
         state = self.case.inbox.get(consumer, KeyState())
         yield from self.last_done(consumer, state)
-        floor = self.scope.floor(consumer, self.case.source)
         positions = self.scope.positions.get(consumer, {})
         kept = {link.sequence for link in state.kept}
-        said: set[int] = set()
+        has = f"{consumer} has neither done nor kept it, and stands at number {state.sequence}"
+        if self.by_id or state.sequence < 0:
+            has = f"{consumer} has neither done nor kept it"
         for record in self.records:
-            link = record.link
+            link, read = record.link, record.offset < positions.get(record.place, 0)
             if (
-                record.offset >= positions.get(record.place, 0)
-                or link.sequence <= state.sequence
-                or link.sequence in kept | said
-                or link.stamp < state.cutoff
-                or self.is_nobodys(link)
-                or (link.stamp < floor and (state.sequence < 0 or link.stamp < state.stamp))
+                read
+                and link.sequence not in kept
+                and self.is_due(consumer, state, link)
+                and not self.is_nobodys(link)
             ):
-                continue
-            said.add(link.sequence)
-            has = f"stands at number {state.sequence}" if state.sequence >= 0 else "has no row"
-            if self.by_id:
-                has = "has no row"
-            yield self.found(
-                "unapplied", link, f"{consumer} has read past it, {has}, and has not kept it",
-                f"oncebox replay {consumer} --from start --topic {record.place[0]}",
-                record=record, row=self.row_of.get(link.sequence), consumer=consumer,
-            )  # fmt: skip
+                kept.add(link.sequence)
+                yield self.found(
+                    "unapplied", link, f"{has}: it has read past it",
+                    f"oncebox replay {consumer} --from start --topic {record.place[0]}",
+                    record=record, row=self.row_of.get(link.sequence), consumer=consumer,
+                )  # fmt: skip
+        for row in self.rows:
+            link = row.link
+            dropped = row.published and link.stamp + MARGIN < self.bounds.log
+            if (
+                dropped
+                and link.sequence not in self.by_number
+                and link.sequence not in kept
+                and self.is_due(consumer, state, link)
+            ):
+                yield self.found(
+                    "unapplied", link, f"{has}: the log dropped it before it was read",
+                    self.republish(link.sequence), row=row, consumer=consumer,
+                )  # fmt: skip
+
+    def is_due(self, consumer: str, state: KeyState, link: Link) -> bool:
+        """Whether a consumer has to do it, and has not."""
+        floor = self.scope.floor(consumer, self.case.source)
+        before_start = link.stamp < floor and (state.sequence < 0 or link.stamp < state.stamp)
+        return link.sequence > state.sequence and link.stamp >= state.cutoff and not before_start
 
     def last_done(self, consumer: str, state: KeyState) -> Iterator[Finding]:
         """Whether the event that a consumer has done last is one that there is."""
@@ -359,6 +372,12 @@ class _Examination:
         return bool(states) and all(
             any(first <= number <= last for first, last in state.skipped) for state in states
         )
+
+    def republish(self, number: int) -> str:
+        if self.by_id:
+            return "publish it again from the outbox"
+        key, source = quote(self.case.key), quote(self.source)
+        return f"oncebox republish --source {source} --key {key} --from {number} --to {number}"
 
     def command(self, action: str) -> str:
         consumer = min(self.readers, default="CONSUMER")
