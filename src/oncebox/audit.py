@@ -164,21 +164,22 @@ class _Run:
 
 
 class _Key:
-    """A key in the first pass. `read`: the last event that all its readers have read; `ahead`: by
-    consumer, where some have read on. `done`: consumer, number, hash of stamp and id, digest.
+    """A key in the first pass. `counter`: its number, negative where the outbox may have dropped
+    that event. `read`: the last event that all its readers have read; `ahead`: by consumer, where
+    some have read on. `done`: consumer, number, hash of stamp and id, digest.
     """
 
     __slots__ = (
-        "ahead", "counter", "done", "high", "high_stamp", "out", "out_stamp", "read", "repeats",
-        "runs", "suspect",
+        "ahead", "counter", "done", "high", "high_stamp", "out", "out_stamp", "read",
+        "read_stamp", "repeats", "runs", "suspect",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.runs: list[_Run] = []
         self.high = self.high_stamp = -1
         self.out = self.out_stamp = -1
-        self.counter: tuple[int, int] | None = None
-        self.read: tuple[int, int] = (-1, -1)
+        self.counter = 0
+        self.read = self.read_stamp = -1
         self.ahead: dict[str, tuple[int, int]] | None = None
         self.done: tuple[tuple[str, int, int | None, int], ...] = ()
         self.suspect = False
@@ -275,12 +276,13 @@ class Tally:
             positions = [self.scope.positions[name].get(place, 0) for name in readers]
             low = self._low[place] = min(positions, default=0)
         if offset < low:
-            key.read = max(key.read, link[:2])
+            if link.sequence > key.read:
+                key.read, key.read_stamp = link[:2]
             return
         for name in self._readers[place[0]]:
             if offset < self.scope.positions[name].get(place, 0):
                 key.ahead = key.ahead or {}
-                key.ahead[name] = max(key.ahead.get(name, key.read), link[:2])
+                key.ahead[name] = max(key.ahead.get(name, (key.read, key.read_stamp)), link[:2])
             else:
                 self.lag[name] += 1
 
@@ -303,7 +305,8 @@ class Tally:
         source = self.sources.get(name[0])
         known = source is not None and name[1] in source.keys
         if known or stamp >= self.scope.of(name[0]).start:
-            self._find(name)[1].counter = (sequence, stamp)
+            oldest = self.scope.of(name[0]).outbox or 0
+            self._find(name)[1].counter = sequence if stamp >= oldest else -sequence
 
     def row(self, name: KeyName, link: Link, position: int, *, published: bool) -> None:  # noqa: ARG002
         source, key = self._find(name)
@@ -351,15 +354,12 @@ class Tally:
             return True
         if by_id:
             return False
-        if key.counter is None:
-            return 0 <= key.out_stamp < bounds.until
-        sequence, stamp = key.counter
-        if sequence > key.out:
-            return stamp >= bounds.outbox
-        return sequence < key.out and key.out_stamp < bounds.until
+        if abs(key.counter) > key.out:
+            return key.counter > 0
+        return abs(key.counter) < key.out and key.out_stamp < bounds.until
 
     def _undone(self, source: str, key: _Key, bounds: Bounds) -> bool:
-        known = max(key.high, key.out, key.counter[0] if key.counter else 0)
+        known = max(key.high, key.out, abs(key.counter))
         done = {consumer: number for consumer, number, *_ in key.done}
         if bounds.outbox is not None and any(number > known for number in done.values()):
             return True
@@ -373,7 +373,7 @@ class Tally:
                 and key.out_stamp >= (floor if number < 0 else 0)
             ):  # perhaps the log dropped it before it was read
                 return True
-            sequence, stamp = (key.ahead or {}).get(consumer, key.read)
+            sequence, stamp = (key.ahead or {}).get(consumer, (key.read, key.read_stamp))
             if number < sequence and (number >= 0 or stamp >= floor):
                 return True
         return False
