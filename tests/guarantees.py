@@ -124,6 +124,10 @@ PROMISES: dict[str, list[Promise]] = {
         Promise(
             "Giving something up is refused without an answer, and noted", r"test_operate::.*skip"
         ),
+        Promise(
+            "An audit of running services: what agrees is clean, what does not is named",
+            r"test_audit",
+        ),
     ],
     "The outbox": [
         Promise("1. Concurrent writers: nothing is lost", r"test_property_01"),

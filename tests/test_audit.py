@@ -194,12 +194,17 @@ def evidence(system: System) -> list[tuple[Any, ...]]:
 # ---- what is planted in the outbox and in the inbox
 
 THIRD = "n = (SELECT n FROM oncebox.event WHERE key = 'a' ORDER BY n LIMIT 1 OFFSET 2)"
+LAST = "n = (SELECT max(n) FROM oncebox.event WHERE key = 'a')"
+ID_OF_B = "(SELECT id FROM oncebox.event WHERE key = 'b' ORDER BY n LIMIT 1)"
 COUNTER = "WHERE key = 'a'"
 INBOX = "WHERE key = 'a'"
 BY_ID = "(SELECT id FROM oncebox.subscription WHERE source LIKE '%#id')"
 
 IN_THE_OUTBOX = {
     "row deleted": ([f"DELETE FROM oncebox.PLACE WHERE {THIRD}"], {"phantom"}),
+    "event deleted": ([f"DELETE FROM oncebox.event WHERE {THIRD}"], {"phantom"}),
+    "last row deleted": ([f"DELETE FROM oncebox.PLACE WHERE {LAST}"], {"phantom"}),
+    "the id of another": ([f"UPDATE oncebox.event SET id = {ID_OF_B} WHERE {THIRD}"], {"conflict"}),
     "bytes changed": ([f"UPDATE oncebox.event SET data = $1 WHERE {THIRD}"], {"conflict"}),
     "stamp changed": ([f"UPDATE oncebox.PLACE SET stamp = stamp + 1 WHERE {THIRD}"], {"fork"}),
     "counter set back": ([f"UPDATE oncebox.counter SET sequence = 3 {COUNTER}"], {"fork"}),
@@ -474,8 +479,11 @@ def test_the_command(oncebox: Run, system: System) -> None:
     assert oncebox("republish", *finding["decide"].split()[2:], *flags(system)).code == 0
     system.drain()
     assert oncebox("audit", *asked).code == 3  # the log has it, out of order
-    nobody = oncebox("audit", "billing", *asked)
-    assert "not clean" in nobody.out
+    assert "not clean" in oncebox("audit", "billing", *asked).out
+    nobody = oncebox("audit", "billing", "mial", *asked)
+    assert (nobody.code, "mial has no rows here" in nobody.err) == (1, True)
+    without_log = oncebox("audit", "--store", system.store_url)
+    assert (without_log.code, "the log is not known" in without_log.err) == (2, True)
 
 
 def test_nothing_looks_wrong_while_everything_runs(system: System) -> None:

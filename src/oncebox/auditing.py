@@ -28,7 +28,7 @@ from .audit import (
 )
 from .desk import Desk, now_ms
 from .envelope import STAMP_UNITS_PER_US, digest
-from .errors import LogTruncated, Unreachable
+from .errors import LogTruncated, NotFound, Unreachable
 from .event import stream_of
 from .examine import Cases, examine
 from .inbox import CLAIMED
@@ -69,12 +69,16 @@ class Side(NamedTuple):
     """A store, how to work there, its log, and whose rows are meant (nobody named: all)."""
 
     at_desk: Callable[[Callable[[Desk], Program[Any]]], Any]
-    log: Log | None
+    log: Log
     names: tuple[str, ...] = ()
 
     def means(self, name: str) -> bool:
         """Whether a service or consumer is one of those that are meant."""
-        return not self.names or any(name == n or name.startswith(f"{n}.") for n in self.names)
+        return not self.names or any(_belongs(name, one) for one in self.names)
+
+
+def _belongs(name: str, to: str) -> bool:
+    return name == to or name.startswith(f"{to}.")
 
 
 class Report(NamedTuple):
@@ -108,7 +112,10 @@ def audit(
     told: Told = lambda done, total: None,  # noqa: ARG005
     clock_ms: Callable[[], int] = now_ms,
 ) -> Report:
-    """Audit these stores and their logs. `told` hears how much is done, of how much."""
+    """Audit these stores and their logs. `told` hears how much is done, of how much.
+
+    Raises NotFound for a name that has no rows, Unreachable, and what stores raise.
+    """
     surveys: list[_Survey] = []
 
     def begin() -> tuple[Scope, Callable[[Ledger], None]]:
@@ -225,6 +232,10 @@ class _Survey:
         """Who is how far; what each side still covers."""
         for side in self.sides:
             side.at_desk(partial(self._look, side=side))
+        met = {source.split("/")[1] for source in self.outboxes} | self.positions.keys()
+        for name in {name for side in self.sides for name in side.names}:
+            if not any(_belongs(one, name) for one in met):
+                raise NotFound(f"{name} has no rows here", hint="it appears when it has run once")
         logs: dict[str, int] = {}
         for log, topics in self.topics.values():
             for topic in topics:
@@ -262,10 +273,9 @@ class _Survey:
             (*(relay.position + 1 for relay in relays), *holes, *refused.values()), default=0
         )
         self.looked.append(_Outbox(sources, last or 0, reached, refused, safe))
-        if side.log is not None:
-            for topic in topics:
-                if side.log.describe(topic) is not None:
-                    self.topics.setdefault(id(side.log), (side.log, set()))[1].add(topic)
+        for topic in topics:
+            if side.log.describe(topic) is not None:
+                self.topics.setdefault(id(side.log), (side.log, set()))[1].add(topic)
 
     def _look_at_consumer(self, desk: Desk, name: str, read: set[str]) -> Program[set[str]]:
         session, sql = desk.session, desk.sql
@@ -461,7 +471,6 @@ def _event(row: Any) -> tuple[KeyName, Link]:
     _, _, source, key, sequence, stamp, previous, _, id, type, *_, data = row
     hashed, void = digest(type, data is None, data), data is None
     if sequence is None:
-        stamp -= stamp % STAMP_UNITS_PER_US
         return (source + BY_ID, id), Link(1, stamp, None, id, hashed, void)
     return (source, key), Link(sequence, stamp, previous, id, hashed, void)
 

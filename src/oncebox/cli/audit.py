@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import ExitStack
-from typing import Annotated
+from typing import Annotated, Any
 
 from ..audit import Finding
 from ..audit_topic import audit_topic
@@ -66,19 +66,17 @@ def audit(
 
 def _audit(names: tuple[str, ...], younger_s: float, told: Told) -> Report:
     places = distinct([locate(name) for name in names]) if names else everywhere()
-    logs: dict[str, Log] = {}
+    logs: dict[Any, Log] = {}
     with ExitStack() as stack:
         sides = [_side(place, names, logs, stack) for place in places]
         return perform(sides, younger_s=younger_s, told=told)
 
 
-def _side(place: Place, names: tuple[str, ...], logs: dict[str, Log], stack: ExitStack) -> Side:
+def _side(place: Place, names: tuple[str, ...], logs: dict[Any, Log], stack: ExitStack) -> Side:
     """A place as the audit sees it; a log is opened once for all places."""
-    if place.log is not None and place.log not in logs:
+    if place.log not in logs:
         logs[place.log] = stack.enter_context(place.open_log())
-    return Side(
-        lambda work: place.at_desk("", work), None if place.log is None else logs[place.log], names
-    )
+    return Side(lambda work: place.at_desk("", work), logs[place.log], names)
 
 
 def _show(report: Report, limit: int) -> None:
