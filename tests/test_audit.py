@@ -408,6 +408,15 @@ def test_what_a_log_dropped_is_not_lost_but_perhaps_unread(
     assert one.decide == f"oncebox republish --source {system.source} --key a --from 4 --to 4"
 
 
+def test_an_outbox_that_was_emptied_is_noticed(system: System) -> None:
+    planted(system)
+    if system.store.dialect == "sqlite":
+        system.run("DROP TRIGGER oncebox_newest")
+    system.run(f"DELETE FROM oncebox.{'event' if system.store.dialect == 'sqlite' else 'chain'}")
+    report = system.audit()
+    assert (report.counts, report.clean) == ({"phantom": 11}, False)
+
+
 def test_keys_move_when_partitions_are_added(system: System) -> None:
     keys = [f"k-{n}" for n in range(12)]
     for cents in (1, 2):

@@ -239,7 +239,7 @@ class _Survey:
         logs: dict[str, int] = {}
         for log, topics in self.topics.values():
             for topic in topics:
-                logs[topic] = covers(log, topic)
+                logs[topic] = _covers(log, topic)
         bounds = {
             source: Bounds(oldest, logs.get(stream_of(source), 0), self.until)
             for source, oldest in self.oldest.items()
@@ -436,7 +436,7 @@ def read_log(
         reader.close()
 
 
-def covers(log: Log, topic: str) -> int:
+def _covers(log: Log, topic: str) -> int:
     """Since which stamp the log has all of a topic: 0 where it never dropped anything."""
     latest = 0
     starts = {(topic, n): e.start for n, e in enumerate(log.extents(topic)) if 0 < e.start < e.end}

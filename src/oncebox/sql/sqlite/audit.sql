@@ -2,7 +2,8 @@
 
 -- name: audit_extent
 -- The stamp of the oldest event, or 0 where retention has dropped none, and the last position.
-SELECT CASE WHEN min(n) = 1 THEN 0 ELSE (SELECT stamp FROM oncebox_event ORDER BY n LIMIT 1) END,
+-- Retention leaves the newest: where nothing is left, it was not retention.
+SELECT CASE WHEN coalesce(min(n), 1) = 1 THEN 0 ELSE (SELECT stamp FROM oncebox_event ORDER BY n LIMIT 1) END,
   max(n)
 FROM oncebox_event;
 
