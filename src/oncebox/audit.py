@@ -165,8 +165,8 @@ class _Run:
 
 class _Key:
     """A key in the first pass. `counter`: its number, negative where the outbox may have dropped
-    that event. `read`: the last event that all its readers have read; `ahead`: by consumer, where
-    some have read on. `done`: consumer, number, hash of stamp and id, digest.
+    that event, or it is too young. `read`: the last event that all its readers have read; `ahead`:
+    by consumer, where some have read on. `done`: consumer, number, hash of stamp and id, digest.
     """
 
     __slots__ = (
@@ -305,8 +305,9 @@ class Tally:
         source = self.sources.get(name[0])
         known = source is not None and name[1] in source.keys
         if known or stamp >= self.scope.of(name[0]).start:
-            oldest = self.scope.of(name[0]).outbox or 0
-            self._find(name)[1].counter = sequence if stamp >= oldest else -sequence
+            bounds = self.scope.of(name[0])
+            there = (bounds.outbox or 0) <= stamp < bounds.until
+            self._find(name)[1].counter = sequence if there else -sequence
 
     def row(self, name: KeyName, link: Link, position: int, *, published: bool) -> None:  # noqa: ARG002
         source, key = self._find(name)

@@ -351,6 +351,8 @@ class _Survey:
 
     def _outbox(self, desk: Desk, outbox: _Outbox, ledger: Ledger, told: Told) -> Program[None]:
         session, sql = desk.session, desk.sql
+        # All that the log had is below this end, and counters that are read now are not behind it.
+        ((_, end),) = yield from call(session.run, sql["audit_extent"])
         for source in sorted(outbox.sources):
             rows: Rows = [("",)]
             while rows:
@@ -360,13 +362,13 @@ class _Survey:
                     if ledger.wants(source, key):
                         ledger.counter((source, key), sequence, stamp)
         position = 0
-        while position < outbox.last:
+        while position < (end or 0):
             batch = (position, "[]", PAGE_MAX, PAGE_BYTES_MAX, "")
             rows = yield from call(session.run, sql["read"], batch)
             if not rows:
                 break
             for row in rows:
-                if row[2] in outbox.sources and row[8] is not None:
+                if row[2] in outbox.sources and row[8] is not None and row[0] <= end:
                     name, link = _event(row)
                     if ledger.wants(*name):
                         published = outbox.published(row[2], row[3], row[0])

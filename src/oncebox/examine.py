@@ -216,8 +216,9 @@ class _Examination:
         if self.by_id:
             return
         ends, last, oldest = list(numbers), self.case.last, self.bounds.outbox
-        if last is not None and oldest is not None and (not oldest or last[1] >= oldest + MARGIN):
-            ends.append(last[0] + 1)
+        if last is not None and oldest is not None:
+            edge = oldest + MARGIN if oldest else 0
+            ends += [last[0] + 1] if edge <= last[1] < self.bounds.until else []
         row = self.row_of.get(numbers[0]) if numbers else None
         if self.bounds.log == 0 and not oldest:
             ends.insert(0, 0)
