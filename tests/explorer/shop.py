@@ -265,15 +265,19 @@ class Shop(World):
         return Desk(CONSUMER, session, self.engine.sql, lambda: self.run.now_ms)
 
     def operator(self, actor: Actor) -> Program[int]:
-        """Mends what handlers fail at, when keys are parked for good, and redrives these keys."""
+        """Mends what handlers fail at, when keys are parked for good, and redrives these keys: until
+        none is parked, since processes that die spend tries, too.
+        """
         desk = yield from self.desk(actor)
+        done = 0
         while True:
             found, _ = yield from waiting(desk, Where())
             parked = [one for one in found if one.kind == "poison"]
             if parked and all(one.due_ms is None for one in parked):
                 yield self.failing.clear, ()
-                done = yield from redrive(desk, parked)
-                return len(done)
+                done += len((yield from redrive(desk, parked)))
+            elif done and not parked:
+                return done
             yield actor.rest, (self.settings.lease_s / 2,)
 
     # ---- effects
