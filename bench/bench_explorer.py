@@ -1,8 +1,7 @@
 """The explorer: schedules per second on one core, five events.
 
 A consumer as teams write it by hand, which is what users will have explored; and oncebox's own
-core, whose runs are whole lives with all their statements. With engines, two sessions of a real
-PostgreSQL.
+core, whose runs are whole lives with all their statements.
 """
 
 from __future__ import annotations
@@ -22,11 +21,9 @@ OWNERS = Bounds(2, {"crash": 1, "stall": 1})
 
 
 def run(engines: Any | None) -> list[Figure]:
+    if engines is not None:
+        return []
     logging.getLogger("oncebox").setLevel(logging.CRITICAL)
-    return on_postgres(engines) if engines is not None else on_sqlite()
-
-
-def on_sqlite() -> list[Figure]:
     from explorer import zoo
     from explorer.cases import CASES
     from explorer.engines import SqliteEngine
@@ -37,20 +34,6 @@ def on_sqlite() -> list[Figure]:
         *(rate(f"core, {name}", lambda c=CASES[name]: c.make(SqliteEngine()), CASES[name].bounds)
           for name in core),
     ]  # fmt: skip
-
-
-def on_postgres(engines: Any) -> list[Figure]:
-    from explorer.cases import DUELS, PREEMPTIONS
-    from explorer.postgres import PostgresEngine
-
-    figures = []
-    for name in ("take over", "wake"):
-        with engines.postgres.database() as url:
-            engine = PostgresEngine(url)
-            shop = DUELS[name](engine)
-            figures.append(rate(f"PostgreSQL, {name}", lambda s=shop: s, PREEMPTIONS, rounds=3))
-            engine.close()
-    return figures
 
 
 def rate(
