@@ -167,12 +167,13 @@ def postgres_tables(url: str) -> PostgresStore:
     return store
 
 
-def kafka_ours(log: Any, topic: str, store: Any, session: Any) -> float:
+def kafka_ours(log: Any, topic: str, store: Any, session: Any, *, statements: bool = True) -> float:
     done = [0]
 
     def pay(tx: Any, placed: Placed) -> None:
-        tx.execute(LEDGER, (placed.order_id, placed.cents))
-        tx.execute(BALANCE, (placed.cents, placed.order_id))
+        if statements:
+            tx.execute(LEDGER, (placed.order_id, placed.cents))
+            tx.execute(BALANCE, (placed.cents, placed.order_id))
         done[0] += 1
 
     loop = loop_of(store, log, pay, lambda: done[0] >= KAFKA_COUNT, topic, session)

@@ -210,7 +210,12 @@ def consumer_parts(engines: Any) -> list[Figure]:
     log.create(topic, 4)
     consuming.backlog(log, consuming.KAFKA_COUNT, consuming.KAFKA_KEYS, topic)
     figures = []
-    for name, run in (("ours", consuming.kafka_ours), ("bare", consuming.kafka_bare)):
+    runs = {
+        "ours": consuming.kafka_ours,
+        "ours, a handler that does nothing": partial(consuming.kafka_ours, statements=False),
+        "bare": consuming.kafka_bare,
+    }
+    for name, run in runs.items():
         with engines.postgres.database() as url:
             store = consuming.postgres_tables(url)
             session: Any = store.open()

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results.json"
+BOUNDS = Path(__file__).parent / "bounds.md"
+"""What is known about figures below their target: the end of the page."""
 
 
 @dataclass
@@ -125,4 +127,4 @@ def page() -> str:
             f"| {one['name']} | {value} {one['unit']} | {spread} | {one['runs']} "
             f"| {one['target']} | `{one['command']}` |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + BOUNDS.read_text()
