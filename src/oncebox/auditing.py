@@ -404,7 +404,7 @@ def read_log(
     log: Log, extents: Mapping[str, list[Extent]], *, strict: bool = True
 ) -> Iterator[list[Record]]:
     """All records from the starts to the ends. Raises Unreachable where nothing more comes before
-    an end, unless not `strict`: others' transactions leave marks there that nobody reads.
+    an end, unless not `strict` and there were some: others' transactions leave marks at ends.
     """
     places = {(topic, n): e for topic, of in extents.items() for n, e in enumerate(of)}
     left = {place: extent.end for place, extent in places.items() if extent.start < extent.end}
@@ -419,10 +419,11 @@ def read_log(
                 for place in left:
                     at[place] = max(at[place], log.extents(place[0])[place[1]].start)
             else:
-                if not records and not strict:
+                unread = [place for place in left if strict or at[place] == places[place].start]
+                if not records and not unread:
                     return
                 if not records:
-                    (topic, number), end = next(iter(left.items()))
+                    (topic, number), end = unread[0], left[unread[0]]
                     raise Unreachable(
                         f"the log brings nothing more before its end at {end}",
                         position=f"{topic}/{number}@{at[topic, number]}",

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import admin as _untyped_admin
 
 from bad_input.site import Place, Site, until
@@ -19,7 +20,9 @@ from oncebox.connect import open_log
 from oncebox.consumer import ConsumerLoop
 from oncebox.errors import MissingRight, MissingTables, Unreachable
 from oncebox.event import event, new_id
+from oncebox.logs.kafka import KafkaLog
 from oncebox.migrate import check, migrate
+from oncebox.ports import Outgoing
 from oncebox.program import call, drive
 from oncebox.running import running
 from oncebox.service import Service
@@ -310,3 +313,33 @@ def grant(broker: OwnKafka, topic: str, user: str) -> None:
     ]  # fmt: skip
     for answer in broker.admin.create_acls(acls).values():
         answer.result(ANSWER_TIMEOUT_S)
+
+
+class GivesUp:
+    """A producer whose next look for news says that it can send nothing any more."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def poll(self, _: float) -> int:
+        raise KafkaException(KafkaError(KafkaError.CLUSTER_AUTHORIZATION_FAILED, "no idempotence"))
+
+
+def test_a_kafka_client_that_gives_up_refuses_what_it_was_not_handed(
+    kafka_url: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says so at any moment; the relay goes on with all that was not refused."""
+    log = KafkaLog(kafka_url)
+    log.create(topic, 1)
+    make = log._new_producer
+    monkeypatch.setattr(log, "_new_producer", lambda: GivesUp(make()))
+    records = [Outgoing(topic, f"k{n}".encode(), b"{}", [], 0) for n in range(3)]
+    refused = {one.at: one for one in log.publish(records, 10.0)}
+    assert {1, 2} <= set(refused)
+    assert all(refused[at].permanent and "does not let" in refused[at].reason for at in (1, 2))
+    monkeypatch.undo()
+    assert log.publish(records, 10.0) == []
+    log.close()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -41,6 +42,9 @@ SERVE_EVERY = 256
 
 ABANDON_TIMEOUT_S = 5.0
 """How long the client may take to tell what became of records that were given up."""
+
+FATAL_MAX = 3
+"""How often a client that is given up may say why."""
 
 PAST_MAX_S = 3600.0
 """A record's time further back is taken as now: retention goes by it, so an event of last month
@@ -236,6 +240,9 @@ class KafkaLog:
             try:
                 call.hand_over(producer)
                 left = producer.flush(max(deadline - time.monotonic(), 0))
+            except KafkaException as error:  # the client can send nothing any more
+                left = 1
+                call.broken(error.args[0])
             except BaseException:
                 self._abandon(producer)
                 raise
@@ -243,7 +250,8 @@ class KafkaLog:
                 self._abandon(producer)
             for topic in call.changed:
                 self._limits.pop(topic, None)
-        if call.unanswered and len(call.refused) == len(records):
+        final = any(refusal.permanent for refusal in call.refused.values())
+        if call.unanswered and len(call.refused) == len(records) and not final:
             raise self._settings.unreachable(f"take records within {timeout_s:g} s", call.reason)
         return sorted(call.refused.values())
 
@@ -307,7 +315,12 @@ class KafkaLog:
         """Give up what is not acknowledged, and the producer: its numbering may have a hole."""
         self._producer = None
         producer.purge()
-        if producer.flush(ABANDON_TIMEOUT_S):
+        left = 1
+        for _ in range(FATAL_MAX):
+            with suppress(KafkaException):  # a fatal error, said again
+                left = producer.flush(ABANDON_TIMEOUT_S)
+                break
+        if left:
             raise self._settings.unreachable("publish", "what became of some records is open")
 
 
@@ -332,6 +345,12 @@ class _Call:
         self.changed: set[str] = set()
         self.unanswered = 0
         self.reason = ""
+        self.handed = 0
+
+    def broken(self, error: KafkaError) -> None:
+        """The client gave up for good: what it was not handed is refused as well."""
+        for index in range(self.handed, len(self.records)):
+            self.failed(index, error, None)
 
     def hand_over(self, producer: Producer) -> None:
         """Give the records to the client; by positional arguments, which is the cheapest way."""
@@ -344,6 +363,7 @@ class _Call:
             stamp_ms = time_ms if past_ms < time_ms < now_ms else now_ms
             fields: Any = headers if headers.__class__ is list else list(headers)
             report = partial(failed, index)
+            self.handed = index + 1
             try:
                 produce(topic, value, key, -1, report, None, stamp_ms, fields)
             except BufferError:
