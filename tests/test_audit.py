@@ -16,6 +16,7 @@ import pytest
 from audited import FUTURE_S, System, header, of, partition_of, with_header
 from oncebox import examine
 from oncebox.auditing import Side, audit
+from oncebox.desk import now_ms
 from oncebox.errors import MissingRight
 from oncebox.outbox import void
 from oncebox.places import Place
@@ -588,7 +589,7 @@ def others(system: System, *texts: str) -> None:
         value = f'{{"order": {{"id": "{key}"}}, "n": {number}}}'.encode()
         value = value if key != "broken" else b"{"
         headers = [("x-id", id.encode())]
-        records.append(Record(system.stream, int(partition), 0, None, value, headers, 1_700_000))
+        records.append(Record(system.stream, int(partition), 0, None, value, headers, now_ms()))
     system.publish(records)
 
 
