@@ -22,7 +22,7 @@ test: dev engines lint ## the whole suite, on real PostgreSQL and Kafka that it 
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 guarantees: dev engines ## run the tests of each promise and write docs/guarantees.md
-	@$(BIN)/python -m pytest --guarantees=docs/guarantees.md -m "not long"
+	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) --guarantees=docs/guarantees.md -m "not long"
 
 long: dev engines ## the tests that take too long for every day
 	@$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m long

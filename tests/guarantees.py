@@ -174,6 +174,10 @@ with `fsync=off`).
 """
 
 
+ENGINES_OF = "engines"
+"""The property of a test's reports that says of which engines it speaks."""
+
+
 class Seen(NamedTuple):
     """A test that ran: its name without parameters, the engines that it spoke of."""
 
@@ -227,8 +231,7 @@ class Guarantees:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.engines: dict[str, tuple[str, ...]] = {}
-        self.outcomes: dict[str, bool] = {}
+        self.seen: dict[str, Seen] = {}
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(
@@ -239,7 +242,8 @@ class Guarantees:
         for item in items:
             if any(re.search(pattern, name_of(item.nodeid)) for pattern in patterns):
                 fixtures = getattr(item, "fixturenames", ())
-                self.engines[item.nodeid] = engines_of(item.nodeid, fixtures)
+                # In its reports, since tests may run in other processes than this one.
+                item.user_properties.append((ENGINES_OF, engines_of(item.nodeid, fixtures)))
                 chosen.append(item)
             else:
                 others.append(item)
@@ -248,16 +252,17 @@ class Guarantees:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or not report.passed:
-            before = self.outcomes.get(report.nodeid, True)
-            self.outcomes[report.nodeid] = before and report.passed
+            before = self.seen.get(report.nodeid)
+            passed = report.passed and (before is None or before.passed)
+            engines = dict(report.user_properties)[ENGINES_OF]
+            assert isinstance(engines, list | tuple)
+            self.seen[report.nodeid] = Seen(name_of(report.nodeid), tuple(engines), passed)
 
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if session.config.option.collectonly:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        ran = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        if not ran or session.config.option.collectonly or hasattr(session.config, "workerinput"):
             return
-        seen = [
-            Seen(name_of(nodeid), engines, self.outcomes.get(nodeid, False))
-            for nodeid, engines in self.engines.items()
-        ]
+        seen = list(self.seen.values())
         missing = [p.words for p in promises() if not any(re.search(p.tests, t.name) for t in seen)]
         if missing:
             raise pytest.UsageError(f"no test ran for: {'; '.join(missing)}")
