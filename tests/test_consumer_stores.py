@@ -40,6 +40,17 @@ class Entry(Base):
     what: orm.Mapped[int]
 
 
+def by_sql(_: Place, tx: Any, sql: str) -> None:
+    """Run a statement on whatever handlers receive."""
+    if isinstance(tx, BaseDatabaseWrapper):
+        with tx.cursor() as cursor:
+            cursor.execute(sql)
+    elif isinstance(tx, orm.Session | sqlalchemy.Connection):
+        tx.execute(sqlalchemy.text(sql))
+    else:
+        tx.execute(sql)
+
+
 @dataclass
 class Place:
     """A world over one kind of store, and how its handlers write."""
@@ -49,14 +60,7 @@ class Place:
 
     def write(self, tx: Any, who: str, what: int) -> None:
         assert isinstance(tx, self.made.handle)
-        sql = f"insert into ledger (who, what) values ('{who}', {what})"
-        if isinstance(tx, BaseDatabaseWrapper):
-            with tx.cursor() as cursor:
-                cursor.execute(sql)
-        elif isinstance(tx, orm.Session | sqlalchemy.Connection):
-            tx.execute(sqlalchemy.text(sql))
-        else:
-            tx.execute(sql)
+        by_sql(self, tx, f"insert into ledger (who, what) values ('{who}', {what})")
 
 
 @pytest.fixture
@@ -144,16 +148,6 @@ def test_a_handler_that_breaks_the_transaction_is_parked(
     else:
         assert world.of("b") == []
         assert world.parked()["b"][0] == "poison"
-
-
-def by_sql(place: Place, tx: Any, sql: str) -> None:
-    if isinstance(tx, BaseDatabaseWrapper):
-        with tx.cursor() as cursor:
-            cursor.execute(sql)
-    elif isinstance(tx, orm.Session | sqlalchemy.Connection):
-        tx.execute(sqlalchemy.text(sql))
-    else:
-        tx.execute(sql)
 
 
 def by_method(place: Place, tx: Any, sql: str) -> None:

@@ -390,15 +390,19 @@ class RedriveLive(Duel):
 
 
 class Retries(Duel):
-    """Two owners that have both seen a key which is due."""
+    """Two owners that have both seen the keys which are due."""
+
+    due: tuple[Fact, ...] = (Fact("a", 1, 0), Fact("a", 2, 0))
+    """What was delivered before; the first event of each key failed."""
 
     @classmethod
     def make(cls, engine: Engine) -> Self:
-        shop = cls(engine, (), failing={("a", 1)}, duplicates=False)
+        failing = {(fact.key, 1) for fact in cls.due}
+        shop = cls(engine, (), failing=failing, duplicates=False)
         shop.broker.parts.extend([] for _ in range(2 - len(shop.broker.parts)))
-        shop.arranged((Fact("a", 1, 0), Fact("a", 2, 0)), DUE, TWO_OWNERS)
+        shop.arranged(cls.due, DUE, TWO_OWNERS)
         shop.breaks = frozenset()
-        rows = engine.rows("SELECT subscription, key FROM oncebox.key")
+        rows = engine.rows("SELECT subscription, key FROM oncebox.key ORDER BY key")
         shop.places = [(subscription, key) for subscription, key in rows]
         return shop
 
@@ -413,16 +417,7 @@ class Crossing(Retries):
     """
 
     deadlocks = 0
-
-    @classmethod
-    def make(cls, engine: Engine) -> Self:
-        shop = cls(engine, (), failing={("a", 1), ("b", 1)}, duplicates=False)
-        shop.broker.parts.extend([] for _ in range(2 - len(shop.broker.parts)))
-        shop.arranged((Fact("a", 1, 0), Fact("b", 1, 0)), DUE, TWO_OWNERS)
-        shop.breaks = frozenset()
-        rows = engine.rows("SELECT subscription, key FROM oncebox.key ORDER BY key")
-        shop.places = [(subscription, key) for subscription, key in rows]
-        return shop
+    due = (Fact("a", 1, 0), Fact("b", 1, 0))
 
     def begin(self, run: Run) -> None:
         self.deadlocks = 0
