@@ -276,6 +276,29 @@ def test_an_unkeyed_event_that_comes_again_with_another_time_is_a_duplicate(worl
     assert (world.count("duplicates"), world.count("orphans"), world.count("forks")) == (2, 0, 0)
 
 
+@pytest.mark.parametrize("later_ms", [-5000, 0, 5000])
+def test_each_copy_of_an_unkeyed_event_behind_a_fork_is_counted(
+    world: World, later_ms: int
+) -> None:
+    """Of the two that were kept, only one was looked at where the third had another time."""
+
+    @world.consumer.on(Opened)
+    def opened(tx: Any, shop: Opened) -> None:
+        raise ValueError("not yet")
+
+    one = world.producer.commit(Opened(1))
+    world.deliver(one)
+    loop = world.settle()
+    other = one.altered(value=b'{"cents":2}')
+    world.deliver(other)
+    world.settle(loop)
+    assert (world.count("forks"), world.kept()) == (1, 2)
+    for copy in (one, other):
+        world.deliver(copy.altered(time_ms=copy.outgoing.time_ms + later_ms))
+        world.settle(loop)
+    assert (world.count("duplicates"), world.count("forks"), world.kept()) == (2, 1, 2)
+
+
 def test_of_two_owners_that_had_an_effect_the_first_result_holds(world: World) -> None:
     """The slow one's result took the place of the one that the handler had seen."""
     results = [11, 22]

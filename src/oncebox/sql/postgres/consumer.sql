@@ -98,18 +98,22 @@ cross join lateral (
 where coalesce(e.before, 0) < $2;
 
 -- name: kept_near
--- What is kept at (sequence, stamp) of each of these keys, and the ones before and behind it.
+-- What is kept at (sequence, stamp) of each of these keys, and all at the places before and behind.
 select e.subscription, e.key, e.sequence, e.stamp, e.previous, e.id, e.digest, e.void, null::bytea
 from unnest($1::int[], $2::text[], $3::bigint[], $4::bigint[]) as v (subscription, key, sequence, stamp)
 cross join lateral (
-  (select * from oncebox.kept k where k.subscription = v.subscription and k.key = v.key
+  select v.sequence, v.stamp
+  union all
+  (select k.sequence, k.stamp from oncebox.kept k
+   where k.subscription = v.subscription and k.key = v.key
      and (k.sequence, k.stamp) < (v.sequence, v.stamp) order by k.sequence desc, k.stamp desc limit 1)
   union all
-  (select * from oncebox.kept k where k.subscription = v.subscription and k.key = v.key
-     and k.sequence = v.sequence and k.stamp = v.stamp)
-  union all
-  (select * from oncebox.kept k where k.subscription = v.subscription and k.key = v.key
-     and (k.sequence, k.stamp) > (v.sequence, v.stamp) order by k.sequence, k.stamp limit 1)) e;
+  (select k.sequence, k.stamp from oncebox.kept k
+   where k.subscription = v.subscription and k.key = v.key
+     and (k.sequence, k.stamp) > (v.sequence, v.stamp) order by k.sequence, k.stamp limit 1)
+) place (sequence, stamp)
+join oncebox.kept e on e.subscription = v.subscription and e.key = v.key
+  and e.sequence = place.sequence and e.stamp = place.stamp;
 
 -- name: add_kept
 insert into oncebox.kept (subscription, key, sequence, stamp, previous, id, digest, void,

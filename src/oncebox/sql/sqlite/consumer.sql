@@ -93,23 +93,27 @@ CROSS JOIN oncebox_kept e ON e.rowid IN (
   WHERE coalesce(before, 0) < ?2);
 
 -- name: kept_near
--- What is kept at (sequence, stamp) of each of these keys, and the ones before and behind it.
+-- What is kept at (sequence, stamp) of each of these keys, and all at the places before and behind.
 SELECT e.subscription, e.key, e.sequence, e.stamp, e.previous, e.id, e.digest, e.void, NULL
 FROM json_each(?1) v
 CROSS JOIN oncebox_kept e ON e.rowid IN (
   SELECT k.rowid FROM oncebox_kept k
   WHERE k.subscription = v.value ->> 0 AND k.key = v.value ->> 1
     AND k.sequence = v.value ->> 2 AND k.stamp = v.value ->> 3
-  UNION ALL SELECT * FROM (
-    SELECT k.rowid FROM oncebox_kept k
-    WHERE k.subscription = v.value ->> 0 AND k.key = v.value ->> 1
-      AND (k.sequence, k.stamp) < (v.value ->> 2, v.value ->> 3)
-    ORDER BY k.sequence DESC, k.stamp DESC LIMIT 1)
-  UNION ALL SELECT * FROM (
-    SELECT k.rowid FROM oncebox_kept k
-    WHERE k.subscription = v.value ->> 0 AND k.key = v.value ->> 1
-      AND (k.sequence, k.stamp) > (v.value ->> 2, v.value ->> 3)
-    ORDER BY k.sequence, k.stamp LIMIT 1));
+  UNION ALL SELECT k.rowid FROM oncebox_kept k
+  WHERE k.subscription = v.value ->> 0 AND k.key = v.value ->> 1
+    AND (k.sequence, k.stamp) = (
+      SELECT p.sequence, p.stamp FROM oncebox_kept p
+      WHERE p.subscription = v.value ->> 0 AND p.key = v.value ->> 1
+        AND (p.sequence, p.stamp) < (v.value ->> 2, v.value ->> 3)
+      ORDER BY p.sequence DESC, p.stamp DESC LIMIT 1)
+  UNION ALL SELECT k.rowid FROM oncebox_kept k
+  WHERE k.subscription = v.value ->> 0 AND k.key = v.value ->> 1
+    AND (k.sequence, k.stamp) = (
+      SELECT p.sequence, p.stamp FROM oncebox_kept p
+      WHERE p.subscription = v.value ->> 0 AND p.key = v.value ->> 1
+        AND (p.sequence, p.stamp) > (v.value ->> 2, v.value ->> 3)
+      ORDER BY p.sequence, p.stamp LIMIT 1));
 
 -- name: add_kept
 INSERT INTO oncebox_kept (subscription, key, sequence, stamp, previous, id, digest, void,
