@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 from .context import Context, Suspend, rebuilding
-from .errors import DecodeFailed, Fenced, HandlerBroke
+from .errors import Fenced, HandlerBroke
 from .keys import Entry, Keys
 from .lease import Held
 from .order import (
@@ -35,23 +34,23 @@ from .order import (
     redrive,
 )
 from .ports import TopicPartition
-from .program import Program, T, call
+from .program import Program, call
 from .reading import (
     BY_ID,
     Handler,
     Item,
     Place,
     Reading,
+    abandon,
+    decoded,
     load_subscriptions,
     record_bytes,
+    set_limits,
 )
 from .session import lookup
 from .stores.base import ended, refused, trouble
 
 logger = logging.getLogger("oncebox.consumer")
-
-IDLE_MARGIN_S = 5.0
-"""How much longer than handlers may take a transaction may be idle, until the database ends it."""
 
 REASON_MAX = 2000
 """Characters of a reason that are stored."""
@@ -523,59 +522,6 @@ class Batch:
             (self.now_ms, str(what), reading.consumer, source, entry.place[1], link.sequence,
              link.stamp, link.id, detail)
         )  # fmt: skip
-
-
-def transact(reading: Reading, program: Program[T]) -> Program[T]:
-    """A program inside a transaction of its own on the consumer's session."""
-    yield from call(reading.session.begin)
-    try:
-        yield from set_limits(reading)
-        result = yield from program
-        yield from call(reading.session.commit)
-    except BaseException:
-        yield from abandon(reading)
-        raise
-    return result
-
-
-def set_limits(reading: Reading) -> Program[None]:
-    """No statement of this transaction waits for ever for whoever holds a lock."""
-    if reading.session.dialect == "postgres":
-        settings = reading.settings
-        # The second ends the connection, which is an outage: so only if the handler's own limit
-        # has not. Handlers that run no statement are one idle time together.
-        longest_s = settings.batch_time_s + settings.handler_timeout_s + IDLE_MARGIN_S
-        limits = (f"{int(s * 1000)}ms" for s in (settings.handler_timeout_s, longest_s))
-        yield from call(reading.session.send, reading.sql["limits"], (*limits,))
-
-
-def abandon(reading: Reading) -> Program[None]:
-    """Roll back, whatever state the connection is in; what was learned inside is forgotten."""
-    reading.subscriptions.clear()
-    for step in (partial(reading.session.pipeline, False), reading.session.rollback):
-        try:
-            yield from call(step)
-        except Exception:  # a dead connection has rolled back by itself
-            logger.debug("giving up a transaction failed", exc_info=True)
-
-
-def decoded(handler: Handler, item: Item) -> Any:
-    """The event in the version that its handler names. Raises DecodeFailed."""
-    version = item.version
-    if version is not None and version != handler.type.version:
-        what = f"{item.type} came in version {version}"
-        expected: str | None = f"version {handler.type.version}, which {handler.name} takes"
-    else:
-        try:
-            return handler.decode(item.record.value or b"")
-        except DecodeFailed as error:
-            what, expected = error.what, error.expected
-    record, envelope = item.record, item.envelope
-    raise DecodeFailed(
-        what, event=envelope.id, source=envelope.source, key=envelope.key, expected=expected,
-        position=f"{record.topic}/{record.partition}@{record.offset}",
-        hint="the event is kept: deploy a handler that takes it, then oncebox redrive",
-    )  # fmt: skip
 
 
 def describe(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from .batch import DONE, Batch, Broken, Outcome, Setback, Wanted, describe, is_outage, transact
+from .batch import DONE, Batch, Broken, Outcome, Setback, Wanted, describe, is_outage
 from .effects import have_effect
 from .envelope import STAMP_UNITS_PER_US
 from .errors import CorruptStore, Fenced, LogTruncated, Unreachable
@@ -31,6 +31,7 @@ from .reading import (
     load_subscriptions,
     subscribe,
     take_in,
+    transact,
 )
 from .session import Store
 from .stores.base import trouble, typed

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from msgspec import json
 
-from .batch import Wanted, describe, is_outage, transact
+from .batch import Wanted, describe, is_outage
 from .context import Effect, idempotency_key
 from .program import Program, call
-from .reading import Reading
+from .reading import Reading, transact
 
 Event = tuple[str, str, str]
 """Consumer, source, id."""

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from msgspec import json
 
-from .batch import transact
 from .errors import BadEvent, NotFound
 from .keys import Entry, Keys
 from .order import KeyState, Link, Park, ask, gap
@@ -21,7 +20,7 @@ from .outbox import History
 from .outbox import history as read_outbox
 from .ports import Record
 from .program import Program, call
-from .reading import Item, Place, Reading, take_in
+from .reading import Item, Place, Reading, take_in, transact
 from .session import Session, Store, keys_value, lookup
 from .statements import statements
 

@@ -1,12 +1,14 @@
-"""What a consumer holds while it reads: its handlers, settings, subscriptions; and records taken
-in: envelope read, link made, handler found. No decision is taken here.
+"""What a consumer holds while it reads: its handlers, settings, subscriptions, its transactions;
+and records taken in: envelope read, link made, handler found. No decision is taken here.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 from msgspec import Struct, msgpack
@@ -21,12 +23,14 @@ from .envelope import (
     read_core,
     read_envelope,
 )
-from .errors import BadRecord
+from .errors import BadRecord, DecodeFailed
 from .event import EventType, stream_of
 from .order import Link
 from .ports import Record
-from .program import Program, call
+from .program import Program, T, call
 from .session import Session
+
+logger = logging.getLogger("oncebox.consumer")
 
 Place = tuple[int, str]
 """A key's row: (subscription id, key)."""
@@ -37,6 +41,9 @@ BY_ID = "#id"
 
 ANY_EVENT = (-1, -1)
 """In place of an event's sequence and stamp: whichever of its key is next."""
+
+IDLE_MARGIN_S = 5.0
+"""How much longer than handlers may take a transaction may be idle, until the database ends it."""
 
 OUTAGES_MAX = 10_000
 """Events whose outages are counted."""
@@ -247,3 +254,56 @@ def record_bytes(record: Record) -> bytes:
 def record_of(stored: bytes) -> Record:
     """The record that `record_bytes` stored."""
     return _decode(bytes(stored))
+
+
+def transact(reading: Reading, program: Program[T]) -> Program[T]:
+    """A program inside a transaction of its own on the consumer's session."""
+    yield from call(reading.session.begin)
+    try:
+        yield from set_limits(reading)
+        result = yield from program
+        yield from call(reading.session.commit)
+    except BaseException:
+        yield from abandon(reading)
+        raise
+    return result
+
+
+def set_limits(reading: Reading) -> Program[None]:
+    """No statement of this transaction waits for ever for whoever holds a lock."""
+    if reading.session.dialect == "postgres":
+        settings = reading.settings
+        # The second ends the connection, which is an outage: so only if the handler's own limit
+        # has not. Handlers that run no statement are one idle time together.
+        longest_s = settings.batch_time_s + settings.handler_timeout_s + IDLE_MARGIN_S
+        limits = (f"{int(s * 1000)}ms" for s in (settings.handler_timeout_s, longest_s))
+        yield from call(reading.session.send, reading.sql["limits"], (*limits,))
+
+
+def abandon(reading: Reading) -> Program[None]:
+    """Roll back, whatever state the connection is in; what was learned inside is forgotten."""
+    reading.subscriptions.clear()
+    for step in (partial(reading.session.pipeline, False), reading.session.rollback):
+        try:
+            yield from call(step)
+        except Exception:  # a dead connection has rolled back by itself
+            logger.debug("giving up a transaction failed", exc_info=True)
+
+
+def decoded(handler: Handler, item: Item) -> Any:
+    """The event in the version that its handler names. Raises DecodeFailed."""
+    version = item.version
+    if version is not None and version != handler.type.version:
+        what = f"{item.type} came in version {version}"
+        expected: str | None = f"version {handler.type.version}, which {handler.name} takes"
+    else:
+        try:
+            return handler.decode(item.record.value or b"")
+        except DecodeFailed as error:
+            what, expected = error.what, error.expected
+    record, envelope = item.record, item.envelope
+    raise DecodeFailed(
+        what, event=envelope.id, source=envelope.source, key=envelope.key, expected=expected,
+        position=f"{record.topic}/{record.partition}@{record.offset}",
+        hint="the event is kept: deploy a handler that takes it, then oncebox redrive",
+    )  # fmt: skip

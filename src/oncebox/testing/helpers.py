@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from msgspec import json
 
-from ..batch import Batch, Setback, transact
+from ..batch import Batch, Setback
 from ..codec import encode
 from ..consumer import CAREFUL_MAX
 from ..effects import have_effect
@@ -24,7 +24,7 @@ from ..errors import NotFound
 from ..event import EventType, event_type, new_id
 from ..ports import Record
 from ..program import Program, call, drive, drive_async, perform
-from ..reading import BY_ID, Reading, subscribe, take_in
+from ..reading import BY_ID, Reading, subscribe, take_in, transact
 from ..running import reading_of
 from ..service import Consumer, Service
 from ..session import Session, keys_value
