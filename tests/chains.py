@@ -151,10 +151,14 @@ def make_store(kind: str, folder: Path, postgres_url: str | None) -> Store:
 class World:
     """One consumer on one store over an embedded log, driven turn by turn."""
 
-    def __init__(self, store: Store, folder: Path, *, partitions: int = 1) -> None:
+    def __init__(
+        self, store: Store, folder: Path, *, partitions: int = 1, topics: tuple[str, ...] = (TOPIC,)
+    ) -> None:
         self.store = store
         self.log: Log = EmbeddedLog(folder / "log.db")
-        self.log.create(TOPIC, partitions)
+        self.topics = topics
+        for topic in topics:
+            self.log.create(topic, partitions)
         self.producer = Producer()
         self.session: Any = store.open()
         self.consumer = Consumer("billing")
@@ -186,7 +190,8 @@ class World:
             session=session,
             sql=statements(self.store.dialect),
             handlers=self.consumer.handlers,
-            topics=(TOPIC,),
+            topics=self.topics,
+            foreign=self.consumer.foreign,
             settings=replace(self.settings, **changes),
             now_ms=lambda: self.now_ms,
         )

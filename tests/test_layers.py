@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "oncebox"
 LAYERS = (
     ("errors",),
     ("event", "order", "ports", "program", "transaction", "session", "statements"),
-    ("envelope", "codec", "lease", "context", "timeouts"),
+    ("envelope", "codec", "others", "lease", "context", "timeouts"),
     ("reading", "keys", "batch", "outbox", "migrate", "stores", "logs", "sql"),
     ("emit", "inbox", "relay", "effects", "gaps", "prune", "consumer", "explorer"),
     ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),
@@ -29,7 +29,7 @@ LAYERS = (
 """From the bottom up. A file imports its own layer and those below it."""
 
 PURE = (
-    "errors", "event", "order", "ports", "program", "envelope", "reading", "batch", "keys", "audit",
+    "errors", "event", "order", "ports", "program", "envelope", "others", "reading", "batch", "keys", "audit",
     "examine",
 )  # fmt: skip
 IMPURE = {"asyncio", "threading", "socket", "sqlite3", "os", "subprocess", "psycopg", "selectors"}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from .inbox import claim
     from .order import Chain
+    from .others import Foreign, foreign
     from .ports import Record
     from .reading import Settings
     from .service import Consumer, Service
@@ -39,6 +40,7 @@ __all__ = [
     "Consumer",
     "Context",
     "Emitted",
+    "Foreign",
     "MissingTables",
     "NoTransaction",
     "OnceboxError",
@@ -51,6 +53,7 @@ __all__ = [
     "claim",
     "errors",
     "event",
+    "foreign",
 ]
 
 _HOME = {
@@ -60,6 +63,7 @@ _HOME = {
     "Consumer": "service",
     "Context": "context",
     "Emitted": "emit",
+    "Foreign": "others",
     "MissingTables": "errors",
     "NoTransaction": "errors",
     "OnceboxError": "errors",
@@ -70,6 +74,7 @@ _HOME = {
     "UnknownId": "errors",
     "Unreachable": "errors",
     "claim": "inbox",
+    "foreign": "others",
 }
 """The module that each name comes from."""
 

@@ -7,49 +7,16 @@ knows neither order nor gaps; and of a duplicate it cannot know whether its read
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial
 from hashlib import blake2b
-
-from msgspec import MsgspecError, json
 
 from .audit import Finding, Ledger, Scope
 from .auditing import Listing, Report, Told, read_log, two_passes
 from .envelope import NUMBER_MAX
-from .errors import ConfigurationError
 from .order import Link
+from .others import part
 from .ports import Log, Record
 from .reading import BY_ID
-
-Part = Callable[[Record], str | None]
-
-
-def part(expression: str) -> Part:
-    """What takes one text from a record: `key`, `offset`, `header:NAME`, or `$.field.field` of a
-    JSON value. It raises ValueError where the value is no JSON. Raises ConfigurationError.
-    """
-    kind, _, name = expression.partition(":")
-    if expression == "key":
-        return lambda record: None if record.key is None else record.key.decode()
-    if expression == "offset":
-        return lambda record: f"{record.partition}@{record.offset}"
-    if kind == "header" and name:
-        return lambda record: next((v.decode() for n, v in record.headers if n == name and v), None)
-    if not expression.startswith("$.") or not all(names := expression[2:].split(".")):
-        raise ConfigurationError(
-            f"expression {expression!r}", expected="key, offset, header:NAME or $.field.field"
-        )
-
-    def field(record: Record) -> str | None:
-        try:
-            value = reduce(lambda at, name: at[name], names, json.decode(record.value or b""))
-        except (KeyError, TypeError):
-            return None
-        except (MsgspecError, RecursionError) as error:
-            raise ValueError(f"its value is no JSON: {error}") from error
-        return None if value is None else str(value)
-
-    return field
 
 
 class _Topic:

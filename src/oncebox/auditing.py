@@ -33,6 +33,7 @@ from .event import stream_of
 from .examine import Cases, examine
 from .inbox import CLAIMED
 from .order import KeyState, Link, Park
+from .others import is_foreign
 from .outbox import Reached, read_reached
 from .ports import Extent, Log, Record, TopicPartition
 from .program import Program, call
@@ -85,7 +86,8 @@ class Report(NamedTuple):
     """What an audit has found. `counts`: by kind, those that are wrong; `settled`: the others.
     `unseen`: events that the log need not have yet; `waiting`: events that consumers keep; `lag`:
     records that consumers have not read. `unexamined`: keys where something differs that were too
-    many to look at. `unknown`: sources whose outbox is not known.
+    many to look at. `unknown`: sources whose outbox is not known, and topics of others, which are
+    for `audit_topic`.
     """
 
     findings: list[Finding]
@@ -129,8 +131,8 @@ def audit(
     for finding in first.unreadable():
         listing.add(finding)
     listing.counts["undecodable", False] += first.bad_count - len(first.bad)
-    unknown = sorted({s.removesuffix(BY_ID) for s in tally.sources} - first.outboxes)
-    return listing.report(tally, unexamined, first.waiting, unknown)
+    unknown = {s.removesuffix(BY_ID) for s in tally.sources} - first.outboxes
+    return listing.report(tally, unexamined, first.waiting, sorted(unknown | first.others))
 
 
 class Listing:
@@ -223,6 +225,7 @@ class _Survey:
         self.topics: dict[int, tuple[Log, set[str]]] = {}
         self.quarantined: dict[str, tuple[str, int]] = {}
         self.dropped: dict[str, set[str]] = {}
+        self.others: set[str] = set()
         self.bad: list[tuple[Record, str]] = []
         self.bad_count = self.waiting = self.done = self.total = 0
 
@@ -287,13 +290,15 @@ class _Survey:
         for source, _, floor, _ in (yield from call(session.run, sql["subscriptions"], (name,))):
             self.floors[name, source] = floor
             read.add(source.removesuffix(BY_ID))
+            if is_foreign(source):
+                self.others.add(source.removesuffix(BY_ID))
         rows = yield from call(session.run, sql["quarantine_numbers"], (name, 0, PAGE_MAX))
         for n, topic, partition, offset, *_ in rows:
             self.quarantined[f"{topic}/{partition}@{offset}"] = name, n
         rows = yield from call(session.run, sql["journal"], (name, BEYOND, "drop", None, PAGE_MAX))
         found = (_DROPPED.search(row[8] or "") for row in rows)
         self.dropped[name] = {match[1] for match in found if match}
-        return {topic for topic, _ in positions}
+        return {topic for topic, _ in positions} - self.others
 
     # ---- the three sides
 
@@ -316,7 +321,7 @@ class _Survey:
             if not side.means(name):
                 continue
             for source, id, *_ in (yield from call(session.run, sql["subscriptions"], (name,))):
-                if not source or source.endswith(CLAIMED):
+                if not source or source.endswith(CLAIMED) or is_foreign(source):
                     continue
                 rows: Rows = [("",)]
                 while rows:

@@ -329,7 +329,10 @@ class Batch:
             if (yield from self.waits(item)):
                 return
             self.left -= 1
-            if not (yield from self.perform(entry, item, link)):
+            lined = (yield from self.keys.line_up(entry, item)) if item.in_line else None
+            if lined is not None:
+                yield from self.go_on(lined)
+            elif not (yield from self.perform(entry, item, link)):
                 return
             entry.state = advance(entry.state, link)
             if entry.attempts or entry.reason is not None or entry.due_ms is not None:

@@ -30,6 +30,7 @@ from .reading import (
     Settings,
     load_subscriptions,
     subscribe,
+    subscribe_first,
     take_in,
     transact,
 )
@@ -231,8 +232,7 @@ class ConsumerLoop:
         reading, start = self.reading, self.settings.start
         if start is not None:
             reading.floor = int(start.timestamp() * 1_000_000) * STAMP_UNITS_PER_US
-        yield from subscribe(reading, "")
-        reading.floor = reading.subscriptions[""].floor
+        yield from subscribe_first(reading)
 
     def ask_log(self, function: Callable[..., T], *arguments: Any) -> Program[T]:
         """What the log says. It may take long: in no transaction, others wait for its locks; and on

@@ -39,7 +39,7 @@ JSON = "application/json"
 _AFTER = re.compile(r"(0|[1-9][0-9]{0,18}):([^:]+):(.+)\Z", re.DOTALL)
 _SCHEMA = re.compile(r"oncebox:([^/]+)/([1-9][0-9]{0,3})\Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TIME_MS_MAX = NUMBER_MAX // STAMP_UNITS_PER_US // 1000
+TIME_MS_MAX = NUMBER_MAX // STAMP_UNITS_PER_US // 1000
 
 
 class Names(NamedTuple):
@@ -174,9 +174,9 @@ def read_core(record: Record, names: Names = KAFKA) -> Core:
     """Read what nearly every record is made of. Raises BadRecord: which header, what it needs."""
     headers, value = record.headers, record.value
     if len(headers) > HEADERS_MAX:
-        raise _bad(record, f"{len(headers)} headers", f"at most {HEADERS_MAX}")
+        raise bad_record(record, f"{len(headers)} headers", f"at most {HEADERS_MAX}")
     if value is not None and len(value) > VALUE_BYTES_MAX:
-        raise _bad(record, f"a value of {len(value)} bytes", f"at most {VALUE_BYTES_MAX}")
+        raise bad_record(record, f"a value of {len(value)} bytes", f"at most {VALUE_BYTES_MAX}")
     fields = dict(headers)
     if len(fields) != len(headers):
         _check_repeated(record, names)
@@ -196,11 +196,15 @@ def read_core(record: Record, names: Names = KAFKA) -> Core:
     except (AttributeError, UnicodeDecodeError):
         raise _unreadable(record, names) from None
     if not 0 < len(id) <= ID_CHARACTERS_MAX or not id.isprintable():
-        raise _bad(record, f"id {id[:40]!r}", f"1 to {ID_CHARACTERS_MAX} printable characters")
+        raise bad_record(
+            record, f"id {id[:40]!r}", f"1 to {ID_CHARACTERS_MAX} printable characters"
+        )
     chain = None if raw_chain is None else read_chain(record, raw_chain)
     if chain is None and labels.version is not None and record.key is not None:
         # One that lost its chain: by its id alone it would run out of order, and run again.
-        raise _bad(record, f"no header {names.chain}", "a chain: a keyed event of oncebox has one")
+        raise bad_record(
+            record, f"no header {names.chain}", "a chain: a keyed event of oncebox has one"
+        )
     known = 4 + (raw_chain is not None) + (raw_schema is not None) + (raw_content is not None)
     return labels, id, _read_key(record, chain), chain, len(fields) > known
 
@@ -209,14 +213,14 @@ def read_envelope(record: Record, names: Names = KAFKA) -> Envelope:
     """Read all of a record's headers. Raises BadRecord, as `read_core`."""
     labels, id, key, chain, more = read_core(record, names)
     if chain is None:
-        time_us = min(max(record.time_ms, 0), _TIME_MS_MAX) * 1000
+        time_us = min(max(record.time_ms, 0), TIME_MS_MAX) * 1000
     else:
         time_us = chain.stamp // STAMP_UNITS_PER_US
     after = void = trace = None
     if more:
         size = sum(len(name) + len(value or b"") for name, value in record.headers)
         if size > HEADER_BYTES_MAX:
-            raise _bad(record, f"headers of {size} bytes", f"at most {HEADER_BYTES_MAX}")
+            raise bad_record(record, f"headers of {size} bytes", f"at most {HEADER_BYTES_MAX}")
         get = dict(record.headers).get
         raw_after, raw_trace, raw_time = get(names.after), get("traceparent"), get(names.time)
         after = _read_after(record, raw_after) if raw_after is not None else None
@@ -237,21 +241,25 @@ _labels: dict[_RawLabels, Labels] = {}
 def _read_labels(record: Record, raw: _RawLabels, names: Names) -> Labels:
     raw_version, raw_source, raw_type, raw_schema, raw_content_type = raw
     if record.headers and record.headers[0][0] == LOST_HEADERS:
-        raise _bad(
+        raise bad_record(
             record, "headers that the log's client cannot give: a name among them is not UTF-8",
             "names in UTF-8; key, value and position are kept, its headers are in the log only",
         )  # fmt: skip
     if raw_version != b"1.0":
-        raise _bad(record, f"{names.specversion} is {raw_version!r}", "1.0: a CloudEvents record")
+        raise bad_record(
+            record, f"{names.specversion} is {raw_version!r}", "1.0: a CloudEvents record"
+        )
     if any(value is not None and len(value) > ATTRIBUTE_BYTES_MAX for value in raw):
-        raise _bad(record, "an attribute that is too long", f"at most {ATTRIBUTE_BYTES_MAX} bytes")
+        raise bad_record(
+            record, "an attribute that is too long", f"at most {ATTRIBUTE_BYTES_MAX} bytes"
+        )
     try:
         source, type = raw_source.decode(), raw_type.decode()  # type: ignore[union-attr]
     except (AttributeError, UnicodeDecodeError):
         raise _unreadable(record, names) from None
     for name, text in (("source", source), ("type", type)):
         if not text or not text.isprintable():
-            raise _bad(record, f"{name} {text[:40]!r}", "printable text")
+            raise bad_record(record, f"{name} {text[:40]!r}", "printable text")
     content_type = JSON
     if raw_content_type is not None:
         content_type = raw_content_type.decode("latin-1")
@@ -272,7 +280,7 @@ def read_chain(record: Record, raw: bytes) -> Chain:
             if is_sound(chain):
                 return chain
     shown = raw[:60].decode("latin-1")
-    raise _bad(
+    raise bad_record(
         record, f"chain {shown!r}", "sequence:stamp:previous, rising; previous empty for number 1"
     )
 
@@ -293,18 +301,18 @@ def _read_key(record: Record, chain: Chain | None) -> str | None:
     raw = record.key
     if raw is None:
         if chain is not None:
-            raise _bad(record, "a chain without a key", "the key as the record's key")
+            raise bad_record(record, "a chain without a key", "the key as the record's key")
         return None
     if chain is not None and not 0 < len(raw) <= KEY_BYTES_MAX:
-        raise _bad(record, f"a key of {len(raw)} bytes", f"1 to {KEY_BYTES_MAX} bytes")
+        raise bad_record(record, f"a key of {len(raw)} bytes", f"1 to {KEY_BYTES_MAX} bytes")
     try:
         key = raw.decode()
     except UnicodeDecodeError:
         if chain is None:
             return None
-        raise _bad(record, f"key {raw[:40]!r}", "UTF-8") from None
+        raise bad_record(record, f"key {raw[:40]!r}", "UTF-8") from None
     if "\0" in key:
-        raise _bad(record, f"key {key[:40]!r} with NUL", "text without NUL")
+        raise bad_record(record, f"key {key[:40]!r} with NUL", "text without NUL")
     return key
 
 
@@ -313,7 +321,7 @@ def _read_schema(record: Record, type: str, raw: bytes | None) -> int | None:
         return None
     match = _SCHEMA.match(raw.decode("latin-1"))
     if match is None or match[1] != type:
-        raise _bad(record, f"dataschema {raw[:60]!r}", f"oncebox:{type}/VERSION")
+        raise bad_record(record, f"dataschema {raw[:60]!r}", f"oncebox:{type}/VERSION")
     return int(match[2])
 
 
@@ -327,7 +335,7 @@ def _read_after(record: Record, raw: bytes) -> Reference:
         sound = len(source) <= ATTRIBUTE_BYTES_MAX and source.isprintable() and "\0" not in key
         if sound and stamp <= NUMBER_MAX and len(key.encode()) <= KEY_BYTES_MAX:
             return Reference(source, key, stamp)
-    raise _bad(record, f"after {raw[:60]!r}", "stamp:source:key")
+    raise bad_record(record, f"after {raw[:60]!r}", "stamp:source:key")
 
 
 def _read_time(record: Record, raw: bytes) -> int:
@@ -335,7 +343,7 @@ def _read_time(record: Record, raw: bytes) -> int:
         moment = datetime.fromisoformat(raw.decode("ascii"))
         return (moment - _EPOCH) // timedelta(microseconds=1)
     except (ValueError, TypeError, OverflowError):
-        raise _bad(record, f"time {raw[:40]!r}", "RFC 3339 with an offset") from None
+        raise bad_record(record, f"time {raw[:40]!r}", "RFC 3339 with an offset") from None
 
 
 def _check_repeated(record: Record, names: Names) -> None:
@@ -343,7 +351,7 @@ def _check_repeated(record: Record, names: Names) -> None:
     seen: set[str] = set()
     for name, _ in record.headers:
         if name in seen and name in (*names, "content-type", "traceparent"):
-            raise _bad(record, f"header {name!r} twice", "each attribute once")
+            raise bad_record(record, f"header {name!r} twice", "each attribute once")
         seen.add(name)
 
 
@@ -352,13 +360,14 @@ def _unreadable(record: Record, names: Names) -> BadRecord:
     for name in (names.id, names.source, names.type):
         raw = fields.get(name)
         if raw is None:
-            return _bad(record, f"no header {name}", "a CloudEvents record in binary mode")
+            return bad_record(record, f"no header {name}", "a CloudEvents record in binary mode")
         if not raw.isascii():
-            return _bad(record, f"header {name} is {raw[:40]!r}", "readable text")
-    return _bad(record, "unreadable headers", "text")
+            return bad_record(record, f"header {name} is {raw[:40]!r}", "readable text")
+    return bad_record(record, "unreadable headers", "text")
 
 
-def _bad(record: Record, what: str, expected: str) -> BadRecord:
+def bad_record(record: Record, what: str, expected: str) -> BadRecord:
+    """What is raised of a record that cannot be read."""
     said = dict(record.headers)
     return BadRecord(
         what,

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from msgspec import Struct, json
+from msgspec import Struct, json, structs
 
 from .envelope import NUMBER_MAX, Reference
-from .order import KeyState, Link, Park
+from .order import KeyState, Link, Park, judge
 from .program import Program, call
 from .reading import (
     BY_ID,
@@ -83,6 +83,7 @@ class Keys:
         self.items: Sequence[Item] = ()
         self.drains: Mapping[Place, bool] = {}
         self.entries: dict[Place, Entry] = {}
+        self.lines: set[Place] = set()  # of events that arrive and get a place behind the last one
         self.kept_bytes = 0
 
     def load(self, items: Sequence[Item], drains: Mapping[Place, bool]) -> Program[None]:
@@ -96,6 +97,8 @@ class Keys:
                 awaited = yield from self.awaited_place(item.after)
                 if awaited is not None:
                     places.add(awaited)
+                    if item.in_line:
+                        self.lines.add(awaited)
         yield from self.lock(places)
 
     def lock(self, places: set[Place]) -> Program[None]:
@@ -181,6 +184,7 @@ class Keys:
         yield from self.take_kept(rows)
         cut = {place for place in behind if self.entries[place].unloaded}
         near = [(*item.place, *item.link[:2]) for item in self.items if item.place in cut]
+        near += [(*place, NUMBER_MAX, NUMBER_MAX) for place in sorted(self.lines & cut)]
         yield from self.take_kept((yield from lookup(session, sql["kept_near"], near)))
 
     def take_kept(self, rows: Rows) -> Program[None]:
@@ -218,6 +222,30 @@ class Keys:
             subscription = yield from subscribe(reading, after.source)
         return subscription.id, after.key
 
+    def line_up(self, by_id: Entry, item: Item) -> Program[Entry | None]:
+        """An event of others that came for the first time takes its place in the line of its key:
+        it gets the chain that its writer did not give, by the order in which events came here.
+        Returns the key, to be gone on with; None if the event stands in that line already.
+        """
+        assert item.after is not None
+        place = yield from self.awaited_place(item.after, ever=True)
+        assert place is not None, "its topic is one that this consumer reads"
+        if place == by_id.place:
+            return None
+        entry, condemned = self.entries[place], self.reading.condemned
+        state, stamp = entry.state, max(item.link.stamp, entry.floor, entry.state.cutoff)
+        last = state.kept[-1] if state.kept else state
+        previous = None if last.sequence < 1 else last.stamp
+        link = item.link._replace(
+            sequence=max(last.sequence, 0) + 1, stamp=max(stamp, last.stamp + 1), previous=previous
+        )
+        doom = self.reading.doom(by_id.place, item.link)
+        if doom is not None:
+            condemned[place, link.sequence, link.stamp] = doom
+        entry.items[link] = structs.replace(item, link=link, place=place)
+        _, entry.state = judge(state, link, entry.floor)
+        return entry
+
     def write(self) -> Program[list[Place]]:
         """Write what changed; the keys that waited for one that advanced."""
         session, sql = self.reading.session, self.reading.sql
@@ -250,7 +278,7 @@ class Keys:
         item = entry.items[link]
         after = item.after
         waits_for = None
-        if after is not None:
+        if after is not None and not item.in_line:
             waits_for = yield from self.awaited_place(after, ever=True)
         stored = record_bytes(item.record)
         self.kept_bytes += len(stored)

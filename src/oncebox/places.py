@@ -129,8 +129,10 @@ def place_of(service: Service) -> Place:
 
 
 def streams(service: Service) -> set[str]:
-    """The streams that a service reads, and those that it has emitted to."""
-    found = {stream for c in service.consumers.values() for stream in c.streams}
+    """The streams that a service reads, and those that it has emitted to; no topics of others."""
+    found = {
+        stream for c in service.consumers.values() for stream in {*c.streams} - c.foreign.keys()
+    }
     if service.store is None:
         return found
     start = service.source("x").removesuffix("x")

@@ -72,6 +72,12 @@ def retry(desk: Desk, n: int) -> Program[str]:
     def work() -> Program[str]:
         record = yield from shown(desk, n)
         reading = yield from desk.reading()
+        if record.topic in reading.subscriptions:
+            raise Refused(
+                f"record {n} is of topic {record.topic}, which others write",
+                hint="mend the expressions of its `foreign`, then read it again: oncebox replay"
+                f" {desk.consumer}",
+            )
         taken = take_in(reading, [record])
         (item,) = taken.items
         if item.bad is not None:

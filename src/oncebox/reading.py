@@ -26,6 +26,7 @@ from .envelope import (
 from .errors import BadRecord, DecodeFailed
 from .event import EventType, stream_of
 from .order import Link
+from .others import IN_LINE, Foreign
 from .ports import Record
 from .program import Program, T, call
 from .session import Session
@@ -116,7 +117,7 @@ class Item(Struct, gc=False):
 
     `after`: the event of another key that it waits for. `chained`: it has a place in a chain, and
     is not known by its id alone. `bad`: it cannot be read, and why; then all else but `record` says
-    nothing.
+    nothing. `foreign`: how to read it, if others wrote it.
     """
 
     record: Record
@@ -128,11 +129,21 @@ class Item(Struct, gc=False):
     chained: bool
     after: Reference | None
     bad: str | None = None
+    foreign: Foreign[Any] | None = None
 
     @property
     def envelope(self) -> Envelope:
         """All that its headers say."""
-        return read_envelope(self.record)
+        return (
+            read_envelope(self.record)
+            if self.foreign is None
+            else self.foreign.envelope(self.record)
+        )
+
+    @property
+    def in_line(self) -> bool:
+        """Whether it takes effect behind all that came of its key before: see `foreign`."""
+        return self.after is not None and self.after.stamp == IN_LINE
 
 
 _NO_LINK = Link(0, 0, None, "")
@@ -150,6 +161,8 @@ class Reading:
     settings: Settings
     now_ms: Callable[[], int]
     state: Any = None
+    foreign: Mapping[str, Foreign[Any]] = field(default_factory=dict)
+    """How to read the topics that others write."""
     subscriptions: dict[str, Subscription] = field(default_factory=dict)
     sources: dict[int, str] = field(default_factory=dict)
     floor: int = 0
@@ -197,9 +210,16 @@ class Taken(NamedTuple):
 def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
     """Read headers, make links, find handlers and rows. No I/O."""
     items, new = [], []
-    subscriptions, handlers = reading.subscriptions, reading.handlers
+    subscriptions, handlers, others = reading.subscriptions, reading.handlers, reading.foreign
     for record in records:
+        foreign = others.get(record.topic) if others else None
         try:
+            if foreign is not None:
+                item = take_in_foreign(reading, foreign, record)
+                items.append(item)
+                if not item.place[0]:
+                    new.append((foreign.topic + BY_ID, item))
+                continue
             labels, id, key, chain, more = read_core(record)
             envelope = read_envelope(record) if more or chain is None else None
         except BadRecord as error:
@@ -226,12 +246,36 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
     return Taken(items, new)
 
 
+def take_in_foreign(reading: Reading, foreign: Foreign[Any], record: Record) -> Item:
+    """The same for a record of others. Raises BadRecord."""
+    envelope = foreign.envelope(record)
+    hashed = digest(envelope.type, void=False, value=record.value)
+    link = Link(1, envelope.time_us * STAMP_UNITS_PER_US, None, envelope.id, hashed)
+    known = reading.subscriptions.get(foreign.topic + BY_ID)
+    place = (0 if known is None else known.id, envelope.id)
+    handler = reading.handlers.get(envelope.type)
+    return Item(
+        record, envelope.type, None, handler, link, place, False, envelope.after, foreign=foreign
+    )
+
+
 def subscribe(reading: Reading, source: str) -> Program[Subscription]:
     """Begin to read a source, from the consumer's floor on; known from then on."""
     session, sql = reading.session, reading.sql
     yield from call(session.run, sql["subscribe"], (reading.consumer, source, reading.floor))
     yield from load_subscriptions(reading)
     return reading.subscriptions[source]
+
+
+def subscribe_first(reading: Reading) -> Program[None]:
+    """Know the floor, and have the subscriptions that no record may be the first to ask for: what
+    a batch makes is gone if it is undone.
+    """
+    yield from subscribe(reading, "")
+    reading.floor = reading.subscriptions[""].floor
+    for topic in reading.foreign:
+        for source in (topic + BY_ID, topic):  # its ids, and its keys
+            yield from subscribe(reading, source)
 
 
 def load_subscriptions(reading: Reading) -> Program[None]:

@@ -178,4 +178,5 @@ def reading_of(
         settings=consumer.settings,
         now_ms=now_ms,
         state=state,
+        foreign=consumer.foreign,
     )

@@ -15,6 +15,7 @@ from .codec import codec_of, decode
 from .emit import Emitter
 from .errors import ConfigurationError
 from .event import check_name, event_type, source_name
+from .others import Foreign
 from .reading import Handler, Settings
 from .statements import check_schema
 from .transaction import StoreOf, Tx
@@ -38,9 +39,12 @@ class Consumer(Generic[Tx]):
     name: str
     settings: Settings = field(default_factory=Settings)
     handlers: dict[str, Handler] = field(default_factory=dict)
+    foreign: dict[str, Foreign[Any]] = field(default_factory=dict)
+    """How it reads the topics that others write."""
 
-    def on(self, cls: type[E]) -> Callable[[Function[Tx, E, R]], Function[Tx, E, R]]:
-        """Register a function for an event class; the function is returned unchanged.
+    def on(self, cls: type[E] | Foreign[E]) -> Callable[[Function[Tx, E, R]], Function[Tx, E, R]]:
+        """Register a function for an event class, or for a topic that others write (`foreign`); the
+        function is returned unchanged.
 
         It is called as `(tx, event)`, or `(tx, event, context)` if it takes three, inside one
         transaction of the consumer's store, which it neither commits nor rolls back. On PostgreSQL,
@@ -48,18 +52,23 @@ class Consumer(Generic[Tx]):
         which fails for as long as the batch is open. Raises ConfigurationError for a second handler
         of the same type, and where plain functions and coroutines are mixed.
         """
-        declared = event_type(cls)
+        declared = cls.type if isinstance(cls, Foreign) else event_type(cls)
 
         def register(function: Function[Tx, E, R]) -> Function[Tx, E, R]:
+            self._check_topic(cls, declared.stream)
             known = self.handlers.get(declared.type)
             if known is not None and known.function is not function:
                 raise ConfigurationError(
                     f"{self.name} has a handler for {declared.type} already: {known.name}",
                     hint='give the second one a consumer of its own: service.consumer("mail")',
                 )
-            codec_of(cls)  # a class that cannot be decoded is found now
             with_context = _positional_count(function) >= 3
-            handler = Handler(function, declared, partial(decode, cls), with_context)
+            if isinstance(cls, Foreign):
+                read = cls.read
+            else:
+                codec_of(cls)  # a class that cannot be decoded is found now
+                read = partial(decode, cls)
+            handler = Handler(function, declared, read, with_context)
             for other in self.handlers.values():
                 if _is_coroutine(other.function) != _is_coroutine(function):
                     raise ConfigurationError(
@@ -68,9 +77,24 @@ class Consumer(Generic[Tx]):
                         hint="one consumer's handlers are all plain or all coroutines",
                     )
             self.handlers[declared.type] = handler
+            if isinstance(cls, Foreign):
+                self.foreign[cls.topic] = cls
             return function
 
         return register
+
+    def _check_topic(self, cls: object, topic: str) -> None:
+        """A topic is one that others write, read in one way, or it is one of ours."""
+        known = self.foreign.get(topic)
+        if (
+            known != cls
+            if known is not None
+            else isinstance(cls, Foreign) and topic in self.streams
+        ):
+            raise ConfigurationError(
+                f"{self.name} reads topic {topic} in another way already",
+                hint='give the second handler a consumer of its own: service.consumer("mail")',
+            )
 
     @property
     def asynchronous(self) -> bool:
@@ -113,7 +137,7 @@ class Service(Emitter, Generic[Tx]):
         self.consumers: dict[str, Consumer[Tx]] = {}
         self.settings = settings or Settings()
 
-    def on(self, cls: type[E]) -> Callable[[Function[Tx, E, R]], Function[Tx, E, R]]:
+    def on(self, cls: type[E] | Foreign[E]) -> Callable[[Function[Tx, E, R]], Function[Tx, E, R]]:
         """Register a handler of the service's own consumer; see `Consumer.on`."""
         return self.consumer().on(cls)
 

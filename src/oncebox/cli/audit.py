@@ -10,6 +10,7 @@ from ..audit import Finding
 from ..audit_topic import audit_topic
 from ..auditing import YOUNGER_S, Report, Side, Told
 from ..auditing import audit as perform
+from ..others import is_foreign
 from ..places import Place, configured, distinct, everywhere, locate
 from ..ports import Log
 from .options import said
@@ -100,7 +101,10 @@ def _show(report: Report, limit: int) -> None:
         if count:
             remark(f"{counted(count, 'event')} {what}")
     for source in report.unknown:
-        remark(f"{source}: its outbox is not known here, so nothing can be called lost")
+        what = "its outbox is not known here, so nothing can be called lost"
+        if is_foreign(source):
+            what = f"others write it, so it was left out: oncebox audit --topic {source}"
+        remark(f"{source}: {what}")
     if report.unexamined:
         remark(f"{counted(report.unexamined, 'key')} more differ, and were not looked at")
     read = f"{report.rows:,} rows, {report.records:,} records, {counted(report.keys, 'key')}"
