@@ -123,6 +123,27 @@ async def world(
     sync.close()
 
 
+async def test_lists_take_effect_once_and_a_failing_event_parks_alone(world: AsyncWorld) -> None:
+    lists: list[list[int]] = []
+
+    @world.world.consumer.on_batch(Paid)
+    async def pay(tx: Any, events: list[Paid], contexts: list[Context[None]]) -> None:
+        lists.append([paid.cents for paid in events])
+        for paid in events:
+            await world.record(tx, paid.order, paid.cents)
+        if any(context.key == "b" for context in contexts):
+            raise ValueError("no account")
+
+    producer = world.world.producer
+    a, b, c = producer.paid("a", 1, 2, 3), producer.paid("b", 10), producer.paid("c", 5, 6)
+    world.world.deliver(a[0], c[0], a[0], a[2], b[0], a[1], c[1])
+    await world.settle()
+    assert lists[0] == [1, 5, 10, 2, 3, 6]
+    assert world.world.of("a") == [1, 2, 3]
+    assert world.world.of("c") == [5, 6]
+    assert world.world.parked() == {"b": ("poison", "ValueError: no account", 1)}
+
+
 async def test_events_take_effect_once_and_in_order(world: AsyncWorld) -> None:
     @world.world.consumer.on(Paid)
     async def pay(tx: Any, paid: Paid) -> None:

@@ -16,8 +16,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "oncebox"
 LAYERS = (
     ("errors",),
     ("event", "order", "ports", "program", "transaction", "session", "statements"),
-    ("envelope", "codec", "others", "lease", "context", "timeouts"),
-    ("reading", "keys", "batch", "outbox", "migrate", "stores", "logs", "sql"),
+    ("envelope", "codec", "others", "lease", "suspects", "context", "timeouts"),
+    ("reading", "keys", "calling", "batch", "outbox", "migrate", "stores", "logs", "sql"),
     ("emit", "inbox", "relay", "effects", "gaps", "prune", "consumer", "explorer"),
     ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),
     ("audit", "examine", "auditing", "audit_topic"),
@@ -29,8 +29,8 @@ LAYERS = (
 """From the bottom up. A file imports its own layer and those below it."""
 
 PURE = (
-    "errors", "event", "order", "ports", "program", "envelope", "others", "reading", "batch", "keys", "audit",
-    "examine",
+    "errors", "event", "order", "ports", "program", "envelope", "others", "reading", "batch",
+    "calling", "keys", "audit", "examine",
 )  # fmt: skip
 IMPURE = {"asyncio", "threading", "socket", "sqlite3", "os", "subprocess", "psycopg", "selectors"}
 CLIENTS = {

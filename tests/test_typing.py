@@ -77,6 +77,18 @@ def of_another_event(tx: Session, paid: str) -> None: ...
 
 @billing.on(Paid)  # both
 def of_too_few(tx: Session) -> None: ...
+
+
+@billing.on_batch(Paid)  # both
+def of_one_event(tx: Session, paid: Paid) -> None: ...
+
+
+@billing.on(Paid)  # both
+def of_a_list(tx: Session, events: list[Paid]) -> None: ...
+
+
+@billing.on_batch(Paid)  # both
+def of_other_events(tx: Session, events: list[str]) -> None: ...
 """
 
 

@@ -16,7 +16,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from .context import Context, Suspend, rebuilding
+from .calling import Calls, Setback, describe, is_outage
+from .context import Suspend
 from .errors import Fenced, HandlerBroke
 from .keys import Entry, Keys
 from .lease import Held
@@ -66,10 +67,6 @@ COUNT_OF = {
     Verdict.DUPLICATE: 3, Verdict.LATE: 4, Verdict.ORPHAN: 5, Verdict.BEFORE_START: 6,
     Verdict.FORK: FORKS,
 }  # fmt: skip
-
-
-class Setback(Exception):
-    """A handler failed in a batch that ran together: undo it and run carefully."""
 
 
 class Broken(Exception):
@@ -134,6 +131,7 @@ class Batch:
         self.unfinished: list[Place] = []
         self.keys = Keys(reading, self.now_ms, self.events_max)
         self.counts = [0] * len(COUNTS)
+        self.calls = Calls(reading)
         self.wanted: list[Wanted] = []
         self.failures: list[Exception] = []  # of handlers, for those who run one batch by hand
         self.notes: list[tuple[Any, ...]] = []
@@ -156,6 +154,8 @@ class Batch:
             for place, release in self.drains.items():
                 yield from self.go_on(self.keys.entries[place], release=release)
             settled = yield from self.go_through()
+            yield from self.calls.perform_lists()
+            self.counts[APPLIED] += self.calls.applied
             if not self.careful:
                 yield session.pipeline, (False,)
             wakes = yield from self.keys.write()
@@ -213,7 +213,7 @@ class Batch:
     def go_through(self) -> Program[int]:
         """All items in order; how many of them are settled when time is up."""
         reading, entries, counts = self.reading, self.keys.entries, self.counts
-        session = reading.session
+        session, listed = reading.session, self.calls.listed
         tx = session.handle
         condemned, suspending, now_ms = reading.condemned, reading.suspending, reading.now_ms
         careful, lost, deadline_ms = self.careful, session.lost, self.deadline_ms
@@ -245,8 +245,10 @@ class Batch:
                 elif item.type in suspending:
                     yield from self.settle_item(entry, item)
                     continue
-                elif handler.with_context:
-                    yield from self.perform_together(entry, item, handler)
+                elif handler.listed or handler.with_context or listed:
+                    if (yield from self.perform_together(entry, item, handler)) is not None:
+                        yield from self.settle_item(entry, item)
+                        continue
                 else:
                     try:
                         event = decoded(handler, item)
@@ -368,8 +370,8 @@ class Batch:
             return self.fail(entry, link, reason, again=again)
         if self.careful or item.type in self.reading.suspending:
             return (yield from self.perform_alone(entry, item, link, handler))
-        yield from self.perform_together(entry, item, handler)
-        return True
+        failure = yield from self.perform_together(entry, item, handler)
+        return failure is None or self.fail(entry, link, failure)
 
     def fail(
         self, entry: Entry, link: Link, reason: str, *, again: bool = True, spent: bool = True
@@ -392,10 +394,15 @@ class Batch:
         self.hold(entry, reason, due=self.now_ms + int(wait_s * 1000) if again else None)
         return False
 
-    def perform_together(self, entry: Entry, item: Item, handler: Handler) -> Program[None]:
-        """Run a handler without a savepoint; any failure undoes the batch."""
+    def perform_together(self, entry: Entry, item: Item, handler: Handler) -> Program[str | None]:
+        """Run a handler without a savepoint; any failure undoes the batch. Why the event cannot
+        go on the list of its handler.
+        """
+        if handler.listed:
+            return (yield from self.calls.put_on_list(entry, item, handler))
+        yield from self.calls.cut_list(item.place)
         try:
-            yield from self.invoke(entry, item, handler)
+            yield from self.calls.invoke(entry, item, handler)
         except Suspend:
             self.reading.suspending.add(item.type)
             raise Setback from None
@@ -405,6 +412,7 @@ class Batch:
         if lost is not None and lost():
             raise Setback
         self.counts[APPLIED] += 1
+        return None
 
     def set_back(self, entry: Entry, link: Link, error: Exception) -> NoReturn:
         """A handler failed where all run together: an outage passes, all else is run carefully."""
@@ -419,7 +427,7 @@ class Batch:
         session = self.reading.session
         yield from call(session.savepoint)
         try:
-            yield from self.invoke(entry, item, handler)
+            yield from self.calls.invoke(entry, item, handler)
         except Suspend as suspend:
             yield from self.undo(item, handler, None)
             self.wanted.append(Wanted(item, suspend, link.stamp <= entry.had))
@@ -459,35 +467,6 @@ class Batch:
             event = {"event": item.envelope.id, "source": item.envelope.source}
             raise Broken(item, ended(handler.name, key=item.envelope.key, **event)) from gone
 
-    def invoke(self, entry: Entry, item: Item, handler: Handler) -> Program[None]:
-        """Decode and call. Raises what the handler raises, DecodeFailed, Suspend."""
-        reading, had = self.reading, item.link.stamp <= entry.had
-        arguments: tuple[Any, ...] = (reading.session.handle, decoded(handler, item))
-        context: Context[Any] | None = None
-        if handler.with_context:
-            envelope = item.envelope
-            done = reading.effects.get((envelope.source, envelope.id), {})
-            context = Context(
-                envelope, item.record, reading.consumer, entry.attempts + 1, reading.state, done,
-                rebuilding=had,
-            )  # fmt: skip
-            arguments += (context,)
-        if had:  # what the handler's own SQL emits, too; a failure undoes this as well
-            yield from call(reading.session.send, reading.sql["quiet"], ("on",))
-        rebuilding.set(had)
-        try:
-            yield handler.function, arguments
-        finally:
-            rebuilding.set(False)
-        if had:
-            yield from call(reading.session.send, reading.sql["quiet"], ("off",))
-        if context is not None and context.suspended is not None:
-            raise HandlerBroke(
-                f"{handler.name} caught what `once` raised",
-                event=context.id,
-                hint="catch Exception, not BaseException, around once()",
-            )
-
     # ---- waiting
 
     def waits(self, item: Item) -> Program[bool]:
@@ -500,6 +479,7 @@ class Batch:
             return False
         entry = self.keys.entries[place]
         if after.stamp < entry.floor or entry.state.stamp >= after.stamp:
+            yield from self.calls.cut_list(place, item.type)
             return False
         if not entry.awaited:
             entry.awaited = entry.other = True
@@ -527,19 +507,6 @@ class Batch:
         )  # fmt: skip
 
 
-def describe(error: BaseException) -> str:
-    """An exception in one line, for people who will decide what to do with the event."""
-    text = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def storable(text: str) -> str:
     """A reason as every database takes it: it may quote anything, NUL and lone surrogates too."""
     return text[:REASON_MAX].encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether a handler's failure is nobody's fault: spend no attempt, wait and try again."""
-    if isinstance(error, ConnectionError | TimeoutError):
-        return True
-    return getattr(error, "retryable", False) is True or trouble(error) != "other"

@@ -13,7 +13,8 @@ from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from .batch import DONE, Batch, Broken, Outcome, Setback, Wanted, describe, is_outage
+from .batch import DONE, Batch, Broken, Outcome, Wanted
+from .calling import Setback, describe, is_outage
 from .effects import have_effect
 from .envelope import STAMP_UNITS_PER_US
 from .errors import CorruptStore, Fenced, LogTruncated, Unreachable
@@ -36,6 +37,7 @@ from .reading import (
 )
 from .session import Store
 from .stores.base import trouble, typed
+from .suspects import DEADLY, TAKEOVERS_MAX, suspected
 
 logger = logging.getLogger("oncebox.consumer")
 
@@ -44,14 +46,6 @@ CAREFUL_MAX = 50
 
 DRAIN_MAX = 100
 """Waiting keys that are gone on with in one batch."""
-
-TAKEOVERS_MAX = 3
-"""Owners that died at one position before events there run one by one, each noted first."""
-
-DEATHS_MAX = 2
-"""Owners that died while the noted event ran, until it is parked: one may have another cause."""
-
-DEADLY = "its process died each time that it ran"
 
 DESCRIBE_S = 10.0
 """How often a topic is asked for its partitions, which may have grown."""
@@ -99,6 +93,7 @@ class ConsumerLoop:
         self.next_upkeep_ms = 0
         self.next_describe_ms = 0
         self.partitions: dict[str, int] = {}  # of each topic; 0: it does not exist
+        self.together_max = 1  # fewer than were fetched where a list failed
         self.truncated = False
         self.next_sweep_ms = 0
         self.parked = 1  # at least what `look_what_is_due` last counted, and more since
@@ -367,6 +362,7 @@ class ConsumerLoop:
         at = (records[0].topic, records[0].partition)
         if at in self.single and (yield from self.look_out(at, f"@{records[0].offset}")):
             self.condemn(items[0], DEADLY, again=False)
+        self.together_max = len(items)
         while items and not self.stopping():
             settled = yield from self.settle(items)
             items = items[settled:]
@@ -376,14 +372,9 @@ class ConsumerLoop:
     def look_out(self, place: TopicPartition, name: str) -> Program[bool]:
         """Before an event that may kill the process: note it at this partition. Whether it has
         killed often enough: then it is parked instead.
-
-        The note is "deaths takeovers name": how many owners died while it ran, and how many had
-        died here when it was noted, so that one which ended otherwise does not count.
         """
         reading, held = self.reading, self.held[place]
-        deaths, takeovers, suspect = noted(held.suspect)
-        deaths = 0 if suspect != name else deaths + (held.takeovers > takeovers)
-        note = f"{deaths} {held.takeovers} {name}"
+        note, deadly = suspected(held, name)
         parameters = (reading.consumer, *place, held.term, note)
         rows = yield from self.transact(
             call(reading.session.run, reading.sql["suspect"], parameters)
@@ -394,7 +385,7 @@ class ConsumerLoop:
         self.single[place] -= 1
         if not self.single[place]:
             del self.single[place]
-        return deaths >= DEATHS_MAX
+        return deadly
 
     def look_ahead(self, records: Sequence[Record]) -> Program[None]:
         """Too much waits to take in more. But what fills a gap, or is waited for, lets others go
@@ -414,7 +405,7 @@ class ConsumerLoop:
     def settle(self, items: Sequence[Item]) -> Program[int]:
         """One committed batch over the first of these items; how many it settled."""
         careful = bool(self.single)
-        count = len(items)
+        count = min(len(items), self.together_max)
         while True:
             chunk = items[: min(count, CAREFUL_MAX)] if careful else items[:count]
             fence = {}
@@ -425,8 +416,11 @@ class ConsumerLoop:
             batch = Batch(self.reading, chunk, fence, {}, careful=careful, events_max=events_max)
             try:
                 outcome = yield from batch.run()
-            except Setback:
-                careful = True
+            except Setback as setback:
+                if setback.several and len(chunk) > 1:
+                    count = self.together_max = len(chunk) // 2
+                else:
+                    careful = True
             except Broken as broken:
                 self.condemn(broken.item, broken.error.what, again=False)
                 careful = True
@@ -438,6 +432,7 @@ class ConsumerLoop:
             else:
                 self.held.update(fence)
                 self.follow(outcome)
+                self.together_max *= 2
                 return outcome.settled
 
     def narrow(self, chunk: Sequence[Item], *, careful: bool, error: Exception) -> int:
@@ -591,10 +586,3 @@ class ConsumerLoop:
                 )  # fmt: skip
             self.paused = paused
             self.parked, self.kept_bytes = parked, kept_bytes
-
-
-def noted(suspect: str | None) -> tuple[int, int, str]:
-    """What `look_out` wrote: deaths, takeovers, name."""
-    deaths, _, rest = (suspect or "").partition(" ")
-    takeovers, _, name = rest.partition(" ")
-    return (int(deaths), int(takeovers), name) if name else (0, 0, "")

@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from .envelope import Envelope, Reference
+from .errors import ConfigurationError
 from .order import Chain
 from .ports import Record
 
@@ -39,7 +40,8 @@ class Effect(NamedTuple):
 
 
 class Context(Generic[S]):
-    """The optional third parameter of a handler; `S` is the type of the application's state.
+    """The optional third parameter of a handler, for batch handlers a list of them, one for each
+    event; `S` is the type of the application's state.
 
     `id`, `source`, `key`, `type`, `version`, `time` (UTC), `chain`, `record` (bytes, headers and
     position) describe the event; `attempt` counts from 1; `state` is what the application passed
@@ -49,7 +51,8 @@ class Context(Generic[S]):
     """
 
     __slots__ = (
-        "_done", "_envelope", "_scope", "attempt", "rebuilding", "record", "state", "suspended",
+        "_done", "_envelope", "_scope", "attempt", "listed", "rebuilding", "record", "state",
+        "suspended",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +65,7 @@ class Context(Generic[S]):
         done: Mapping[str, Effect],
         *,
         rebuilding: bool = False,
+        listed: bool = False,
     ) -> None:
         self._envelope = envelope
         self._scope = scope
@@ -70,6 +74,7 @@ class Context(Generic[S]):
         self.attempt = attempt
         self.state = state
         self.rebuilding = rebuilding
+        self.listed = listed
         self.suspended: Suspend | None = None
 
     @property
@@ -126,7 +131,13 @@ class Context(Generic[S]):
         line; now `once` returns the result. A crash in between calls `effect` again with the
         same key. `step` names the effect within this handler. In a rebuild it is not called again:
         `once` returns the result of the first time, or None where this consumer has none.
+        Raises ConfigurationError in a batch handler, whose list cannot be left for one event.
         """
+        if self.listed:
+            raise ConfigurationError(
+                "once() in a batch handler", event=self.id, source=self.source, key=self.key,
+                hint="an effect outside the database belongs to one event: handle it by on()",
+            )  # fmt: skip
         done = self._done.get(step)
         if done is not None:
             result: R = done.result

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from msgspec import json
 
-from .batch import Wanted, describe, is_outage
+from .batch import Wanted
+from .calling import describe, is_outage
 from .context import Effect, idempotency_key
 from .program import Program, call
 from .reading import Reading, transact

@@ -51,12 +51,15 @@ OUTAGES_MAX = 10_000
 
 
 class Handler(NamedTuple):
-    """A user's function for one event type, in the version that its class names."""
+    """A user's function for one event type, in the version that its class names. `listed`: it takes
+    events in lists.
+    """
 
     function: Callable[..., Any]
     type: EventType
     decode: Callable[[bytes], Any]
     with_context: bool
+    listed: bool = False
 
     @property
     def name(self) -> str:
@@ -80,6 +83,8 @@ class Settings:
     """Events in one transaction."""
     batch_bytes_max: int = 8 * 1024 * 1024
     """Bytes of events in one transaction."""
+    list_max: int = 1000
+    """Events in one call of a batch handler."""
     batch_time_s: float = 2.0
     """How long a transaction's handlers may take together before it is closed."""
     fetch_wait_s: float = 0.5

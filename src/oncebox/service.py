@@ -30,6 +30,9 @@ R = TypeVar("R")
 T = TypeVar("T")
 Function = Callable[Concatenate[T, E, ...], R]
 """A handler: `(tx, event)` or `(tx, event, context)`, plain or a coroutine function."""
+ListFunction = Callable[Concatenate[T, list[E], ...], R]
+"""A batch handler: `(tx, events)` or `(tx, events, contexts)`, plain or a coroutine function."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass
@@ -52,12 +55,27 @@ class Consumer(Generic[Tx]):
         which fails for as long as the batch is open. Raises ConfigurationError for a second handler
         of the same type, and where plain functions and coroutines are mixed.
         """
+        return self._register(cls, listed=False)
+
+    def on_batch(
+        self, cls: type[E] | Foreign[E]
+    ) -> Callable[[ListFunction[Tx, E, R]], ListFunction[Tx, E, R]]:
+        """Register a function for lists of events, as projections by set-based SQL take them.
+
+        It is called as `(tx, events)`, or `(tx, events, contexts)` if it takes three: a list of at
+        most `Settings.list_max` events in order, which may have several of a key, and a context
+        for each of them (without `once`). If it raises, nothing of the list is done, and it runs
+        again with fewer events, until the one that fails is alone. All else is as for `on`.
+        """
+        return self._register(cls, listed=True)
+
+    def _register(self, cls: type[Any] | Foreign[Any], *, listed: bool) -> Callable[[F], F]:
         declared = cls.type if isinstance(cls, Foreign) else event_type(cls)
 
-        def register(function: Function[Tx, E, R]) -> Function[Tx, E, R]:
+        def register(function: F) -> F:
             self._check_topic(cls, declared.stream)
             known = self.handlers.get(declared.type)
-            if known is not None and known.function is not function:
+            if known is not None and (known.function is not function or known.listed != listed):
                 raise ConfigurationError(
                     f"{self.name} has a handler for {declared.type} already: {known.name}",
                     hint='give the second one a consumer of its own: service.consumer("mail")',
@@ -68,7 +86,7 @@ class Consumer(Generic[Tx]):
             else:
                 codec_of(cls)  # a class that cannot be decoded is found now
                 read = partial(decode, cls)
-            handler = Handler(function, declared, read, with_context)
+            handler = Handler(function, declared, read, with_context, listed)
             for other in self.handlers.values():
                 if _is_coroutine(other.function) != _is_coroutine(function):
                     raise ConfigurationError(
@@ -140,6 +158,12 @@ class Service(Emitter, Generic[Tx]):
     def on(self, cls: type[E] | Foreign[E]) -> Callable[[Function[Tx, E, R]], Function[Tx, E, R]]:
         """Register a handler of the service's own consumer; see `Consumer.on`."""
         return self.consumer().on(cls)
+
+    def on_batch(
+        self, cls: type[E] | Foreign[E]
+    ) -> Callable[[ListFunction[Tx, E, R]], ListFunction[Tx, E, R]]:
+        """Register a batch handler of the service's own consumer; see `Consumer.on_batch`."""
+        return self.consumer().on_batch(cls)
 
     def consumer(
         self, name: str | None = None, *, settings: Settings | None = None

@@ -116,3 +116,13 @@ def handlers_receive_what_their_store_opens(
 
     @Service("a", store="sqlite:///a.db").on(Paid)
     def owe(tx: sqlite3.Connection, paid: Paid) -> None: ...
+
+    @Service("a", store=two).on_batch(Paid)
+    def project(tx: Session, events: list[Paid]) -> int:
+        return len(events)
+
+    assert_type(project(two(), [Paid()]), int)
+
+    @Service("a", store=four).consumer("mail").on_batch(Paid)
+    async def index(tx: AsyncSession, events: list[Paid], contexts: list[Context[str]]) -> None:
+        assert_type(contexts[0].state, str)

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from msgspec import json
 
-from ..batch import Batch, Setback
+from ..batch import Batch
+from ..calling import Setback
 from ..codec import encode
 from ..consumer import CAREFUL_MAX
 from ..effects import have_effect

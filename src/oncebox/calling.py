@@ -1,0 +1,168 @@
+"""Handlers called: for one event, or for a list of them; and what their failures mean.
+
+Batch handlers get their events as lists. An event is put on its handler's list where it would be
+performed, and the list is run when something must come behind it: another handler's event of a key
+on it, an event that waits for one of its keys, or the end. Carefully, each list has one event.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .context import Context, rebuilding
+from .errors import DecodeFailed, HandlerBroke
+from .keys import Entry
+from .program import Program, call
+from .reading import Handler, Item, Place, Reading, decoded
+from .stores.base import trouble
+
+
+class Setback(Exception):
+    """A handler failed in a batch that ran together: undo it and run carefully; or, if it was a
+    list of several events that failed, with fewer.
+    """
+
+    several = False
+
+
+class Listed:
+    """Events that a batch handler gets in one call; `had`: all of them run again. `open`: until it
+    is run.
+    """
+
+    __slots__ = ("contexts", "events", "had", "handler", "items", "open")
+
+    def __init__(self, handler: Handler, *, had: bool) -> None:
+        self.handler = handler
+        self.had = had
+        self.open = True
+        self.items: list[Item] = []
+        self.events: list[Any] = []
+        self.contexts: list[Context[Any]] = []
+
+
+class Calls:
+    """The calls of one batch; `applied` counts the events of lists that have run."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self.applied = 0
+        self.lists: dict[str, Listed] = {}  # by type
+        self.listed: dict[Place, Listed] = {}  # the last list that has an event of a key
+
+    # ---- one event
+
+    def invoke(self, entry: Entry, item: Item, handler: Handler) -> Program[None]:
+        """Decode and call. Raises what the handler raises, DecodeFailed, Suspend."""
+        had = item.link.stamp <= entry.had
+        event = decoded(handler, item)
+        arguments: tuple[Any, ...] = (self.reading.session.handle,)
+        arguments += ([event] if handler.listed else event,)
+        context: Context[Any] | None = None
+        if handler.with_context:
+            context = self.context(entry, item, had=had, listed=handler.listed)
+            arguments += ([context] if handler.listed else context,)
+        yield from self.run_handler(handler, arguments, had=had)
+        if context is not None and context.suspended is not None:
+            raise HandlerBroke(
+                f"{handler.name} caught what `once` raised",
+                event=context.id,
+                hint="catch Exception, not BaseException, around once()",
+            )
+
+    def context(self, entry: Entry, item: Item, *, had: bool, listed: bool) -> Context[Any]:
+        reading, envelope = self.reading, item.envelope
+        done = reading.effects.get((envelope.source, envelope.id), {})
+        return Context(
+            envelope, item.record, reading.consumer, entry.attempts + 1, reading.state, done,
+            rebuilding=had, listed=listed,
+        )  # fmt: skip
+
+    def run_handler(
+        self, handler: Handler, arguments: tuple[Any, ...], *, had: bool
+    ) -> Program[None]:
+        """Call it; for what was had before, quietly."""
+        reading = self.reading
+        if had:  # what the handler's own SQL emits, too; a failure undoes this as well
+            yield from call(reading.session.send, reading.sql["quiet"], ("on",))
+        rebuilding.set(had)
+        try:
+            yield handler.function, arguments
+        finally:
+            rebuilding.set(False)
+        if had:
+            yield from call(reading.session.send, reading.sql["quiet"], ("off",))
+
+    # ---- lists
+
+    def put_on_list(self, entry: Entry, item: Item, handler: Handler) -> Program[str | None]:
+        """Have an event performed with others of its type. Why it cannot be: it is not as its
+        handler takes it.
+        """
+        try:
+            event = decoded(handler, item)
+        except DecodeFailed as error:
+            return describe(error)
+        yield from self.cut_list(item.place, item.type)
+        had = item.link.stamp <= entry.had
+        mine = self.lists.get(item.type)
+        if mine is not None and (
+            mine.had is not had or len(mine.events) >= self.reading.settings.list_max
+        ):
+            yield from self.perform_list(mine)
+            mine = None
+        if mine is None:
+            mine = self.lists[item.type] = Listed(handler, had=had)
+        self.listed[item.place] = mine
+        mine.items.append(item)
+        mine.events.append(event)
+        if handler.with_context:
+            mine.contexts.append(self.context(entry, item, had=had, listed=True))
+        return None
+
+    def cut_list(self, place: Place, type: str = "") -> Program[None]:
+        """Run the list that has an event of this key, unless it is the one of this type."""
+        listed = self.listed.get(place)
+        if listed is not None and listed.open and listed.handler.type.type != type:
+            yield from self.perform_list(listed)
+
+    def perform_list(self, listed: Listed) -> Program[None]:
+        """Run a batch handler for its list, without a savepoint; any failure undoes the batch."""
+        handler, reading = listed.handler, self.reading
+        listed.open = False
+        del self.lists[handler.type.type]
+        arguments: tuple[Any, ...] = (reading.session.handle, listed.events)
+        if handler.with_context:
+            arguments += (listed.contexts,)
+        setback = Setback()
+        setback.several = len(listed.items) > 1
+        try:
+            yield from self.run_handler(handler, arguments, had=listed.had)
+        except Exception as error:
+            if is_outage(error):  # counted for each: the one that meets it alone is soon found
+                met = [reading.gives_up(item.place, item.link) for item in listed.items]
+                if not any(met):
+                    raise
+            raise setback from error
+        lost = reading.session.lost
+        if lost is not None and lost():
+            raise setback
+        self.applied += len(listed.items)
+
+    def perform_lists(self) -> Program[None]:
+        """Run all that are open."""
+        for listed in list(self.lists.values()):
+            yield from self.perform_list(listed)
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, for people who will decide what to do with the event."""
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether a handler's failure is nobody's fault: spend no attempt, wait and try again."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    return getattr(error, "retryable", False) is True or trouble(error) != "other"
