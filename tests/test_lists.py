@@ -9,6 +9,7 @@ import pytest
 from chains import TOPIC, Noted, Paid, World
 from oncebox.context import Context
 from oncebox.errors import ConfigurationError
+from oncebox.others import foreign
 from oncebox.program import drive
 from oncebox.reading import Handler
 from oncebox.rewind import rebuild
@@ -252,3 +253,19 @@ def test_a_type_has_one_handler_of_either_kind() -> None:
 
         @consumer.on_batch(Noted)
         async def note(tx: Any, events: list[Noted]) -> None: ...
+
+
+def test_others_events_come_in_lists_in_the_order_of_their_topic(world: World) -> None:
+    lists: list[list[int]] = []
+    paid = foreign(TOPIC, Paid, key="$.order", id="header:ce_id")
+
+    @world.consumer.on_batch(paid)
+    def pay(tx: Any, events: list[Paid]) -> None:
+        lists.append([one.cents for one in events])
+        insert(world, tx, [(one.order, one.cents) for one in events])
+
+    a, b = world.producer.paid("a", 1, 2), world.producer.paid("b", 10)
+    world.deliver(a[0], b[0], a[0], a[1])
+    world.settle()
+    assert lists == [[1, 10, 2]]
+    assert world.ledger() == [("a", 1), ("b", 10), ("a", 2)]
