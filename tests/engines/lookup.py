@@ -72,6 +72,15 @@ def kafka_jars(engines: Path = ENGINES) -> Path:
     return folder
 
 
+def pgbouncer() -> Path:
+    """Return `pgbouncer`, which Debian installs where only root's PATH looks."""
+    places = os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin"
+    found = shutil.which("pgbouncer", path=places)
+    if found is None:
+        raise EngineMissing("PgBouncer", "PATH and /usr/sbin")
+    return Path(found)
+
+
 def java() -> Path:
     """Return a `java` that is new enough: from JAVA_HOME, PATH or the system's packages."""
     for place in _java_places():

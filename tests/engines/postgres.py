@@ -140,6 +140,11 @@ class OwnPostgres(Postgres):
         return self._server.pid
 
     @property
+    def user(self) -> str | None:
+        """Whom it runs as; None: as we do."""
+        return self._server.user
+
+    @property
     def log(self) -> Path:
         """The server's log."""
         return self._server.log

@@ -1,6 +1,6 @@
 """Prepare the engines that the suite runs on; called by `make engines`.
 
-- PostgreSQL of the system's packages, with its client programs;
+- PostgreSQL of the system's packages, with its client programs; and PgBouncer;
 - PostgreSQL 14 to 18 and Kafka 4, as Java artifacts (versions in pom.xml beside this file),
   under `.engines` in the project;
 - a Java runtime for Kafka, and Maven to fetch the artifacts.
@@ -35,6 +35,7 @@ JAVA_PACKAGES = tuple(f"openjdk-{version}-jre-headless" for version in (17, 21, 
 MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64v8", "arm64": "arm64v8"}
 # Debian makes and starts a cluster with the package; the suite makes its own, so it need not.
 NO_CLUSTER = Path("/etc/postgresql-common/createcluster.d/oncebox.conf")
+NO_SERVICES = Path("/usr/sbin/policy-rc.d")
 
 
 class CannotPrepare(Exception):
@@ -45,6 +46,7 @@ def main() -> int:
     """Prepare everything, saying one line per step."""
     try:
         ensure("PostgreSQL", lookup.postgres_programs, install_postgres)
+        ensure("PgBouncer", lookup.pgbouncer, install_pgbouncer)
         ensure("Java", lookup.java, install_java)
         if prepared():
             say(f"Kafka and PostgreSQL {versions()}: present in {shown(lookup.ENGINES)}")
@@ -107,6 +109,21 @@ def install_postgres() -> None:
         root("rm", "-f", str(NO_CLUSTER))
 
 
+def install_pgbouncer() -> None:
+    """Install PgBouncer without the service that its package would start: the suite starts its own.
+
+    policy-rc.d is how Debian's packages ask whether they may.
+    """
+    if NO_SERVICES.exists():
+        install("pgbouncer")
+        return
+    root("sh", "-c", f"printf '#!/bin/sh\\nexit 101\\n' > {NO_SERVICES}; chmod +x {NO_SERVICES}")
+    try:
+        install("pgbouncer")
+    finally:
+        root("rm", "-f", str(NO_SERVICES))
+
+
 def install_java() -> None:
     """Install the first Java runtime that this distribution carries."""
     refresh_packages()
@@ -135,12 +152,12 @@ def refresh_packages() -> None:
     """Fetch apt's lists, once in a run."""
     if shutil.which("apt-get") is None:
         raise CannotPrepare(
-            "no apt-get here; install PostgreSQL, Java 17 or newer and Maven by hand"
-            " (macOS: brew install postgresql openjdk maven), then run: make engines"
+            "no apt-get here; install PostgreSQL, PgBouncer, Java 17 or newer and Maven by hand"
+            " (macOS: brew install postgresql pgbouncer openjdk maven), then run: make engines"
         )
     if os.geteuid() != 0 and not may_sudo():
         raise CannotPrepare(
-            "needs root for apt-get; run: sudo apt-get install -y postgresql"
+            "needs root for apt-get; run: sudo apt-get install -y postgresql pgbouncer"
             " default-jre-headless maven; then: make engines"
         )
     root("apt-get", "update", "-q")

@@ -25,6 +25,10 @@ from .pooled import PooledStore
 
 CONNECT_TIMEOUT_S = 10
 
+BACKEND = "select pg_backend_pid()"
+"""Another answer than at connecting: a pooler is between, and may give each transaction another
+server connection, which does not know the statements that were prepared on the one before."""
+
 Connection = psycopg.Connection[Any]
 AsyncConnection = psycopg.AsyncConnection[Any]
 
@@ -263,7 +267,15 @@ class PostgresStore(Store):
             raise unreachable(error) from error
         if not self.asynchronous:
             connection.cursor_factory = ExactCursor
-        return PsycopgSession(connection)
+        session = PsycopgSession(connection)
+        try:
+            backend = yield from call(session.run, BACKEND)
+        except psycopg.Error as error:  # of a pooler: the server behind it is away
+            yield from call(session.close)
+            raise unreachable(error) from error
+        if backend != [(connection.info.backend_pid,)]:
+            connection.prepare_threshold = None
+        return session
 
 
 AsyncPostgresStore = partial(PostgresStore, asynchronous=True)
