@@ -16,6 +16,7 @@ from oncebox.logs import embedded
 from oncebox.logs import kafka as kafka_log
 from oncebox.logs.embedded import EmbeddedLog
 from oncebox.logs.kafka import KafkaLog
+from oncebox.ports import Outgoing
 from oncebox.testing.log_contract import LOG_CHECKS, LogEngine
 
 ANSWER_TIMEOUT_S = 20.0
@@ -51,6 +52,22 @@ def broker() -> Iterator[OwnKafka]:
 @each_check
 def test_kafka_log(check: Check, broker: OwnKafka) -> None:
     check(kafka_engine(broker))
+
+
+def test_a_clock_far_ahead_holds_nothing_for_long(
+    broker: OwnKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brokers refuse times that are an hour ahead; then records go with their own."""
+    topic, real, day_ns = "far-ahead", time.time_ns, 86_400 * 10**9
+    two_hours_ago_ms = real() // 10**6 - 2 * 3600 * 1000
+    records = [Outgoing(topic, key, b"1", [], two_hours_ago_ms) for key in (b"a", b"b", b"a")]
+    with contextlib.closing(KafkaLog(broker.url)) as log:
+        log.create(topic, 1)
+        monkeypatch.setattr(time, "time_ns", lambda: real() + day_ns)
+        refusals = log.publish(records, ANSWER_TIMEOUT_S)
+        assert [one.at for one in refusals] == [0, 1, 2]
+        assert not any(one.permanent for one in refusals)
+        assert log.publish(records, ANSWER_TIMEOUT_S) == []
 
 
 def kafka_engine(broker: OwnKafka) -> LogEngine:

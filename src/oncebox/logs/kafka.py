@@ -46,9 +46,13 @@ ABANDON_TIMEOUT_S = 5.0
 FATAL_MAX = 3
 """How often a client that is given up may say why."""
 
+NEVER_MS = 2**62
 PAST_MAX_S = 3600.0
 """A record's time further back is taken as now: retention goes by it, so an event of last month
 that is published again would be deleted within minutes."""
+
+DOUBT_S = 60.0
+"""How long this machine's clock is not gone by, after brokers refused a time that it gave."""
 
 RETENTION_ADVISED_S = 24 * 3600.0
 
@@ -79,6 +83,9 @@ _PASSING = {
 }
 """A leader is being elected: the question is asked again."""
 
+_BAD_TIME = {"INVALID_TIMESTAMP", "INVALID_RECORD"}
+"""How brokers refuse a time that is far ahead of theirs: the second, where a batch has several."""
+
 _BAD_RECORD = {"INVALID_RECORD", "INVALID_TIMESTAMP", "POLICY_VIOLATION", "TOPIC_EXCEPTION"}
 
 
@@ -96,6 +103,7 @@ class KafkaLog:
         self._publishing = threading.Lock()
         self._producer: Producer | None = None
         self._fatal = False
+        self._doubted_until = 0.0
         self._batch_bytes = BATCH_BYTES
         self._limits: dict[str, int] = {}
 
@@ -229,14 +237,15 @@ class KafkaLog:
 
         A record that was refused because no answer came in time may be in the log all the same;
         it will not be sent again. Times ahead of this machine's clock, or more than an hour
-        behind, are taken as now. Raises Unreachable when nothing was acknowledged for want of an
-        answer.
+        behind, are taken as now, until brokers refuse what this clock says. Raises Unreachable
+        when nothing was acknowledged for want of an answer.
         """
         deadline = time.monotonic() + timeout_s
         with self._publishing:
             problems = self._learn({record[0] for record in records} - self._limits.keys())
             producer = self._producer or self._new_producer()
-            call = _Call(records, deadline, problems, self._limits, self._no_right)
+            doubted = time.monotonic() < self._doubted_until
+            call = _Call(records, deadline, problems, self._limits, self._no_right, doubted=doubted)
             try:
                 call.hand_over(producer)
                 left = producer.flush(max(deadline - time.monotonic(), 0))
@@ -250,6 +259,8 @@ class KafkaLog:
                 self._abandon(producer)
             for topic in call.changed:
                 self._limits.pop(topic, None)
+            if call.bad_times:
+                self._doubted_until = time.monotonic() + DOUBT_S
         final = any(refusal.permanent for refusal in call.refused.values())
         if call.unanswered and len(call.refused) == len(records) and not final:
             raise self._settings.unreachable(f"take records within {timeout_s:g} s", call.reason)
@@ -334,6 +345,8 @@ class _Call:
         problems: Mapping[str, Refusal],
         limits: Mapping[str, int],
         no_right: Callable[[str, str], MissingRight],
+        *,
+        doubted: bool,
     ) -> None:
         self.records = records
         self.deadline = deadline
@@ -343,6 +356,8 @@ class _Call:
         self.refused: dict[int, Refusal] = {}
         self.blocked: set[tuple[str, bytes | None]] = set()
         self.changed: set[str] = set()
+        self.doubted = doubted
+        self.bad_times = False
         self.unanswered = 0
         self.reason = ""
         self.handed = 0
@@ -356,6 +371,8 @@ class _Call:
         """Give the records to the client; by positional arguments, which is the cheapest way."""
         now_ms = time.time_ns() // 1_000_000
         past_ms = now_ms - int(PAST_MAX_S * 1000)
+        if self.doubted:  # each record's own time, which is of the clock of its source
+            past_ms, now_ms = -1, NEVER_MS
         produce, failed, blocked = producer.produce, self.failed, self.blocked
         for index, (topic, key, value, headers, time_ms) in enumerate(self.records):
             if (self.problems or blocked) and self.held_back(index):
@@ -424,6 +441,8 @@ class _Call:
             self.changed.add(topic)
         elif name in _NO_RIGHT:
             permanent, reason = True, str(self.no_right(f"write to topic {topic}", reason))
+        elif name in _BAD_TIME and not self.doubted:
+            self.bad_times = True  # our clock may be wrong: the next call goes by the records' own
         elif name in _BAD_RECORD:
             permanent = True
         else:
