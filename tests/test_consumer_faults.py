@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from chains import TOPIC, Opened, Paid, Producer, World, plain_handler
+from engines.server import free_ports
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
 from oncebox.errors import HandlerTimeout
@@ -25,6 +26,7 @@ from oncebox.logs.embedded import EmbeddedLog
 from oncebox.ports import Extent, Topic
 from oncebox.program import call, drive, drive_async
 from oncebox.rewind import rebuild
+from oncebox.running import opened
 from oncebox.service import Consumer
 from oncebox.stores.adapt import open_store
 from oncebox.timeouts import Watch, _interrupt, watch
@@ -563,3 +565,15 @@ async def test_an_event_loop_does_not_wait_for_the_log(world: World, tmp_path: P
     )  # fmt: skip
     await drive_async(loop.run())
     assert world.of("a") == [1, 2]
+
+
+def test_a_consumer_waits_for_a_store_that_is_away_from_the_start(postgres_url: str) -> None:
+    (port,) = free_ports(1)
+    store: Any = open_store(f"postgresql://nobody@127.0.0.1:{port}/nothing")
+
+    def comes_back(_: float) -> None:
+        store.url = postgres_url
+
+    session: Any = drive(opened(store, "billing", lambda: False, comes_back))
+    assert session.run("select 1") == [(1,)]
+    session.close()

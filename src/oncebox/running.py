@@ -34,6 +34,9 @@ from .work import STOP_S, Running
 
 logger = logging.getLogger("oncebox")
 
+OPEN_PAUSE_S = 1.0
+"""Between two tries to reach a store that was away from the start."""
+
 
 @asynccontextmanager
 async def running(
@@ -144,7 +147,8 @@ def consumer_loop(
     sleep: Callable[[float], Awaitable[None] | None],
 ) -> Program[ConsumerLoop]:
     """The loop of a consumer, with a session of its own."""
-    reading = reading_of(service, consumer, store, (yield from call(store.open)), state)
+    session = yield from opened(store, consumer.name, stopping, sleep)
+    reading = reading_of(service, consumer, store, session, state)
     limited = limited_async if consumer.asynchronous else watch.limited
     limit_s = consumer.settings.handler_timeout_s
     reading.handlers = {
@@ -163,6 +167,23 @@ def consumer_loop(
     return ConsumerLoop(
         reading, store, log, holder, stopping=stopping, sleep=sleep, fetch=fetch, gaps=gaps
     )
+
+
+def opened(
+    store: Store,
+    name: str,
+    stopping: Callable[[], bool],
+    sleep: Callable[[float], Awaitable[None] | None],
+) -> Program[Session]:
+    """A first session, once the store answers. Raises Unreachable if it is to stop before."""
+    while True:
+        try:
+            return (yield from call(store.open))
+        except Unreachable as error:
+            if stopping():
+                raise
+            logger.warning("%s: waiting: %s", name, error)
+        yield from call(sleep, OPEN_PAUSE_S)
 
 
 def reading_of(
