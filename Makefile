@@ -9,7 +9,8 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal
 
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help demo test guarantees long pgbench-demo engines lint format bench bench-engines base dev clean
+.PHONY: help demo test guarantees long torture pgbench-demo engines lint format bench bench-engines \
+	base dev clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r t h; do \
@@ -29,6 +30,9 @@ long: dev engines ## the tests that take too long for every day
 
 pgbench-demo: dev engines ## pgbench's workload into a second database, under faults; PGBENCH="--transactions 5000" for less
 	@$(BIN)/python -m pgbench_demo $(PGBENCH)
+
+torture: dev engines ## a thousand faults on PostgreSQL and Kafka, about an hour; run it again to resume
+	@PYTHONPATH=tests $(BIN)/python -m torture --report docs/torture.md $(ARGUMENTS)
 
 engines: ## fetch the servers that the suite runs: PostgreSQL 14 to 18, Kafka
 	@$(PYTHON) tools/engines/prepare.py
