@@ -236,9 +236,10 @@ def postgres_restarted(
 def kafka_restarted(stage: Stage, role: str, fault: str, wish: Wish, rng: random.Random) -> Course:
     """The only broker is stopped in order, or killed, and comes back."""
     server, immediate = stage.place.kafka, rng.random() < 0.5
-    before = server.pid
+    before, begun = server.pid, time.monotonic()
     yield from meanwhile(partial(server.stop, immediate=immediate), server.start)
-    return {"before": before, "after": server.pid, "killed": immediate}
+    seconds = round(time.monotonic() - begun, 1)
+    return {"before": before, "after": server.pid, "killed": immediate, "seconds": seconds}
 
 
 def bouncer_restarted(
@@ -330,6 +331,9 @@ KINDS: dict[str, Kind] = {
     "connections delayed": Kind(delayed, ("postgres", "pgbouncer", "kafka"), 0.04),
     "connections halved": Kind(halved, ("postgres", "pgbouncer", "kafka"), 0.04),
 }
+
+OUTAGES = ("PostgreSQL restarted", "PgBouncer killed", "Kafka restarted")
+"""While these go on, no effect can be asked for."""
 
 
 def wishes(total: int, rng: random.Random) -> list[Wish]:
