@@ -16,13 +16,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "oncebox"
 LAYERS = (
     ("errors",),
     ("event", "order", "ports", "program", "transaction", "session", "statements"),
-    ("envelope", "codec", "others", "lease", "suspects", "context", "timeouts"),
+    ("envelope", "codec", "others", "lease", "suspects", "context", "timeouts", "tally"),
     ("reading", "keys", "calling", "batch", "outbox", "migrate", "stores", "logs", "sql"),
     ("emit", "inbox", "relay", "effects", "gaps", "prune", "consumer", "explorer"),
     ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),
     ("audit", "examine", "auditing", "audit_topic"),
     ("service", "connect", "work"),
-    ("running", "config", "places", "testing"),
+    ("running", "config", "places", "testing", "watching", "health", "metrics", "endpoints"),
     ("cli", "demo"),
     ("__main__", "__init__"),
 )

@@ -36,7 +36,7 @@ FILES = ("oncebox.toml", "pyproject.toml")
 SERVICE_FIELDS = ("store", "log", "schema")
 """What can be said for all services and for one."""
 
-COMMON_FIELDS = (*SERVICE_FIELDS, "app", "state", "config")
+COMMON_FIELDS = (*SERVICE_FIELDS, "app", "state", "config", "http", "log_format")
 
 
 class Value(NamedTuple):
@@ -220,7 +220,7 @@ _TABLE = re.compile(r"settings|services(\.[^.]+(\.sources)?)?")
 def _check(name: str, table: Mapping[str, Any]) -> None:
     """Raises ConfigurationError for a name that nobody knows, and for a value of another kind."""
     settings = [f"settings.{setting}" for setting in setting_names()]
-    known = (*SERVICE_FIELDS, "app", "state", *settings)
+    known = (*SERVICE_FIELDS, "app", "state", "http", "log_format", *settings)
     for key, value in flat(table).items():
         texts = value if key == "app" and isinstance(value, list) else [value]
         if _TABLE.fullmatch(key):

@@ -86,16 +86,12 @@ class ConsumerLoop:
         self.single: dict[TopicPartition, int] = {}  # events still to run one by one
         self.drains: dict[Place, bool] = {}
         self.wanted: list[Wanted] = []
-        self.paused = self.look_again = False
+        self.paused = self.look_again = self.truncated = False
         self.ahead: dict[TopicPartition, int] = {}  # while paused: how far was looked
         self.pause_s = OUTAGE_PAUSE_S
-        self.now_ms = 0
-        self.next_upkeep_ms = 0
-        self.next_describe_ms = 0
+        self.now_ms = self.next_upkeep_ms = self.next_describe_ms = self.next_sweep_ms = 0
         self.partitions: dict[str, int] = {}  # of each topic; 0: it does not exist
         self.together_max = 1  # fewer than were fetched where a list failed
-        self.truncated = False
-        self.next_sweep_ms = 0
         self.parked = 1  # at least what `look_what_is_due` last counted, and more since
         self.kept_bytes = 0
 
@@ -161,6 +157,7 @@ class ConsumerLoop:
         if isinstance(error, CorruptStore) or not is_outage(error):
             raise error from (None if error is cause else cause)
         logger.warning("%s: waiting: %s", self.reading.consumer, describe(error))
+        self.reading.done.outages += 1
         yield self.sleep, (self.pause_s * random.uniform(0.5, 1.0),)
         self.pause_s = min(self.pause_s * 2, OUTAGE_PAUSE_MAX_S)
         if trouble(cause) != "retry":
@@ -458,6 +455,7 @@ class ConsumerLoop:
     def follow(self, outcome: Outcome) -> None:
         """What a committed batch leaves to do."""
         self.reading.condemned.clear()
+        self.reading.done.add(outcome.counts)
         self.wanted += outcome.wanted
         for place in outcome.wakes:
             self.drains.setdefault(place, False)

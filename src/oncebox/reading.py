@@ -30,6 +30,7 @@ from .others import IN_LINE, Foreign
 from .ports import Record
 from .program import Program, T, call
 from .session import Session
+from .tally import Done
 
 logger = logging.getLogger("oncebox.consumer")
 
@@ -178,6 +179,8 @@ class Reading:
     """How often an event (by place, sequence, stamp) met an outage since it was last done."""
     effects: dict[tuple[str, str], dict[str, Effect]] = field(default_factory=dict)
     """Known results of `once`, by (source, id), of events about to run again."""
+    done: Done = field(default_factory=Done)
+    """What this process has done of it."""
     suspending: set[str] = field(default_factory=set)
     """Types whose handlers use `once`: they run inside a savepoint from the start."""
 

@@ -153,6 +153,7 @@ class Relay:
         self.met: set[str] = set()
         self.envelopes = Envelopes(self.settings.topics)
         self.pause_s = OUTAGE_PAUSE_S
+        self.outages = 0
         self.now = self.renew_at = self.settle_at = self.suspect_at = self.upkeep_at = 0.0
 
     # ---- the loop
@@ -468,6 +469,7 @@ class Relay:
         if isinstance(error, CorruptStore) or (kind == "other" and not outside):
             raise error from (None if error is cause else cause)
         logger.warning("%s: waiting: %s", self.reader, str(error).strip() or type(error).__name__)
+        self.outages += 1
         yield from call(self.sleep, self.pause_s)
         self.pause_s = min(self.pause_s * 2, OUTAGE_PAUSE_MAX_S)
         self.held = None  # what is not stored, such as a refusal, is found out again

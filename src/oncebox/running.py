@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -24,13 +25,14 @@ from .migrate import check
 from .ports import Log
 from .program import Program, call, drive, drive_async
 from .reading import Reading
-from .relay import relay_program
+from .relay import Relay, RelaySettings
 from .service import Consumer, Service
 from .session import Session, Store
 from .statements import statements
 from .stores.adapt import open_store
+from .tally import SECONDS, CountedLog, Histogram, timed
 from .timeouts import limited_async, watch
-from .work import STOP_S, Running
+from .work import HANGS_S, STOP_S, Part, Running
 
 logger = logging.getLogger("oncebox")
 
@@ -56,6 +58,7 @@ async def running(
         for service in services:
             check_runnable(service)
             await check_tables(service)
+            work.services.append(service)
             if relay:
                 start_relay(work, service, holder)
             for consumer in service.consumers.values() if consume else ():
@@ -95,11 +98,14 @@ async def check_tables(service: Service) -> None:
 def start_relay(work: Running, service: Service, holder: str) -> None:
     """The relay of a service's outbox."""
     assert service.log is not None
-    store, log = open_store(service.store, service.schema), work.log(service.log)
+    store, log = open_store(service.store, service.schema), CountedLog(work.log(service.log))
+    part, settings = work.part(service, "relay", service.name), RelaySettings()
+    part.log, part.late_s = log, HANGS_S + 2 * settings.publish_timeout_s
+    sleep = work.sleeper(asynchronous=store.asynchronous)
+    relay = part.loop = Relay(store, log, service.name, holder, settings, time.time, sleep)
 
     def program() -> Program[None]:
-        sleep = work.sleeper(asynchronous=store.asynchronous)
-        return relay_program(store, log, service.name, holder, stopping=work.stopping, sleep=sleep)
+        return relay.run(part.noting(work.stopping))
 
     work.start(f"relay:{service.name}", program, asynchronous=store.asynchronous)
 
@@ -110,11 +116,14 @@ def start_consumer(
     """One consumer's loop, in a thread or as a task, as its handlers are."""
     assert service.log is not None
     log, store = work.log(service.log), consumer_store(service, consumer)
+    part, settings = work.part(service, "consumer", consumer.name), consumer.settings
+    part.late_s = HANGS_S + settings.handler_timeout_s + settings.batch_time_s
 
     def program() -> Program[None]:
-        loop = yield from consumer_loop(
-            service, consumer, store, log, holder, state,
-            stopping=work.stopping, sleep=work.sleeper(asynchronous=store.asynchronous),
+        loop = part.loop = yield from consumer_loop(
+            service, consumer, store, log, holder, state, part,
+            stopping=part.noting(work.stopping),
+            sleep=work.sleeper(asynchronous=store.asynchronous),
         )  # fmt: skip
         work.on_stop(loop.reader.wake)
         yield from loop.run()
@@ -142,11 +151,12 @@ def consumer_loop(
     log: Log,
     holder: str,
     state: Any,
+    part: Part | None = None,
     *,
     stopping: Callable[[], bool],
     sleep: Callable[[float], Awaitable[None] | None],
 ) -> Program[ConsumerLoop]:
-    """The loop of a consumer, with a session of its own."""
+    """The loop of a consumer, with a session of its own; `part` gets its handlers' times."""
     session = yield from opened(store, consumer.name, stopping, sleep)
     reading = reading_of(service, consumer, store, session, state)
     limited = limited_async if consumer.asynchronous else watch.limited
@@ -155,6 +165,10 @@ def consumer_loop(
         type: handler._replace(function=limited(handler.function, limit_s))
         for type, handler in consumer.handlers.items()
     }
+    if part is not None:
+        for type, handler in reading.handlers.items():
+            seconds = part.handlers[type] = Histogram(SECONDS)
+            reading.handlers[type] = handler._replace(function=timed(handler.function, seconds))
 
     def fetch(reader: Any) -> Callable[..., Any]:
         return partial(asyncio.to_thread, reader.fetch) if store.asynchronous else reader.fetch

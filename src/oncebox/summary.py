@@ -166,11 +166,13 @@ def relays(desk: Desk) -> Program[list[Relay]]:
 # ---- lag
 
 
-def with_lag(one: Summary, log: Log, now_ms: int) -> Summary:
-    """The summary with its lag. Raises Unreachable, NotFound for a topic that is gone."""
+def with_lag(one: Summary, log: Log, now_ms: int, own: Reader | None = None) -> Summary:
+    """The summary with its lag; `own`: a reader that is kept. Raises Unreachable, NotFound for a
+    topic that is gone.
+    """
     found: list[Partition] = []
     extents = {topic: log.extents(topic) for topic in {p.topic for p in one.partitions}}
-    reader: Reader | None = None
+    reader = own
     try:
         for at in one.partitions:
             known = extents[at.topic]
@@ -186,7 +188,7 @@ def with_lag(one: Summary, log: Log, now_ms: int) -> Summary:
             lost = 0 if at.position is None else max(start - at.position, 0)
             found.append(at._replace(lag=max(end - position, 0), lag_s=lag_s, lost=lost))
     finally:
-        if reader is not None:
+        if reader is not None and reader is not own:
             reader.close()
     lag_s = max((p.lag_s for p in found if p.lag_s is not None), default=0.0)
     return one._replace(partitions=found, lag=sum(p.lag or 0 for p in found), lag_s=lag_s)

@@ -7,10 +7,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .connect import open_log
 from .ports import Log
 from .program import Program, drive, drive_async
+from .tally import CountedLog, Histogram
+
+if TYPE_CHECKING:
+    from .consumer import ConsumerLoop
+    from .relay import Relay
+    from .service import Service
+    from .watching import Seen
 
 logger = logging.getLogger("oncebox")
 
@@ -18,10 +27,41 @@ STOP_S = 20.0
 """How long a graceful stop waits for the batches that are running."""
 
 
+HANGS_S = 60.0
+"""How long a loop may take for a turn beside what its handlers may, until it counts as hung."""
+
+
+@dataclass
+class Part:
+    """A loop that runs, as those see it who watch. `late_s`: it hangs when it has not turned for so
+    long; `turned`: when it did last, by the monotonic clock. `handlers`: times by event type.
+    """
+
+    service: Service
+    name: str
+    late_s: float = HANGS_S
+    turned: float = field(default_factory=time.monotonic)
+    loop: ConsumerLoop | Relay | None = None
+    log: CountedLog | None = None
+    handlers: dict[str, Histogram] = field(default_factory=dict)
+
+    def noting(self, stopping: Callable[[], bool]) -> Callable[[], bool]:
+        """`stopping`, which every loop asks at every turn: so it is known when it did last."""
+
+        def asked() -> bool:
+            self.turned = time.monotonic()
+            return stopping()
+
+        return asked
+
+
 class Running:
     """Relays and consumers that run. `failed` holds the first error that ended one of them."""
 
     def __init__(self) -> None:
+        self.services: list[Service] = []
+        self.parts: dict[str, Part] = {}
+        self.seen: dict[str, Seen] = {}
         self.failed: BaseException | None = None
         self.ended = asyncio.Event()
         self._stop = threading.Event()
@@ -36,6 +76,11 @@ class Running:
         if url not in self._logs:
             self._logs[url] = open_log(url)
         return self._logs[url]
+
+    def part(self, service: Service, kind: str, name: str) -> Part:
+        """A loop that is about to run: `consumer` or `relay`, and whose."""
+        part = self.parts[f"{kind}:{name}"] = Part(service, name)
+        return part
 
     def stopping(self) -> bool:
         return self._stop.is_set()

@@ -15,14 +15,16 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from ..config import SOURCES, configure, imported, with_settings
+from ..endpoints import serving
 from ..errors import ConfigurationError
 from ..migrate import check
 from ..places import chosen, in_loop, place_of
 from ..reading import Settings
 from ..running import check_runnable, running
 from ..service import Service
+from ..watching import watch
 from ..work import STOP_S
-from .live import display, watch
+from .live import Changes, display
 from .options import said
 from .output import note
 from .tables import bring_up_to_date
@@ -38,6 +40,10 @@ Services = Annotated[str, said("Services; all of the application if none are nam
 Migrate = Annotated[bool, said("Bring oncebox's tables up to date first.")]
 State = Annotated[str | None, said("MODULE:NAME of what handlers get as context.state.")]
 Stop = Annotated[float, said("How many seconds a graceful stop may take.")]
+Http = Annotated[
+    str | None, said("[HOST:]PORT of /live, /ready, /metrics; or ONCEBOX_HTTP. Off if not said.")
+]
+Late = Annotated[float | None, said("A loop that did not turn for so many seconds hangs: /live.")]
 Bounds = Annotated[Settings | None, Parameter(group=Group("Consumer settings", sort_key=9))]
 
 
@@ -46,6 +52,8 @@ def run(
     migrate: Migrate = False,
     state: State = None,
     stop_s: Stop = STOP_S,
+    http: Http = None,
+    late_s: Late = None,
     settings: Bounds = None,
 ) -> int:
     """Relay and consume, for all services of the application or those named.
@@ -59,6 +67,7 @@ def run(
         oncebox run --app myapp.services
         oncebox run shop billing --migrate
         oncebox run billing --settings.batch-max 100
+        oncebox run --http 9464     # /live, /ready and /metrics, on 127.0.0.1
 
     What --state names is an object, or a function that returns it; what with can
     enter is entered, and left at the end.
@@ -70,10 +79,12 @@ def run(
     if not any(c.handlers for service in services for c in service.consumers.values()):
         note("no service has a handler, so this only relays")
     _make_ready(services, migrate=migrate)
-    return in_loop(_serve(services, state, stop_s, consume=True))
+    return in_loop(_serve(services, state, stop_s, http, late_s, consume=True))
 
 
-def relay(*names: Services, migrate: Migrate = False, stop_s: Stop = STOP_S) -> int:
+def relay(
+    *names: Services, migrate: Migrate = False, stop_s: Stop = STOP_S, http: Http = None
+) -> int:
     """Publish what services emitted, and nothing else.
 
     One relay is active for each service, others stand by. Needs no handlers: with
@@ -86,7 +97,7 @@ def relay(*names: Services, migrate: Migrate = False, stop_s: Stop = STOP_S) -> 
     """
     services = _named(names) if names and not SOURCES.get().modules() else chosen(names)
     _make_ready(services, migrate=migrate)
-    return in_loop(_serve(services, None, stop_s, consume=False))
+    return in_loop(_serve(services, None, stop_s, http, None, consume=False))
 
 
 def _named(names: tuple[str, ...]) -> list[Service]:
@@ -116,7 +127,13 @@ def _make_ready(services: Sequence[Service], *, migrate: bool) -> None:
 
 
 async def _serve(
-    services: Sequence[Service], state: str | None, stop_s: float, *, consume: bool
+    services: Sequence[Service],
+    state: str | None,
+    stop_s: float,
+    http: str | None,
+    late_s: float | None,
+    *,
+    consume: bool,
 ) -> int:
     gc.set_threshold(GARBAGE_MIN)
     stopped = asyncio.Event()
@@ -136,7 +153,11 @@ async def _serve(
         value = await _state(stack, state)
         show = stack.enter_context(display())
         async with running(services, state=value, consume=consume, stop_s=stop_s) as work:
-            watch(work, services, show, consume=consume)
+            watch(work, services, consume=consume, lag=http is not None, told=Changes(show))
+            for part in work.parts.values():
+                part.late_s = late_s or part.late_s
+            if http is not None:
+                stack.enter_context(serving(http, work))
             waits = [asyncio.create_task(event.wait()) for event in (stopped, work.ended)]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for task in waits:

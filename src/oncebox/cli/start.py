@@ -120,7 +120,7 @@ def show(*, settings: Annotated[Settings | None, Parameter(show=False)] = None) 
     sources, known = SOURCES.get(), settings or Settings()
     rows = {field: sources.value(field, None, None) for field in ("store", "log")}
     rows["schema"] = sources.value("schema", None, None, "oncebox")
-    for field in ("app", "state", "config"):
+    for field in ("app", "state", "config", "http", "log_format"):
         rows[field] = sources.given.get(field, UNSET)
     for field in setting_names():
         origin = sources.given.get(f"settings.{field}", UNSET).origin
