@@ -63,11 +63,13 @@ def run_sql(url: str, sql: str) -> list[tuple[Any, ...]]:
 def emit(service: Service, *events: object) -> None:
     """Each in a transaction of its own."""
     session: Any = open_store(service.store, service.schema).open()
-    for one in events:
-        session.begin()
-        service.emit(session.handle, one)
-        session.commit()
-    session.close()
+    try:
+        for one in events:
+            session.begin()
+            service.emit(session.handle, one)
+            session.commit()
+    finally:
+        session.close()
 
 
 class AtWork:
@@ -104,14 +106,14 @@ def parsed(text: str) -> dict[str, Samples]:
 
 
 @contextmanager
-def at_work(*services: Service) -> Iterator[AtWork]:
+def at_work(*services: Service, relay: bool = True) -> Iterator[AtWork]:
     """Relays and consumers of services, as `oncebox run --http 0` has them."""
     ready, stop = threading.Event(), threading.Event()
     found: list[AtWork] = []
     failed: list[BaseException] = []
 
     async def main() -> None:
-        async with running(services) as work:
+        async with running(services, relay=relay) as work:
             watch(work, services, lag=True)
             with serving("0", work) as port:
                 found.append(AtWork(work, port))

@@ -17,7 +17,7 @@ LAYERS = (
     ("errors",),
     ("event", "order", "ports", "program", "transaction", "session", "statements"),
     ("envelope", "codec", "others", "lease", "suspects", "context", "timeouts", "tally"),
-    ("reading", "keys", "calling", "batch", "outbox", "migrate", "stores", "logs", "sql"),
+    ("reading", "keys", "calling", "batch", "outbox", "migrate", "roles", "stores", "logs", "sql"),
     ("emit", "inbox", "relay", "effects", "gaps", "prune", "consumer", "explorer"),
     ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),
     ("audit", "examine", "auditing", "audit_topic"),

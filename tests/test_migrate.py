@@ -125,9 +125,9 @@ def migrate_at(url: str) -> int:
 
 def test_a_lock_that_is_not_to_be_had_changes_nothing(place: Place) -> None:
     drive(migrate(place.session))
-    last = migrations(place.store.dialect)[-1].version
+    last = 4  # which changes the table of keys
     undo = {"sqlite": "oncebox_migration", "postgres": "oncebox.migration"}[place.store.dialect]
-    place.session.run(f"delete from {undo} where version = {last}")
+    place.session.run(f"delete from {undo} where version >= {last}")
     other: Any = place.store.open()
     other.begin()
     other.run(f"update {undo} set name = name")

@@ -105,7 +105,8 @@ def _check_rights(session: Session, schema: str) -> Program[None]:
             expected="all of these, for a role that emits, relays and consumes",
             hint=f"grant usage on schema {schema} to {role};"
             f" grant select, insert, update, delete on all tables in schema {schema} to {role};"
-            f" grant usage on all sequences in schema {schema} to {role}",
+            f" grant usage on all sequences in schema {schema} to {role};"
+            f" grant execute on all functions in schema {schema} to {role}",
         )
 
 

@@ -44,6 +44,7 @@ Http = Annotated[
     str | None, said("[HOST:]PORT of /live, /ready, /metrics; or ONCEBOX_HTTP. Off if not said.")
 ]
 Late = Annotated[float | None, said("A loop that did not turn for so many seconds hangs: /live.")]
+NoRelay = Annotated[bool, said("Only consume: oncebox relay runs elsewhere, in another role.")]
 Bounds = Annotated[Settings | None, Parameter(group=Group("Consumer settings", sort_key=9))]
 
 
@@ -54,6 +55,7 @@ def run(
     stop_s: Stop = STOP_S,
     http: Http = None,
     late_s: Late = None,
+    no_relay: NoRelay = False,
     settings: Bounds = None,
 ) -> int:
     """Relay and consume, for all services of the application or those named.
@@ -79,7 +81,7 @@ def run(
     if not any(c.handlers for service in services for c in service.consumers.values()):
         note("no service has a handler, so this only relays")
     _make_ready(services, migrate=migrate)
-    return in_loop(_serve(services, state, stop_s, http, late_s, consume=True))
+    return in_loop(_serve(services, state, stop_s, http, late_s, consume=True, relay=not no_relay))
 
 
 def relay(
@@ -97,7 +99,7 @@ def relay(
     """
     services = _named(names) if names and not SOURCES.get().modules() else chosen(names)
     _make_ready(services, migrate=migrate)
-    return in_loop(_serve(services, None, stop_s, http, None, consume=False))
+    return in_loop(_serve(services, None, stop_s, http, None, consume=False, relay=True))
 
 
 def _named(names: tuple[str, ...]) -> list[Service]:
@@ -134,6 +136,7 @@ async def _serve(
     late_s: float | None,
     *,
     consume: bool,
+    relay: bool,
 ) -> int:
     gc.set_threshold(GARBAGE_MIN)
     stopped = asyncio.Event()
@@ -152,7 +155,8 @@ async def _serve(
     async with contextlib.AsyncExitStack() as stack:
         value = await _state(stack, state)
         show = stack.enter_context(display())
-        async with running(services, state=value, consume=consume, stop_s=stop_s) as work:
+        runs = running(services, state=value, relay=relay, consume=consume, stop_s=stop_s)
+        async with runs as work:
             watch(work, services, consume=consume, lag=http is not None, told=Changes(show))
             for part in work.parts.values():
                 part.late_s = late_s or part.late_s

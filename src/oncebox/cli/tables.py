@@ -10,9 +10,10 @@ from cyclopts import App
 
 from .. import migrate as tables
 from ..config import shown
-from ..errors import OnceboxError
+from ..errors import MissingRight, OnceboxError
 from ..inbox import prune_claims
 from ..places import Place, configured, everywhere, locate
+from ..roles import lacking, script
 from .again import when_ms
 from .options import Name, said
 from .output import complain, counted, listing, tell
@@ -65,19 +66,32 @@ def status() -> None:
     listing(rows)
 
 
+Part = Literal["producer", "relay", "consumer", "operator", "auditor"]
+Parts = Annotated[list[Part] | None, said("Parts that this role plays; else it needs all rights.")]
+
+
 @app.command
-def check() -> int:
+def check(*, role: Parts = None) -> int:
     """Whether this oncebox, in this role, can run on the tables as they are; exit code 3 if not.
 
     For example:
 
         oncebox db check --app myapp.services && oncebox run
+        oncebox db check --role producer --role consumer
     """
     exit_code = 0
     for place in everywhere(code=True):
         where, failed = shown(place.store), None
         try:
-            place.perform(partial(tables.check, schema=place.schema, rights=True))
+            place.perform(partial(tables.check, schema=place.schema, rights=not role))
+            for part in role or ():
+                lacks = place.perform(partial(lacking, schema=place.schema, role=part))
+                if lacks:
+                    raise MissingRight(
+                        f"this role lacks {', '.join(lacks)}",
+                        expected=f"what a {part} needs",
+                        hint=f"grant {place.schema}_{part} to it: see oncebox db sql --roles",
+                    )
         except OnceboxError as error:
             failed, exit_code = error, max(exit_code, error.exit_code)
         text = f"{where}: {'fine' if failed is None else 'does not fit'}"
@@ -91,16 +105,27 @@ Above = Annotated[int, said("For tables of this version; 0: there are none.")]
 Dialect = Annotated[Literal["sqlite", "postgres"] | None, said("Else that of the store.")]
 
 
+Roles = Annotated[bool, said("Roles with least privilege, instead of tables.")]
+
+
 @app.command
-def sql(*, above: Above = 0, dialect: Dialect = None) -> None:
+def sql(*, above: Above = 0, dialect: Dialect = None, roles: Roles = False) -> None:
     """Print what migrate would run, to be read, or run by somebody who may.
+
+    With --roles: roles of PostgreSQL for producers, relays, consumers, operators and
+    auditors, each with the rights of its part and no others.
 
     For example:
 
         oncebox db sql --dialect postgres > oncebox.sql
+        oncebox db sql --roles --dialect postgres | psql shop
         oncebox db sql --above 3 --store postgresql://localhost/shop
     """
     place = configured(None) if dialect else everywhere(code=True)[0]
+    if roles:
+        text = script(place.schema).rstrip()
+        tell({"sql": text}, text)
+        return
     text = tables.script(dialect or place.open_store().dialect, place.schema, above).rstrip()
     tell({"sql": text}, text)
 

@@ -43,3 +43,30 @@ with needed(right_, on_, given) as (
   from pg_proc p where p.pronamespace = to_regnamespace($1)
 )
 select right_, on_, current_user::text from needed where not given order by on_, right_;
+
+-- name: lacking_rights
+-- Of the rights $2 on things of kinds $3 with names $4, and usage of schema $1: those that this
+-- connection's role lacks.
+select 'usage', 'schema ' || $1::text where not has_schema_privilege($1::text, 'usage')
+union all
+select distinct w.right_, w.kind || ' ' || w.what
+from unnest($2::text[], $3::text[], $4::text[]) as w (right_, kind, what)
+where has_schema_privilege($1::text, 'usage') and not case w.kind
+  when 'table' then has_table_privilege(w.what, w.right_)
+  when 'sequence' then has_sequence_privilege(w.what, w.right_)
+  else has_function_privilege(w.what, w.right_) end
+order by 2, 1;
+
+-- name: server
+-- The server's clock (Unix seconds); the isolation of this transaction; how many connections it
+-- gives to others than superusers, and how many are taken; the bounds of this role and database
+-- (-1: none); the role.
+select extract(epoch from clock_timestamp())::double precision,
+  current_setting('transaction_isolation'),
+  current_setting('max_connections')::int
+    - current_setting('superuser_reserved_connections')::int
+    - coalesce(current_setting('reserved_connections', true)::int, 0),
+  (select count(*) from pg_stat_activity where backend_type = 'client backend')::int,
+  (select rolconnlimit from pg_roles where rolname = current_user),
+  (select datconnlimit from pg_database where datname = current_database()),
+  current_user::text;

@@ -25,3 +25,10 @@ insert into oncebox_migration (version, name) values (?1, ?2);
 -- name: missing_rights
 -- None: whoever may open the file may do everything.
 select 1 where ?1 is null;
+
+-- name: lacking_rights
+SELECT '', '' WHERE 0;
+
+-- name: server
+-- There is no server: its clock is ours, and nobody counts connections.
+SELECT (julianday('now') - 2440587.5) * 86400.0, 'serializable', -1, 0, -1, -1, '';
