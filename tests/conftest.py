@@ -15,7 +15,7 @@ from engines.kafka import Kafka, shared_kafka
 from engines.lookup import EngineMissing
 from engines.postgres import Postgres, shared_postgres
 
-pytest_plugins = ["audited", "guarantees", "operating", "producing"]
+pytest_plugins = ["audited", "guarantees", "operating", "producing", "sampling"]
 
 SEED_VARIABLE = "ONCEBOX_TEST_SEED"
 REPORTED_PACKAGES = ("oncebox", "msgspec", "psycopg", "asyncpg", "confluent-kafka", "hypothesis")

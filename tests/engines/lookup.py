@@ -81,6 +81,14 @@ def pgbouncer() -> Path:
     return Path(found)
 
 
+def redis() -> Path:
+    """Return `redis-server`, of the system's packages."""
+    program = shutil.which("redis-server")
+    if program is None:
+        raise EngineMissing("Redis", "PATH")
+    return Path(program)
+
+
 def java() -> Path:
     """Return a `java` that is new enough: from JAVA_HOME, PATH or the system's packages."""
     for place in _java_places():

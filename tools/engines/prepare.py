@@ -3,7 +3,8 @@
 - PostgreSQL of the system's packages, with its client programs; and PgBouncer;
 - PostgreSQL 14 to 18 and Kafka 4, as Java artifacts (versions in pom.xml beside this file),
   under `.engines` in the project;
-- a Java runtime for Kafka, and Maven to fetch the artifacts.
+- a Java runtime for Kafka, and Maven to fetch the artifacts;
+- Redis of the system's packages, as a broker for the Celery example.
 
 What is there already is left alone, so a second run does nothing. Packages are installed with
 apt-get on Debian and Ubuntu; elsewhere the missing ones are named. Standard library only.
@@ -48,6 +49,7 @@ def main() -> int:
         ensure("PostgreSQL", lookup.postgres_programs, install_postgres)
         ensure("PgBouncer", lookup.pgbouncer, install_pgbouncer)
         ensure("Java", lookup.java, install_java)
+        ensure("Redis", lookup.redis, install_redis)
         if prepared():
             say(f"Kafka and PostgreSQL {versions()}: present in {shown(lookup.ENGINES)}")
             return 0
@@ -135,6 +137,13 @@ def install_java() -> None:
             install(package)
             return
     raise CannotPrepare(f"none of these packages is known here: {' '.join(JAVA_PACKAGES)}")
+
+
+def install_redis() -> None:
+    """Install Redis without having its service started: the suite starts one of its own."""
+    install("redis-server")
+    if shutil.which("systemctl"):  # where there is no systemd, Debian starts nothing
+        root("sh", "-c", "systemctl disable --now redis-server || true")
 
 
 def install(*packages: str) -> None:
