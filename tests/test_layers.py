@@ -23,7 +23,7 @@ LAYERS = (
     ("audit", "examine", "auditing", "audit_topic"),
     ("service", "connect", "work"),
     ("running", "config", "places", "testing", "watching", "health", "metrics", "endpoints"),
-    ("cli", "demo"),
+    ("cli", "demo", "doctor"),
     ("__main__", "__init__"),
 )
 """From the bottom up. A file imports its own layer and those below it."""

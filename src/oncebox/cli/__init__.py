@@ -38,6 +38,7 @@ COMMANDS = (
     ("replay", "again:replay", OPERATE, "Read the log again; changes no state."),
     ("rebuild", "again:rebuild", OPERATE, "Make a consumer's state anew from the log."),
     ("quarantine", "records:app", OPERATE, "Records that cannot be read."),
+    ("doctor", "doctor:doctor", SET_UP, "What cannot work, before it does not."),
     ("db", "tables:app", SET_UP, "oncebox's own tables: migrate, status, check, sql, prune."),
     ("topics", "topics:app", SET_UP, "Topics of the log: check, create."),
     ("config", "start:config_app", SET_UP, "Settings in force, and where each came from."),

@@ -167,6 +167,12 @@ class EmbeddedLog:
         kept = f"topic {topic} keeps records for {kept_ms / 1000:g} s only"
         return [f"{kept}: a consumer that stands still for longer loses them"]
 
+    def retention_s(self, topic: str) -> float | None:
+        """How long a topic keeps records; None: for ever. Raises NotFound."""
+        with self._reading() as connection:
+            kept_ms = _known(connection, topic)[0].retention_ms
+        return None if kept_ms is None else kept_ms / 1000
+
     # ---- records
 
     def publish(self, records: Sequence[Outgoing], timeout_s: float) -> list[Refusal]:

@@ -14,12 +14,13 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import admin as _untyped_admin
 
-from ..errors import ConfigurationError, MissingRight, NotFound, OnceboxError
+from ..errors import ConfigurationError, MissingRight, NotFound, OnceboxError, Unreachable
 from ..ports import Extent, Outgoing, Refusal, Topic
 from .kafka_reader import KafkaReader
 from .kafka_settings import KafkaSettings
@@ -53,6 +54,8 @@ that is published again would be deleted within minutes."""
 
 DOUBT_S = 60.0
 """How long this machine's clock is not gone by, after brokers refused a time that it gave."""
+
+ANSWER_S = 10.0
 
 RETENTION_ADVISED_S = 24 * 3600.0
 
@@ -157,6 +160,36 @@ class KafkaLog:
             raise _not_found(topic)
         copies = min(len(partition.replicas) for partition in found.partitions)
         return list(_weaknesses(topic, copies, self._config(topic)))
+
+    def retention_s(self, topic: str) -> float | None:
+        """How long a topic keeps records; None: for ever. Raises NotFound."""
+        if self._described(topic) is None:
+            raise _not_found(topic)
+        kept_ms = int(self._config(topic)["retention.ms"])
+        return None if kept_ms < 0 else kept_ms / 1000
+
+    def clock_ms(self) -> int:
+        """A broker's clock, Unix ms: by a record in a topic that is made for it, and deleted."""
+        topic = f"oncebox-clock-{uuid4().hex[:12]}"
+        append = {"message.timestamp.type": "LogAppendTime"}
+        make = [_admin.NewTopic(topic, 1, -1, config=append)]
+        self._ask(f"create topic {topic}", self._admin.create_topics, lambda: make)
+        reader = None
+        try:
+            self.create(topic, 1)  # it waits until the topic is known
+            now_ms = time.time_ns() // 1_000_000
+            for refusal in self.publish([Outgoing(topic, b"", b"", [], now_ms)], ANSWER_S):
+                raise Unreachable(f"Kafka does not take a record of {topic}: {refusal.reason}")
+            reader = self.reader("oncebox-clock")
+            reader.assign({(topic, 0): 0})
+            records = reader.fetch(1, 1024, ANSWER_S)
+        finally:
+            if reader is not None:
+                reader.close()
+            self._ask(f"delete topic {topic}", self._admin.delete_topics, lambda: [topic])
+        if not records:
+            raise Unreachable(f"Kafka does not give the record of {topic} back")
+        return records[0].time_ms
 
     def _described(self, topic: str) -> Any:
         try:

@@ -1,0 +1,42 @@
+"""Looks for what cannot work before it does not: doctor."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from ..doctor import examine
+from ..places import chosen
+from .options import said
+from .output import counted, remark, say, tell
+from .tables import Parts
+
+Names = Annotated[str, said("Services; all of the application if none are named.")]
+Instances = Annotated[int, said("How many processes run them.")]
+Probe = Annotated[bool, said("Make and delete a topic, to compare the brokers' clock.")]
+
+
+def doctor(
+    *names: Names, instances: Instances = 1, role: Parts = None, probe: Probe = False
+) -> int:
+    """Whether databases, topics and clocks are fit for these services.
+
+    Connections against max_connections, isolation, tables and rights, topics that
+    are missing, compacted, short-lived, with one copy or too few partitions,
+    clocks that differ. Each finding says what to do. Exit code 3 if something is
+    wrong; what is only doubtful leaves it 0.
+
+    For example:
+
+        oncebox doctor --app myapp.services --instances 6
+        oncebox doctor shop --role producer --role relay --json
+    """
+    found = list(examine(chosen(names), instances=instances, parts=role or (), probe=probe))
+    for one in found:
+        text = f"{one.weight}: {one.where}: {one.name}: {one.what}\n  {one.hint}"
+        tell(one, text)
+    wrong = sum(one.weight == "wrong" for one in found)
+    if not found:
+        say("fine")
+    else:
+        remark(f"{counted(wrong, 'thing')} wrong, {len(found) - wrong} doubtful")
+    return 3 if wrong else 0
