@@ -20,6 +20,7 @@ from sqlalchemy import orm
 
 from chains import Paid, World, make_store
 from made_stores import BARE, STORES, Made
+from oncebox.errors import TransactionEnded
 from oncebox.operate import redrive
 from oncebox.program import drive
 from oncebox.stores.adapt import open_store
@@ -148,6 +149,29 @@ def test_a_handler_that_breaks_the_transaction_is_parked(
     else:
         assert world.of("b") == []
         assert world.parked()["b"][0] == "poison"
+
+
+@pytest.mark.parametrize("place", ["postgres-url"], indirect=True)
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_pipelined_connection_refuses_to_end_before_it_sends_anything(
+    place: Place, end: str
+) -> None:
+    """The COMMIT was sent, and refused by the server; but what the handler wrote before that answer
+    was there went out, too, and was committed.
+    """
+    world, refusals = place.world, []
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        try:
+            getattr(tx, end)()
+        except TransactionEnded as error:
+            refusals.append(error)
+        place.write(tx, paid.order, paid.cents)
+
+    world.deliver(*world.producer.paid("a", 1, 2))
+    world.settle()
+    assert (world.of("a"), len(refusals)) == ([1, 2], 2)
 
 
 def by_method(place: Place, tx: Any, sql: str) -> None:

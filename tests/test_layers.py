@@ -18,7 +18,7 @@ LAYERS = (
     ("event", "order", "ports", "program", "transaction", "session", "statements"),
     ("envelope", "codec", "others", "lease", "suspects", "context", "timeouts", "tally"),
     ("reading", "keys", "calling", "batch", "outbox", "migrate", "roles", "stores", "logs", "sql"),
-    ("emit", "inbox", "relay", "effects", "gaps", "prune", "consumer", "explorer"),
+    ("emit", "inbox", "relay", "effects", "gaps", "prune", "ahead", "consumer", "explorer"),
     ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),
     ("audit", "examine", "auditing", "audit_topic"),
     ("service", "connect", "work"),

@@ -13,7 +13,7 @@ known and undone alone. A batch that fails together is run again carefully.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from .calling import Calls, Setback, describe, is_outage
@@ -44,11 +44,11 @@ from .reading import (
     Reading,
     abandon,
     decoded,
+    limits_of,
     load_subscriptions,
     record_bytes,
-    set_limits,
 )
-from .session import lookup
+from .session import Rows, Statement, commit, nothing, query
 from .stores.base import ended, refused, trouble
 
 logger = logging.getLogger("oncebox.consumer")
@@ -118,8 +118,10 @@ class Batch:
         careful: bool,
         events_max: int | None = None,
         filling: bool = False,
+        meanwhile: Callable[[], Program[None]] = nothing,
     ) -> None:
         self.reading = reading
+        self.meanwhile = meanwhile
         self.items = items
         self.fence = fence
         self.drains = drains
@@ -129,7 +131,7 @@ class Batch:
         self.deadline_ms = self.now_ms + int(reading.settings.batch_time_s * 1000)
         self.events_max = self.left = events_max or reading.settings.batch_max + len(items)
         self.unfinished: list[Place] = []
-        self.keys = Keys(reading, self.now_ms, self.events_max)
+        self.keys = Keys(reading, self.now_ms, self.events_max, meanwhile)
         self.counts = [0] * len(COUNTS)
         self.calls = Calls(reading)
         self.wanted: list[Wanted] = []
@@ -145,10 +147,11 @@ class Batch:
         session = self.reading.session
         yield from call(session.begin)
         try:
-            yield from self.take_fence()
             if not self.reading.subscriptions:
                 yield from load_subscriptions(self.reading)
-            yield from self.keys.load(self.items, self.drains)
+            opening = self.opening()
+            answers = yield from self.keys.load(self.items, self.drains, opening)
+            self.check_fence(answers[-1])
             if not self.careful:
                 yield session.pipeline, (True,)
             for place, release in self.drains.items():
@@ -158,11 +161,12 @@ class Batch:
             self.counts[APPLIED] += self.calls.applied
             if not self.careful:
                 yield session.pipeline, (False,)
+            yield session.pipeline, (True,)
+            yield from self.close_fence(settled)
             wakes = yield from self.keys.write()
             for note in self.notes:
-                yield from call(session.run, self.reading.sql["note"], note)
-            yield from self.close_fence(settled)
-            yield from call(session.commit)
+                yield from call(session.send, self.reading.sql["note"], note)
+            yield from commit(session, self.meanwhile)
         except BaseException:
             yield from abandon(self.reading)
             raise
@@ -171,18 +175,20 @@ class Batch:
             settled, self.counts, wakes, self.wanted, self.keys.newly_parked(), self.keys.kept_bytes
         )
 
-    def take_fence(self) -> Program[None]:
+    def opening(self) -> list[Statement]:
+        """The first statements: limits, and the fence, whose rows are the partitions still ours."""
         reading = self.reading
-        yield from set_limits(reading)
+        limits, sql = limits_of(reading), reading.sql
         if not self.fence:
-            yield from call(reading.session.send, reading.sql["open_batch"])
-            return
+            return [*limits, (sql["open_batch"], ())]
         rows = [
             (topic, partition, held.term, held.position)
             for (topic, partition), held in sorted(self.fence.items())
         ]
-        ours = yield from lookup(reading.session, reading.sql["fence"], rows, (reading.consumer,))
-        if len(ours) != len(rows):
+        return [*limits, query(reading.session, sql["fence"], rows, (reading.consumer,))]
+
+    def check_fence(self, ours: Rows) -> None:
+        if self.fence and len(ours) != len(self.fence):
             raise Fenced(
                 "another owner took a partition", expected="our term and position",
                 hint="nothing of this batch was committed; it goes on where it owns",
@@ -191,7 +197,9 @@ class Batch:
     def close_fence(self, settled: int) -> Program[None]:
         """Move the positions over what is settled; the counts go to the first cursor."""
         reading, counts = self.reading, self.counts
-        if not self.fence and not (yield from call(reading.session.run, reading.sql["shut_batch"])):
+        # Where a statement is sent and not waited for, it fails by itself if there is no row.
+        run = reading.session.run if reading.session.ask is None else reading.session.send
+        if not self.fence and not (yield from call(run, reading.sql["shut_batch"])):
             raise Setback("a handler rolled the batch's transaction back")
         reached = {place: held.position for place, held in self.fence.items()}
         for item in () if self.filling else self.items[:settled]:
@@ -200,8 +208,7 @@ class Batch:
         lease_ms = int(reading.settings.lease_s * 1000)
         for place, held in sorted(self.fence.items()):
             parameters = (reading.consumer, *place, held.term, reached[place], lease_ms, *counts)
-            closed = yield from call(reading.session.run, reading.sql["close_batch"], parameters)
-            if not closed:
+            if not (yield from call(run, reading.sql["close_batch"], parameters)):
                 raise Setback("a handler rolled the batch's transaction back")
             counts = [0] * len(COUNTS)
         for place, held in self.fence.items():

@@ -1,8 +1,7 @@
 """The consumer: it owns partitions, fetches records, and has them settled batch by batch.
 
 A program: one loop that runs under `drive`, `drive_async` and the explorer. Leases say which
-partitions to read; the fence of every batch decides. Work that waits (retries, filled gaps,
-wake-ups, effects outside the database) is done between batches.
+partitions to read; the fence of every batch decides. Work that waits is done between batches.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from .ahead import Ahead
 from .batch import DONE, Batch, Broken, Outcome, Wanted
 from .calling import Setback, describe, is_outage
 from .effects import have_effect
@@ -29,6 +29,7 @@ from .reading import (
     Place,
     Reading,
     Settings,
+    Taken,
     load_subscriptions,
     subscribe,
     subscribe_first,
@@ -81,13 +82,14 @@ class ConsumerLoop:
         self.reader = log.reader(reading.consumer)
         self.fetch = fetch(self.reader)
         self.gaps = gaps
-        self.pruning = Pruning(reading, log, self.ask_log)
         self.held: dict[TopicPartition, Held] = {}
+        self.ahead = Ahead(reading, self.fetch, self.held)
+        self.pruning = Pruning(reading, log, self.ask_log)
         self.single: dict[TopicPartition, int] = {}  # events still to run one by one
         self.drains: dict[Place, bool] = {}
         self.wanted: list[Wanted] = []
         self.paused = self.look_again = self.truncated = False
-        self.ahead: dict[TopicPartition, int] = {}  # while paused: how far was looked
+        self.looked: dict[TopicPartition, int] = {}  # while paused: how far was looked
         self.pause_s = OUTAGE_PAUSE_S
         self.now_ms = self.next_upkeep_ms = self.next_describe_ms = self.next_sweep_ms = 0
         self.partitions: dict[str, int] = {}  # of each topic; 0: it does not exist
@@ -111,8 +113,7 @@ class ConsumerLoop:
                 except Fenced:
                     # Perhaps by ourselves: a commit may succeed and raise all the same.
                     logger.info("%s: lost a partition", self.reading.consumer)
-                    self.held.clear()
-                    self.next_upkeep_ms = 0
+                    self.begin_anew()
                 except Exception as error:
                     yield from self.outage(error)
         finally:
@@ -126,7 +127,7 @@ class ConsumerLoop:
             if self.gaps is not None:
                 self.gaps.forget_times()
         self.now_ms = now_ms
-        if now_ms >= self.next_upkeep_ms:
+        if now_ms >= self.next_upkeep_ms and not self.ahead.records:
             yield from self.upkeep(now_ms)
             self.next_upkeep_ms = now_ms + int(self.settings.lease_s * 1000 / 4)
         caught_up = yield from self.catch_up()
@@ -136,8 +137,10 @@ class ConsumerLoop:
         settings = self.settings
         wait_s = 0.0 if self.drains else min(settings.fetch_wait_s, settings.lease_s / 4)
         count_max = 1 if self.single else settings.batch_max
+        records, taken = self.ahead.take()
         try:
-            records = yield self.fetch, (count_max, settings.batch_bytes_max, wait_s)
+            if not records:
+                records = yield self.fetch, (count_max, settings.batch_bytes_max, wait_s)
         except LogTruncated as error:
             logger.warning("%s: %s", self.reading.consumer, error)
             yield from self.transact(self.give_back(sorted(self.held)))
@@ -146,7 +149,7 @@ class ConsumerLoop:
             return True
         records = [r for r in records if (r.topic, r.partition) in self.held]
         if records:
-            yield from (self.look_ahead(records) if self.paused else self.handle(records))
+            yield from (self.look_ahead(records) if self.paused else self.handle(records, taken))
         return caught_up or bool(records)
 
     def outage(self, error: Exception) -> Program[None]:
@@ -162,7 +165,12 @@ class ConsumerLoop:
         self.pause_s = min(self.pause_s * 2, OUTAGE_PAUSE_MAX_S)
         if trouble(cause) != "retry":
             yield from self.reopen()
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Ask the store what is ours, and read from there."""
         self.held.clear()
+        self.ahead.drop()
         self.next_upkeep_ms = 0
 
     def reopen(self) -> Program[None]:
@@ -210,11 +218,11 @@ class ConsumerLoop:
             self.held[place] = yield from self.taken(place, held)
         self.truncated = False
         yield from self.transact(self.look_what_is_due(now_ms))
-        ahead = self.ahead if self.paused and not acquired else {}
+        looked = self.looked if self.paused and not acquired else {}
         positions = {p: int(held.position or 0) for p, held in self.held.items()}
-        self.ahead = {p: max(at, positions[p]) for p, at in ahead.items() if p in positions}
+        self.looked = {p: max(at, positions[p]) for p, at in looked.items() if p in positions}
         self.single = {p: count for p, count in self.single.items() if p in positions}
-        self.reader.assign(positions | self.ahead)
+        self.reader.assign(positions | self.looked)
         yield from self.fill_gaps(now_ms)
         if self.pruning.first() in self.held:
             yield from self.pruning.step(now_ms)
@@ -348,9 +356,9 @@ class ConsumerLoop:
 
     # ---- work
 
-    def handle(self, records: Sequence[Record]) -> Program[None]:
+    def handle(self, records: Sequence[Record], taken: Taken | None = None) -> Program[None]:
         """Settle fetched records, in as many batches as it takes."""
-        items, new = take_in(self.reading, records)
+        items, new = taken or take_in(self.reading, records)
         if new:
             for source in sorted({source for source, _ in new}):
                 yield from self.transact(subscribe(self.reading, source))
@@ -364,7 +372,12 @@ class ConsumerLoop:
             settled = yield from self.settle(items)
             items = items[settled:]
         if items:  # stopped in between: the rest is fetched again by whoever goes on
-            self.held.clear()
+            self.begin_anew()
+
+    def meanwhile(self) -> Program[None]:
+        """While the store works on a batch; not when partitions may change hands then."""
+        if not (self.single or self.paused or self.reading.now_ms() >= self.next_upkeep_ms):
+            yield from self.ahead.step()
 
     def look_out(self, place: TopicPartition, name: str) -> Program[bool]:
         """Before an event that may kill the process: note it at this partition. Whether it has
@@ -373,10 +386,8 @@ class ConsumerLoop:
         reading, held = self.reading, self.held[place]
         note, deadly = suspected(held, name)
         parameters = (reading.consumer, *place, held.term, note)
-        rows = yield from self.transact(
-            call(reading.session.run, reading.sql["suspect"], parameters)
-        )
-        if not rows:
+        note_it = call(reading.session.run, reading.sql["suspect"], parameters)
+        if not (yield from self.transact(note_it)):
             raise Fenced(f"{place[0]}/{place[1]} has another owner")
         self.held[place] = held._replace(suspect=note)
         self.single[place] -= 1
@@ -389,7 +400,7 @@ class ConsumerLoop:
         on: that is done wherever it comes; all else is read again when there is room.
         """
         for record in records:
-            self.ahead[record.topic, record.partition] = record.offset + 1
+            self.looked[record.topic, record.partition] = record.offset + 1
         yield from self.know_subscriptions()
         items = yield from of_gaps(self.reading, records)
         yield from self.drain_in_parts({}, items, CAREFUL_MAX, filling=True)
@@ -410,7 +421,10 @@ class ConsumerLoop:
                 place = (item.record.topic, item.record.partition)
                 fence[place] = self.held[place]
             events_max = 1 if self.single else None
-            batch = Batch(self.reading, chunk, fence, {}, careful=careful, events_max=events_max)
+            batch = Batch(
+                self.reading, chunk, fence, {}, careful=careful, events_max=events_max,
+                meanwhile=self.meanwhile,
+            )  # fmt: skip
             try:
                 outcome = yield from batch.run()
             except Setback as setback:
@@ -570,7 +584,7 @@ class ConsumerLoop:
         if self.held and now_ms >= self.next_sweep_ms:
             self.next_sweep_ms = now_ms + int(SWEEP_S * 1000)
             if self.look_again:  # what was passed over may be next now
-                self.ahead, self.look_again = {}, False
+                self.looked, self.look_again = {}, False
             rows = yield from call(session.run, sql["released_waiters"], (name, DRAIN_MAX))
             for place in rows:
                 self.drains.setdefault(place, False)

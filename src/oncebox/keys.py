@@ -6,7 +6,7 @@ what is kept behind a key is read and written under its row's lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -27,7 +27,7 @@ from .reading import (
     subscribe,
     take_in,
 )
-from .session import Rows, bulk, keys_value, lookup
+from .session import Rows, Statement, asked, bulk, keys_value, lookup, nothing
 
 ALL = 2**62
 """Events, or bytes: no bound."""
@@ -73,11 +73,19 @@ class Entry(Struct, gc=False):
 
 class Keys:
     """The entries of a batch by place. `kept_bytes`: what was written to be kept. `events_max`: how
-    many kept events are to be done, so that no more are read; operators see all.
+    many kept events are to be done, so that no more are read; operators see all. `meanwhile`: what
+    there is to do while the store locks rows.
     """
 
-    def __init__(self, reading: Reading, now_ms: int, events_max: int = ALL) -> None:
+    def __init__(
+        self,
+        reading: Reading,
+        now_ms: int,
+        events_max: int = ALL,
+        meanwhile: Callable[[], Program[None]] = nothing,
+    ) -> None:
         self.reading = reading
+        self.meanwhile = meanwhile
         self.now_ms = now_ms
         self.events_max = events_max
         self.items: Sequence[Item] = ()
@@ -86,9 +94,12 @@ class Keys:
         self.lines: set[Place] = set()  # of events that arrive and get a place behind the last one
         self.kept_bytes = 0
 
-    def load(self, items: Sequence[Item], drains: Mapping[Place, bool]) -> Program[None]:
+    def load(
+        self, items: Sequence[Item], drains: Mapping[Place, bool], first: Sequence[Statement] = ()
+    ) -> Program[list[Rows]]:
         """Lock and read the rows of all keys that matter, and what is kept behind them. `drains`:
-        with True, a key goes on also if it is parked as poison.
+        with True, a key goes on also if it is parked as poison. `first`: run before, and sent with
+        it; returns their rows.
         """
         self.items, self.drains = items, drains
         places = {item.place for item in items if item.bad is None} | set(drains)
@@ -99,26 +110,32 @@ class Keys:
                     places.add(awaited)
                     if item.in_line:
                         self.lines.add(awaited)
-        yield from self.lock(places)
+        return (yield from self.lock(places, first))
 
-    def lock(self, places: set[Place]) -> Program[None]:
-        """Lock and read these rows, made where there are none."""
+    def lock(self, places: set[Place], first: Sequence[Statement] = ()) -> Program[list[Rows]]:
+        """Lock and read these rows, made where there are none. `first`: see `load`."""
         reading = self.reading
-        yield from self.load_rows(places)
+        answers = yield from self.load_rows(places, first)
         while missing := places - self.entries.keys():
             yield from bulk(reading.session, reading.sql["add_keys"], sorted(missing))
             yield from self.load_rows(missing)
+        return answers
 
-    def load_rows(self, places: Iterable[Place]) -> Program[None]:
-        """Lock and read rows, in the order of subscription and key."""
+    def load_rows(
+        self, places: Iterable[Place], first: Sequence[Statement] = ()
+    ) -> Program[list[Rows]]:
+        """Lock and read rows, in the order of subscription and key. `first`: see `load`."""
         reading, behind = self.reading, list[Place]()
         session, sql = reading.session, reading.sql
         wanted: dict[int, list[str]] = {}
         for subscription, key in places:
             wanted.setdefault(subscription, []).append(key)
-        for subscription in sorted(wanted):
-            keys = keys_value(session, sorted(wanted[subscription]))
-            rows = yield from call(session.run, sql["lock_keys"], (subscription, keys))
+        questions = [
+            (sql["lock_keys"], (subscription, keys_value(session, sorted(keys))))
+            for subscription, keys in sorted(wanted.items())
+        ]
+        answers = yield from asked(session, [*first, *questions], self.meanwhile)
+        for subscription, rows in zip(sorted(wanted), answers[len(first) :], strict=True):
             known = reading.subscription(subscription)
             if known is None or any(row[1] < 0 for row in rows):
                 # Another process began to read this source, or raised its floor and forgot a key.
@@ -131,6 +148,7 @@ class Keys:
                 behind += self.take_rest(subscription, rest)
         if behind:
             yield from self.load_kept(behind)
+        return answers[: len(first)]
 
     def take_rows(self, known: Subscription, rows: Rows) -> list[str]:
         """Entries of rows; the keys that have more than most."""
@@ -264,7 +282,7 @@ class Keys:
             if entry.awaited and state.stamp > loaded.stamp:
                 awaited.append((*place, state.stamp))
             if entry.other or state[4:] != loaded[4:]:
-                yield from call(session.run, sql["write_key"], entry.row())
+                yield from call(session.send, sql["write_key"], entry.row())
             else:
                 moved.append((*place, *state[:4]))
         moved.sort()

@@ -29,7 +29,7 @@ from .order import Link
 from .others import IN_LINE, Foreign
 from .ports import Record
 from .program import Program, T, call
-from .session import Session
+from .session import Session, Statement
 from .tally import Done
 
 logger = logging.getLogger("oncebox.consumer")
@@ -312,7 +312,8 @@ def transact(reading: Reading, program: Program[T]) -> Program[T]:
     """A program inside a transaction of its own on the consumer's session."""
     yield from call(reading.session.begin)
     try:
-        yield from set_limits(reading)
+        for statement in limits_of(reading):
+            yield from call(reading.session.send, *statement)
         result = yield from program
         yield from call(reading.session.commit)
     except BaseException:
@@ -321,15 +322,16 @@ def transact(reading: Reading, program: Program[T]) -> Program[T]:
     return result
 
 
-def set_limits(reading: Reading) -> Program[None]:
-    """No statement of this transaction waits for ever for whoever holds a lock."""
-    if reading.session.dialect == "postgres":
-        settings = reading.settings
-        # The second ends the connection, which is an outage: so only if the handler's own limit
-        # has not. Handlers that run no statement are one idle time together.
-        longest_s = settings.batch_time_s + settings.handler_timeout_s + IDLE_MARGIN_S
-        limits = (f"{int(s * 1000)}ms" for s in (settings.handler_timeout_s, longest_s))
-        yield from call(reading.session.send, reading.sql["limits"], (*limits,))
+def limits_of(reading: Reading) -> list[Statement]:
+    """So that no statement of this transaction waits for ever for whoever holds a lock."""
+    if reading.session.dialect != "postgres":
+        return []
+    settings = reading.settings
+    # The second ends the connection, which is an outage: so only if the handler's own limit
+    # has not. Handlers that run no statement are one idle time together.
+    longest_s = settings.batch_time_s + settings.handler_timeout_s + IDLE_MARGIN_S
+    limits = (f"{int(s * 1000)}ms" for s in (settings.handler_timeout_s, longest_s))
+    return [(reading.sql["limits"], (*limits,))]
 
 
 def abandon(reading: Reading) -> Program[None]:

@@ -19,6 +19,9 @@ Rows = list[tuple[Any, ...]]
 Statement = tuple[str, Sequence[Any]]
 """SQL and its parameters."""
 
+START: Statement = ("BEGIN", ())
+COMMIT: Statement = ("COMMIT", ())
+
 
 class Session(Protocol):
     """What `stores/` derives its sessions from. Methods of an asynchronous one return awaitables;
@@ -39,8 +42,8 @@ class Session(Protocol):
     lost: Callable[[], bool] | None = None
     """Where a driver can tell at once: whether the transaction that we began is gone."""
     ask: Callable[[Sequence[Statement]], None] | None = None
-    """Where a driver can: send statements as one transaction and wait for nothing. After it,
-    nothing but `answers`, or `rollback`, until they are there."""
+    """Where a driver can: send statements and wait for nothing. After it, nothing but `answers`, or
+    `rollback`, until they are there."""
 
     def begin(self) -> Awaitable[None] | None:
         """Open a transaction that may write (SQLite: BEGIN IMMEDIATE; PostgreSQL: the default
@@ -57,7 +60,7 @@ class Session(Protocol):
         return self.run(sql, parameters)
 
     def answers(self) -> list[Rows]:
-        """The rows of each statement of `ask`, once its transaction is committed."""
+        """The rows of each statement of `ask` but BEGIN and COMMIT, once all have been run."""
         return []
 
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Awaitable[None] | None:
@@ -130,17 +133,49 @@ connection or server is gone, locked, full. `corrupt`: what is stored is damaged
 statement's own fault."""
 
 
-def ask(session: Session, transaction: Sequence[Statement]) -> Program[list[Rows] | None]:
+def nothing() -> Program[None]:
+    """What there is to do meanwhile, for most."""
+    yield from ()
+
+
+def asked(
+    session: Session,
+    statements: Sequence[Statement],
+    meanwhile: Callable[[], Program[None]] = nothing,
+) -> Program[list[Rows]]:
+    """The rows of statements, in the transaction that is open. Where the driver can, they are sent
+    at once, and `meanwhile` is done until they are answered.
+    """
+    if session.ask is not None:
+        yield from call(session.ask, statements)
+        yield from meanwhile()
+        return (yield from call(session.answers))
+    answers = []
+    for sql, parameters in statements:
+        answers.append((yield from call(session.run, sql, parameters)))
+    return answers
+
+
+def ask(session: Session, statements: Sequence[Statement]) -> Program[list[Rows] | None]:
     """Run statements as one transaction; their rows. None: `session.answers` will have them."""
     if session.ask is not None:
-        yield from call(session.ask, transaction)
+        yield from call(session.ask, [START, *statements, COMMIT])
         return None
     yield from call(session.begin)
-    answers = []
-    for sql, parameters in transaction:
-        answers.append((yield from call(session.run, sql, parameters)))
+    answers = yield from asked(session, statements)
     yield from call(session.commit)
     return answers
+
+
+def commit(session: Session, meanwhile: Callable[[], Program[None]]) -> Program[None]:
+    """Commit, and end the pipeline; where the driver can, `meanwhile` is done until the answer is
+    there.
+    """
+    if session.ask is not None and meanwhile is not nothing:
+        yield from asked(session, [COMMIT], meanwhile)
+    else:
+        yield session.pipeline, (False,)
+    yield from call(session.commit)
 
 
 def bulk(
@@ -150,8 +185,7 @@ def bulk(
     if not rows:
         return
     if session.dialect == "postgres":
-        columns = map(list, zip(*rows, strict=True))
-        yield from call(session.run, sql, (*head, *columns))
+        yield from call(session.send, *query(session, sql, rows, head))
     else:
         yield from call(session.run_many, sql, [(*head, *row) for row in rows] if head else rows)
 
@@ -159,15 +193,20 @@ def bulk(
 def lookup(
     session: Session, sql: str, rows: Sequence[Sequence[Any]], head: Sequence[Any] = ()
 ) -> Program[Rows]:
-    """One query for many rows: arrays by column on PostgreSQL, one JSON array on SQLite."""
+    """The rows of one query for many rows."""
     if not rows:
         return []
-    if session.dialect == "postgres":
-        columns: Sequence[Any] = [list(column) for column in zip(*rows, strict=True)]
-    else:
-        columns = [_json(rows)]
-    found: Rows = yield from call(session.run, sql, (*head, *columns))
+    found: Rows = yield from call(session.run, *query(session, sql, rows, head))
     return found
+
+
+def query(
+    session: Session, sql: str, rows: Sequence[Sequence[Any]], head: Sequence[Any] = ()
+) -> Statement:
+    """One statement for many rows: arrays by column on PostgreSQL, one JSON array on SQLite."""
+    if session.dialect == "postgres":
+        return sql, (*head, *(list(column) for column in zip(*rows, strict=True)))
+    return sql, (*head, _json(rows))
 
 
 def keys_value(session: Session, keys: Sequence[str]) -> Any:

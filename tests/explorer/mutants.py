@@ -22,6 +22,7 @@ from oncebox.ports import TopicPartition
 from oncebox.program import Call, Program, call
 from oncebox.reading import Place, Reading
 from oncebox.session import Session
+from oncebox.session import asked as answered
 from oncebox.waiting import Waiting
 
 from . import worlds
@@ -130,7 +131,7 @@ def position_before_effect(patch: pytest.MonkeyPatch, shop: Shop) -> None:
         if self.fence:
             session = self.reading.session
             yield from call(session.begin)
-            yield from self.take_fence()
+            yield from answered(session, self.opening())
             yield from self.close_fence(len(self.items))
             yield from call(session.commit)
             after = dict(self.fence)

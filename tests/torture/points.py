@@ -23,7 +23,7 @@ Chain = list[str]
 
 BEGUN = "begun"
 HANDLER = "(handler)"
-SKIPPED = ("call", "ask", "bulk", "lookup")
+SKIPPED = ("call", "ask", "asked", "bulk", "lookup")
 """Programs that only pass a call on."""
 
 
@@ -45,6 +45,8 @@ class Point(NamedTuple):
 
 
 RELAYS = ("relay", "stock")
+ASKING = ("stock",)  # its driver sends statements and collects their answers later
+WAITING = ("ledger",)  # its driver waits for each
 PRODUCERS = ("producer",)
 SHARE = "transact(ConsumerLoop.share)"
 KEPT = "insert into oncebox.kept"
@@ -81,20 +83,33 @@ POINTS = (
           "tries of parked keys counted, not committed"),
     Point("fetched", "ConsumerLoop.turn", "fetch", "after", "records fetched"),
     Point("batch-begun", "Batch.run", "begin", "after", "transaction begun"),
-    Point("batch-fenced", "Batch.take_fence", "run", "after", "partition fenced"),
+    Point("batch-asked", "Keys.load_rows", "_ask", "after",
+          "fence and keys asked for, answers not seen", above="Batch.run", roles=ASKING),
+    Point("batch-answered", "Keys.load_rows", "answers", "after",
+          "partition fenced, keys locked and read", above="Batch.run", roles=ASKING),
+    Point("batch-fenced", "Keys.load_rows", "run", "after", "partition fenced",
+          above="Batch.run", sql="update oncebox.cursor", roles=WAITING),
     Point("batch-locked", "Keys.load_rows", "run", "after", "keys locked and read",
-          above="Batch.run"),
+          above="Batch.run", sql="select k.key, k.sequence", roles=WAITING),
     Point("handler-before", "Batch.run", HANDLER, "before", "about to run a handler"),
     Point("handler-after", "Batch.run", HANDLER, "after", "a handler has run"),
     Point("handler-marked", "Batch.perform_alone", "savepoint", "after",
           "savepoint set for one handler"),
     Point("handler-undone", "Batch.undo", "rollback_to", "after",
           "a failed or suspended handler's part undone"),
-    Point("batch-kept", "Keys.write", "run", "after", "event kept, not committed", sql=KEPT),
-    Point("batch-written", "Keys.write", "run", "after", "keys' rows written",
+    Point("batch-kept", "Keys.write", "send", "after", "event kept, not committed", sql=KEPT),
+    Point("batch-written", "Keys.write", "send", "after", "keys' rows written",
           sql="update oncebox.key"),
-    Point("batch-closed", "Batch.close_fence", "run", "after", "position moved, not committed"),
-    Point("batch-commit-begun", "Batch.run", "commit", "before", "about to commit a batch"),
+    Point("batch-closing", "Batch.close_fence", "send", "after",
+          "position's move sent, answer not seen", roles=ASKING),
+    Point("batch-closed", "Batch.close_fence", "run", "after", "position moved, not committed",
+          roles=WAITING),
+    Point("batch-commit-asked", "commit", "_ask", "before", "about to commit a batch",
+          above="Batch.run", roles=ASKING),
+    Point("batch-commit-sent", "commit", "answers", "before", "COMMIT sent, answer not seen",
+          above="Batch.run", roles=ASKING),
+    Point("batch-commit-begun", "Batch.run", "commit", "before", "about to commit a batch",
+          roles=WAITING),
     Point("batch-commit-done", "Batch.run", "commit", "after", "batch committed"),
     Point("waiting-commit", "ConsumerLoop.drain", "commit", "before",
           "a waiting key gone on with, not committed"),

@@ -4,11 +4,11 @@ those over its pools. Plain and asynchronous are one text: programs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import psycopg
 from psycopg.adapt import AdaptersMap
@@ -19,7 +19,7 @@ from psycopg.types.array import ListBinaryDumper
 
 from ..errors import Unreachable
 from ..program import Program, call, perform
-from ..session import Dialect, Rows, Session, Statement, Store
+from ..session import COMMIT, START, Dialect, Rows, Session, Statement, Store
 from .base import ended, refuse_end
 from .pooled import PooledStore
 
@@ -124,10 +124,11 @@ class PsycopgSession(Session):
     def _begin(self) -> Program[None]:
         """The driver sends BEGIN before the first statement, and would again behind the end of the
         transaction; that is refused, since a handler's own COMMIT would then have nothing in its
-        way.
+        way. Its methods are refused before they send anything: in a pipeline, what the handler
+        writes next would be sent before the answer is there.
         """
         yield from call(self.handle.set_autocommit, False)
-        vars(self.handle).pop(BEGIN, None)
+        self._free()
         begin = iter([getattr(self.handle, BEGIN)()])
 
         def once() -> Any:
@@ -135,7 +136,11 @@ class PsycopgSession(Session):
                 return sql
             raise ended()
 
-        setattr(self.handle, BEGIN, once)
+        vars(self.handle).update({BEGIN: once, "commit": _refused, "rollback": _refused})
+
+    def _free(self) -> None:
+        for name in (BEGIN, "commit", "rollback"):
+            vars(self.handle).pop(name, None)
 
     def send(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         return self._cursor.execute(sql.encode(), parameters)
@@ -159,34 +164,35 @@ class PsycopgSession(Session):
             raise
         return rows
 
-    def _ask(self, transaction: Sequence[Statement]) -> None:
+    def _ask(self, statements: Sequence[Statement]) -> None:
         asked = self._asked = []
         self.pipeline(on=True)
-        self.handle.execute("BEGIN")
-        for sql, parameters in transaction:
-            asked.append(self._own_cursor().execute(sql.encode(), parameters, binary=True))
-        self.handle.execute("COMMIT")  # goes out now, and not when its answer is waited for
+        for statement in statements:
+            cursor = self._own_cursor()  # binary: see `_run`
+            cursor.execute(statement[0].encode(), statement[1], binary=bool(statement[1]))
+            if statement not in (START, COMMIT):
+                asked.append(cursor)
 
     def answers(self) -> list[Rows]:
         asked, self._asked = self._asked, None
         self.pipeline(on=False)
-        return [cursor.fetchall() for cursor in asked or ()]
+        return [cursor.fetchall() if cursor.description else [] for cursor in asked or ()]
 
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
         return self._cursor.executemany(sql.encode(), rows)
 
     def commit(self) -> Any:
-        return self._perform(self._end(self.handle.commit))
+        return self._perform(self._end("commit"))
 
     def rollback(self) -> Any:
-        return self._perform(self._end(self.handle.rollback))
+        return self._perform(self._end("rollback"))
 
-    def _end(self, end: Callable[[], Any]) -> Program[None]:
+    def _end(self, how: Literal["commit", "rollback"]) -> Program[None]:
         if self._asked is not None:
             with suppress(psycopg.Error):  # what became of it is of no interest any more
                 self.answers()
-        vars(self.handle).pop(BEGIN, None)
-        yield from call(end)
+        self._free()
+        yield from call(getattr(self.handle, how))
         yield from call(self.handle.set_autocommit, self._autocommit)
 
     def pipeline(self, on: bool) -> None:
@@ -225,6 +231,10 @@ class PsycopgSession(Session):
 
     def close(self) -> Any:
         return self.handle.close()
+
+
+def _refused() -> NoReturn:
+    raise ended()
 
 
 def in_pipeline(connection: Connection | AsyncConnection) -> bool:

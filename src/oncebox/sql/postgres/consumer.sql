@@ -27,9 +27,9 @@ where c.reader = $1 and c.topic = v.topic and c.partition = v.partition
 returning c.topic, c.partition;
 
 -- name: close_batch
--- No row: a handler rolled back, and the batch is not what it seems. Owners that died here are
--- forgotten when the position moves.
-update oncebox.cursor set
+-- Fails without such a row: a handler rolled back, and the batch is not what it seems. Owners that
+-- died here are forgotten when the position moves.
+with closed as (update oncebox.cursor set
   position = $5, open_batch = null,
   takeovers = case when position = $5 then takeovers else 0 end,
   suspect = case when position = $5 then suspect end,
@@ -38,15 +38,16 @@ update oncebox.cursor set
   duplicates = duplicates + $10, late = late + $11, orphans = orphans + $12,
   before_start = before_start + $13, forks = forks + $14, quarantined = quarantined + $15
 where reader = $1 and topic = $2 and partition = $3 and term = $4 and open_batch = 1
-returning 1;
+returning 1)
+select 1 / count(*) from closed;
 
 -- name: open_batch
 -- For a batch without a fence, as in tests of handlers.
 insert into oncebox.open_batch (closed) values (1);
 
 -- name: shut_batch
--- No row, as in close_batch. Nobody ever sees the rows of others: they are not committed.
-delete from oncebox.open_batch returning 1;
+-- Fails as close_batch does. Nobody ever sees the rows of others: they are not committed.
+with shut as (delete from oncebox.open_batch returning 1) select 1 / count(*) from shut;
 
 -- name: suspect
 update oncebox.cursor set suspect = $5
