@@ -1,4 +1,4 @@
-"""oncebox's own tables: migrate, status, check, sql, prune."""
+"""oncebox's own tables: migrate, status, check, sql, prune; and an outbox table of yours."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from cyclopts import App
 
 from .. import migrate as tables
+from ..adopt import Backlog, Columns, adopt
 from ..config import shown
-from ..errors import MissingRight, OnceboxError
+from ..errors import ConfigurationError, MissingRight, OnceboxError
 from ..inbox import prune_claims
 from ..places import Place, configured, everywhere, locate
 from ..roles import lacking, script
@@ -18,7 +19,7 @@ from .again import when_ms
 from .options import Name, said
 from .output import complain, counted, listing, tell
 
-app = App(name="db", help="oncebox's own tables: migrate, status, check, sql, prune.")
+app = App(name="db", help="oncebox's own tables: migrate, status, check, sql, prune; adopt-table.")
 
 
 LockWait = Annotated[float, said("How long to wait for a lock, in others' way.")]
@@ -150,3 +151,57 @@ def prune(consumer: Name, /, *, before: Before, source: ClaimSource = None) -> N
     count = place.perform(lambda session: prune_claims(session, place.schema, consumer, source, at))
     document = {"consumer": consumer, "source": source, "before": str(at), "forgotten": count}
     tell(document, f"{consumer}: {counted(count, 'claim')} forgotten")
+
+
+Key = Annotated[str | None, said("Column of the key that orders events; none: no order.")]
+Data = Annotated[str, said("Column of the payload, JSON.")]
+Type = Annotated[str, said("Column of the event's type, or =order.placed for all rows.")]
+Stream = Annotated[str, said("Column of the stream, or =orders for all rows.")]
+Id = Annotated[str | None, said("Column of its id, which travels along as outboxid.")]
+Where = Annotated[str | None, said("SQL: rows that are there and were not published yet.")]
+Order = Annotated[str | None, said("Column in whose order those are emitted.")]
+
+
+@app.command
+def adopt_table(
+    table: Annotated[str, said("Your outbox table: outbox, or shop.outbox.")],
+    /,
+    *,
+    service: Annotated[str, said("The service whose events these are.")],
+    data: Data,
+    type: Type,
+    stream: Stream,
+    key: Key = None,
+    id: Id = None,
+    version: Annotated[int, said("The version of all its events.")] = 1,
+    where: Where = None,
+    order: Order = None,
+) -> None:
+    r"""Have whatever is inserted into an outbox table of yours emitted, by a trigger.
+
+    Row and event are of one transaction, so all that holds for emit holds for them.
+    A row that cannot be an event fails where it is inserted. Stop your own relay
+    first; what it has not published yet is named by --where, and emitted at once.
+    To undo it: drop the trigger oncebox_emit.
+
+    For example:
+
+        oncebox db adopt-table outbox --service shop --stream =orders \
+          --key order_id --type kind --data payload
+        oncebox db adopt-table outbox --service shop --stream aggregatetype \
+          --key aggregateid --type type --data payload \
+          --where "published_at is null" --order id
+    """
+    if (where is None) != (order is None):
+        raise ConfigurationError("--where and --order belong together")
+    columns = Columns(
+        key, data, type.removeprefix("="), stream.removeprefix("="),
+        type.startswith("="), stream.startswith("="), id, version,
+    )  # fmt: skip
+    place = everywhere(code=True)[0]
+    backlog = None if where is None or order is None else Backlog(where, order)
+    count = place.perform(
+        lambda session: adopt(session, place.schema, service, table, columns, backlog)
+    )
+    text = f"{table}: emits as {service}; {counted(count, 'row')} that were there"
+    tell({"table": table, "service": service, "emitted": count}, text)
