@@ -169,9 +169,10 @@ def test_the_brokers_clock(place: Place, kafka_server: Kafka, topic: str) -> Non
     on_kafka = place._replace(log=kafka_server.url, stream=topic)
     kafka_server.create_topic(topic, 4, {"retention.ms": WEEK_MS})
     before = kafka_server.topics()
-    assert set(found(on_kafka, probe=True)) == {"copies"}
-    late = [f for f in examine(services(on_kafka), probe=True, clock=lambda: time.time() + 60)
-            if f.name == "clock"]  # fmt: skip
+    assert [one.what for one in found(on_kafka, probe=True).values() if one.name != "copies"] == []
+    late = list(examine(services(on_kafka), probe=True, clock=lambda: time.time() + 60))
+    late = [one for one in late if one.name != "copies"]
+    assert [one.name for one in late] == ["clock", "clock"], late
     assert [one.where.split(":")[0] for one in late] == ["postgresql", "kafka"]
     assert "behind this machine's" in late[1].what
     assert not [

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -103,3 +104,13 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_a_topic_of_kafka_that_several_create_at_once(kafka_url: str, topic: str) -> None:
+    """Nothing happens where it exists, also if it came into being a moment ago."""
+    logs = [KafkaLog(kafka_url) for _ in range(4)]
+    with ThreadPoolExecutor(len(logs)) as pool:
+        for round in range(5):
+            list(pool.map(lambda log: log.create(f"{topic}-{round}", 2), logs))  # noqa: B023
+    for log in logs:
+        log.close()

@@ -20,7 +20,7 @@ import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import admin as _untyped_admin
 
-from ..errors import ConfigurationError, MissingRight, NotFound, OnceboxError, Unreachable
+from ..errors import ConfigurationError, MissingRight, NotFound, OnceboxError
 from ..ports import Extent, Outgoing, Refusal, Topic
 from .kafka_reader import KafkaReader
 from .kafka_settings import KafkaSettings
@@ -125,14 +125,12 @@ class KafkaLog:
 
         Raises ConfigurationError for a name or number that Kafka does not take.
         """
+        self._create(topic, partitions, {"cleanup.policy": "delete"})
+
+    def _create(self, topic: str, partitions: int, config: dict[str, str]) -> None:
         if self._described(topic) is None:
-            self._ask(
-                f"create topic {topic}",
-                self._admin.create_topics,
-                lambda: [
-                    _admin.NewTopic(topic, partitions, -1, config={"cleanup.policy": "delete"})
-                ],
-            )
+            new = _admin.NewTopic(topic, partitions, -1, config=config)
+            self._ask(f"create topic {topic}", self._admin.create_topics, lambda: [new])
         deadline = time.monotonic() + REQUEST_TIMEOUT_S
         while self._described(topic) is None and time.monotonic() < deadline:
             time.sleep(POLL_S)  # brokers learn of it one after the other
@@ -171,25 +169,19 @@ class KafkaLog:
     def clock_ms(self) -> int:
         """A broker's clock, Unix ms: by a record in a topic that is made for it, and deleted."""
         topic = f"oncebox-clock-{uuid4().hex[:12]}"
-        append = {"message.timestamp.type": "LogAppendTime"}
-        make = [_admin.NewTopic(topic, 1, -1, config=append)]
-        self._ask(f"create topic {topic}", self._admin.create_topics, lambda: make)
-        reader = None
+        answers: list[Any] = []
         try:
-            self.create(topic, 1)  # it waits until the topic is known
-            now_ms = time.time_ns() // 1_000_000
-            for refusal in self.publish([Outgoing(topic, b"", b"", [], now_ms)], ANSWER_S):
-                raise Unreachable(f"Kafka does not take a record of {topic}: {refusal.reason}")
-            reader = self.reader("oncebox-clock")
-            reader.assign({(topic, 0): 0})
-            records = reader.fetch(1, 1024, ANSWER_S)
+            self._create(topic, 1, {"message.timestamp.type": "LogAppendTime"})
+            producer = self._settings.client(Producer, {"acks": "all"})
+            producer.produce(topic, b"", on_delivery=lambda *answer: answers.append(answer))
+            producer.flush(ANSWER_S)
         finally:
-            if reader is not None:
-                reader.close()
             self._ask(f"delete topic {topic}", self._admin.delete_topics, lambda: [topic])
-        if not records:
-            raise Unreachable(f"Kafka does not give the record of {topic} back")
-        return records[0].time_ms
+        if not answers or answers[0][0] is not None:
+            why = str(answers[0][0]) if answers else f"no answer within {ANSWER_S:g} s"
+            raise self._settings.unreachable("tell its clock", why)
+        time_ms: int = answers[0][1].timestamp()[1]
+        return time_ms
 
     def _described(self, topic: str) -> Any:
         try:
@@ -235,6 +227,8 @@ class KafkaLog:
                 answers = question(about(), request_timeout=REQUEST_TIMEOUT_S)
                 return [answer.result(2 * REQUEST_TIMEOUT_S) for answer in answers.values()]
             except KafkaException as error:
+                if error.args[0].name() == "TOPIC_ALREADY_EXISTS":
+                    return []  # somebody else was quicker
                 if error.args[0].name() in _PASSING and time.monotonic() < deadline:
                     time.sleep(POLL_S)
                     continue
