@@ -27,7 +27,7 @@ LAYERS = (
         "gaps",
         "prune",
         "ahead",
-        "consumer",
+        "beginning", "consumer",
         "explorer",
     ),
     ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),

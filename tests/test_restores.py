@@ -4,18 +4,23 @@ with the command that decides it, which is run as it is printed. See docs/restor
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from confluent_kafka import OFFSET_END, TopicPartition
 
+from engines.kafka import Kafka
 from engines.lookup import postgres_programs
 from engines.postgres import OwnPostgres, Postgres, postgres
+from oncebox.errors import Refused
 from oncebox.event import event
 from oncebox.migrate import migrate
 from oncebox.program import drive
@@ -52,8 +57,8 @@ class Trade:
 
     def move(self, *, shop: str | None = None, billing: str | None = None) -> None:
         """The services are started on these databases from now on."""
-        self.shop_url = shop or self.shop_url
-        self.billing_url = billing or self.billing_url
+        self.shop_url: str = shop or self.shop_url
+        self.billing_url: str = billing or self.billing_url
         sources = {self.source: self.shop_url}
         self.shop = Service("shop", store=self.shop_url, log=self.log)
         self.billing: Any = Service(
@@ -256,6 +261,43 @@ def test_the_consumer_is_restored(
     assert (trade.ledger("a"), trade.ledger("b")) == ([1, 2, 3, 4, 5], [1])
 
 
+def test_the_consumer_is_restored_and_the_log_has_dropped_what_it_lacks(
+    trade: Trade,
+    new_database: Callable[[], str],
+    tmp_path: Path,
+    kafka_server: Kafka,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trade.pays("a", 1, 2, 3)
+    trade.pays("b", 1)
+    trade.drain()
+    file = dump(trade.billing_url, tmp_path / "billing.dump")
+    trade.pays("a", 4, 5)
+    trade.pays("b", 2)
+    trade.drain()
+    ends = [TopicPartition(trade.stream, n, OFFSET_END) for n in range(4)]
+    for answer in kafka_server.admin.delete_records(ends).values():
+        answer.result(10)
+    restored = new_database()
+    run("pg_restore", f"--dbname={restored}", str(file))
+    trade.move(billing=restored)
+    trade.pays("a", 6)
+    for one in trade.drain().values():  # unless the consumer has asked the source by itself
+        assert (one.key, one.kind, one.missing) == ("a", "gap", (4, 5))
+        trade.decide(one)
+    assert trade.drain() == {}
+    assert (trade.ledger("a"), trade.ledger("b")) == ([1, 2, 3, 4, 5, 6], [1])
+    assert "truncated" in trade.oncebox("journal", "billing").out
+    monkeypatch.setattr("oncebox.examine.MARGIN", 0)  # an audit judges nothing of the last minute
+    audit = trade.oncebox("audit", "shop", "billing", "--younger-s=0", "--json")
+    (finding,) = [row for row in audit.rows() if row.get("key")]
+    assert (finding["kind"], finding["key"]) == ("unapplied", "b")
+    trade.command(finding["decide"])
+    assert trade.drain() == {}
+    assert trade.ledger("b") == [1, 2]
+    assert trade.oncebox("audit", "shop", "billing", "--younger-s=0").code == 0
+
+
 def test_two_databases_emit_for_one_source_by_mistake(
     trade: Trade, new_database: Callable[[], str]
 ) -> None:
@@ -279,3 +321,74 @@ def test_two_databases_emit_for_one_source_by_mistake(
     trade.pays("a", 4)
     assert trade.drain() == {}
     assert trade.ledger("a") == [1, 2, 3, 4]
+
+
+# ---- restored without oncebox's schema
+
+
+def without_our_tables(url: str, restored: str, file: Path) -> None:
+    dump(url, file, "--exclude-schema=oncebox")
+    run("pg_restore", f"--dbname={restored}", str(file))
+    make_tables(restored)
+
+
+def test_a_consumer_without_its_tables_does_not_begin_by_itself(
+    trade: Trade, new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    trade.pays("a", 1, 2, 3)
+    trade.pays("b", 1)
+    trade.drain()
+    restored, moment = new_database(), datetime.now(UTC)
+    without_our_tables(trade.billing_url, restored, tmp_path / "billing.dump")
+    trade.pays("a", 4)
+    trade.drain()
+    trade.move(billing=restored)
+    trade.pays("a", 5)
+    with pytest.raises(Refused, match="this database knows nothing of it") as refused:
+        trade.drain()
+    assert trade.ledger("a") == [1, 2, 3]
+    command, _, _ = str(refused.value.hint).partition(",")
+    trade.command(command.replace("TIME", moment.isoformat()))
+    assert trade.drain() == {}
+    assert (trade.ledger("a"), trade.ledger("b")) == ([1, 2, 3, 4, 5], [1])
+
+
+def test_a_consumer_whose_database_is_made_anew_does_it_all_when_told(
+    trade: Trade, new_database: Callable[[], str]
+) -> None:
+    trade.pays("a", 1, 2)
+    trade.drain()
+    anew = new_database()
+    make_tables(anew)
+    with psycopg.connect(anew) as connection:
+        connection.execute(LEDGER)
+    trade.move(billing=anew)
+    with pytest.raises(Refused) as refused:
+        trade.drain()
+    command = str(refused.value.hint).partition("; ")[2].partition(",")[0]
+    trade.command(command)
+    assert trade.drain() == {}
+    assert trade.ledger("a") == [1, 2]
+
+
+def test_a_producer_without_its_tables_begins_another_history(
+    trade: Trade, new_database: Callable[[], str], tmp_path: Path
+) -> None:
+    trade.pays("a", 1, 2)
+    trade.drain()
+    restored = new_database()
+    without_our_tables(trade.shop_url, restored, tmp_path / "shop.dump")
+    trade.move(shop=restored)
+    trade.pays("a", 3)
+    waiting = trade.drain()
+    assert {key: one.kind for key, one in waiting.items()} == {"a": "fork"}
+    trade.decide(*waiting.values())
+    assert trade.drain() == {}
+    assert trade.ledger("a") == [1, 2, 3]
+
+
+def test_the_page_names_the_tests_that_hold_it() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "restores.md").read_text()
+    ours = {name for name in globals() if name.startswith("test_")}
+    named = set(re.findall(r"\btest_\w+", page)) - {Path(__file__).stem}
+    assert named == ours - {"test_the_page_names_the_tests_that_hold_it"}

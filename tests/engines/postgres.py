@@ -124,7 +124,7 @@ class OwnPostgres(Postgres):
         user = _unprivileged_user()
         programs = lookup.postgres_programs(version)
         self._server = Server("postgres", user)
-        self._password = secrets.token_hex(8) if standby_of is None else standby_of._password
+        self._password: str = secrets.token_hex(8) if standby_of is None else standby_of._password
         self.port = free_ports(1)[0]
         super().__init__(
             f"postgresql://{SUPERUSER}:{self._password}@{LOOPBACK}:{self.port}/postgres"

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from itertools import accumulate
 from operator import methodcaller
@@ -25,7 +25,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from ..errors import NotFound, OnceboxError, Unreachable
+from ..errors import MissingRight, NotFound, OnceboxError, Unreachable
 from ..ports import LOST_HEADERS, Record, truncated
 from ..ports import TopicPartition as Place
 from .kafka_settings import KafkaSettings
@@ -56,6 +56,8 @@ UNKNOWN_PROBE_S = 0.5
 a new one at different times."""
 
 ACKNOWLEDGE_TIMEOUT_S = 30.0
+COMMITTED_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 1.0
 
 Typed = Callable[[KafkaError, str], OnceboxError]
 
@@ -145,8 +147,29 @@ class KafkaReader:
         except KafkaException as error:
             self._acknowledged(error.args[0], None)
 
+    def acknowledged(self, places: Collection[Place]) -> dict[Place, int]:
+        """The offsets that are committed for the group; none where this user may not ask."""
+        asked = [TopicPartition(*place) for place in places]
+        try:
+            answers = self._consumer.committed(asked, timeout=COMMITTED_TIMEOUT_S)
+        except KafkaException as error:
+            failed = self._typed(error.args[0], "ask for committed offsets")
+            if isinstance(failed, MissingRight):
+                logger.info("%s", failed)
+                return {}
+            raise failed from error
+        return {(one.topic, one.partition): one.offset for one in answers if one.offset >= 0}
+
     def close(self) -> None:
+        """Waits a moment until what was acknowledged is committed."""
+        deadline = time.monotonic() + CLOSE_TIMEOUT_S
+        while self._is_acknowledging() and time.monotonic() < deadline:
+            self.acknowledge({})
+            self._consumer.consume(1, SLICE_S)  # hears of the commit; nobody reads any more
         self._consumer.close()
+
+    def _is_acknowledging(self) -> bool:
+        return bool(self._to_acknowledge) or time.monotonic() < self._acknowledging_until
 
     def _acknowledged(self, error: KafkaError | None, _: object) -> None:
         self._acknowledging_until = 0.0
