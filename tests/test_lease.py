@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import psycopg
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oncebox.lease import fair_share
+from oncebox.lease import acquire, add_cursor, fair_share
+from oncebox.migrate import migrate
 from oncebox.ports import TopicPartition
+from oncebox.program import drive
+from oncebox.statements import statements
+from oncebox.stores.adapt import open_store
+from producing import await_true
 
 NAMES = ("a", "b", "c", "d", "e")
 ROUNDS_MAX = 12
@@ -59,3 +70,35 @@ def test_a_member_that_leaves_moves_only_its_own() -> None:
     before = dict(holders)
     settle(holders, ["a", "b"])
     assert all(holders[p] == h for p, h in before.items() if h != "c")
+
+
+@pytest.mark.parametrize("pipelined", [True, False])
+def test_an_owner_that_stands_still_in_its_transaction_is_ended(
+    postgres_url: str, pipelined: bool
+) -> None:
+    """As one that was stopped, or whose host is gone; in a pipeline no limit of idle time holds."""
+    store, sql, place = open_store(postgres_url), statements("postgres"), ("t", 0)
+    still: Any = store.open()
+    next_one: Any = store.open()
+    drive(migrate(still))
+    drive(add_cursor(still, sql, "billing", place))
+    first = drive(acquire(still, sql, "billing", place, "still", 0.0))
+    assert first is not None
+    still.begin()
+    still.send(sql["limits"], ("1s", "1h"))
+    if pipelined:
+        still.pipeline(True)
+    assert still.run("update oncebox.cursor set open_batch = 1 returning 1") == [(1,)]
+
+    next_one.run("set statement_timeout = '5s'")
+    drive(add_cursor(next_one, sql, "billing", place))  # does not wait for the one that has it
+    assert drive(acquire(next_one, sql, "billing", place, "next", 4.0, 3600.0)) is None
+    took = partial(acquire, next_one, sql, "billing", place, "next", 4.0, 0.0)
+    await_true(lambda: drive(took()) is not None, "the next one has it")
+    assert next_one.run("select term, holder from oncebox.cursor") == [(first.term + 1, "next")]
+    with suppress(psycopg.OperationalError):
+        still.pipeline(False)
+    with pytest.raises(psycopg.OperationalError):
+        still.commit()
+    still.close()
+    next_one.close()

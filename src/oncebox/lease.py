@@ -6,6 +6,7 @@ or a stopped process costs time, never an effect.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,8 +14,14 @@ from .ports import TopicPartition
 from .program import Program, call
 from .session import Session
 
+logger = logging.getLogger("oncebox.lease")
+
 LEASE_S = 4.0
 """How long a silent owner keeps its partitions; renewed every third of it."""
+
+STUCK_S = 10.0
+"""How long a transaction that holds a cursor may outlast the lease, where its owner has no bounds
+of its own for it."""
 
 
 class Held(NamedTuple):
@@ -41,10 +48,21 @@ def acquire(
     place: TopicPartition,
     holder: str,
     lease_s: float = LEASE_S,
+    stuck_s: float = STUCK_S,
 ) -> Program[Held | None]:
-    """Take a cursor that is free, expired or already ours, under a new term; None: it is not."""
+    """Take a cursor that is free, expired or already ours, under a new term; None: it is not.
+
+    Then its owner is perhaps in a transaction. One that has stood still for `stuck_s` since its
+    lease ran out is ended: its process was stopped, or its host is gone and nobody has noticed.
+    """
     parameters = (reader, *place, holder, int(lease_s * 1000))
     rows = yield from call(session.run, sql["acquire"], parameters)
+    if not rows:
+        ended = yield from call(
+            session.run, sql["end_stuck"], (reader, *place, int(stuck_s * 1000))
+        )
+        if ended:
+            logger.warning("%s: ended a transaction that stood still at %s/%d", reader, *place)
     return Held(*rows[0]) if rows else None
 
 

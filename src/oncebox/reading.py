@@ -117,6 +117,18 @@ class Settings:
     start_margin_s: float = 600.0
     """How long before that time the log is read, since clocks differ."""
 
+    @property
+    def longest_s(self) -> float:
+        """How long a transaction may stand still until others end it. Handlers that run no
+        statement are one such time together.
+        """
+        return self.batch_time_s + self.handler_timeout_s + IDLE_MARGIN_S
+
+    @property
+    def times(self) -> tuple[float, float]:
+        """How long leases last, and for how long more a transaction may stand still."""
+        return self.lease_s, self.longest_s
+
 
 class Item(Struct, gc=False):
     """A record taken in: its place in a chain, the row of its key, who handles it.
@@ -328,9 +340,8 @@ def limits_of(reading: Reading) -> list[Statement]:
         return []
     settings = reading.settings
     # The second ends the connection, which is an outage: so only if the handler's own limit
-    # has not. Handlers that run no statement are one idle time together.
-    longest_s = settings.batch_time_s + settings.handler_timeout_s + IDLE_MARGIN_S
-    limits = (f"{int(s * 1000)}ms" for s in (settings.handler_timeout_s, longest_s))
+    # has not. In a pipeline it does not hold: see `end_stuck`.
+    limits = (f"{int(s * 1000)}ms" for s in (settings.handler_timeout_s, settings.longest_s))
     return [(reading.sql["limits"], (*limits,))]
 
 

@@ -185,7 +185,7 @@ class Relay:
             self.session = yield from call(self.store.open)
             self.is_open = True
         if self.held is None and not (yield from self._lead()):
-            yield from call(self.sleep, self.settings.lease_s / 4)
+            yield from call(self.sleep, self.settings.lease_s / 8)
             return True
         now = self.clock()
         if now < self.now:  # the clock was set back: nothing is due as late as it says

@@ -2,7 +2,11 @@
 -- it has expired.
 
 -- name: add_cursor
-insert into oncebox.cursor (reader, topic, partition) values ($1, $2, $3) on conflict do nothing;
+-- `on conflict` would wait for whoever has that row in a batch, for ever if he stands still.
+insert into oncebox.cursor (reader, topic, partition)
+select $1::text, $2::text, $3::int
+where not exists (select from oncebox.cursor where reader = $1 and topic = $2 and partition = $3)
+on conflict do nothing;
 
 -- name: acquire
 -- Free, expired or ours: take it. Dying at the same position as the owner before counts up.
@@ -17,6 +21,17 @@ where (reader, topic, partition) in (
          or lease_until - (extract(epoch from clock_timestamp()) * 1000)::bigint not between 0 and 10 * $5)
   for update skip locked)                     -- locked: its owner is in a batch, so it lives
 returning term, position, identity, takeovers, suspect;
+
+-- name: end_stuck
+-- Ends the connection that has this cursor locked, in a transaction of more than $4 ms, though its
+-- lease ran out as long ago. PostgreSQL's own limit of idle time does not hold inside a pipeline:
+-- to the server, the next statement is on its way. Only of our own role, which needs no right.
+select pg_terminate_backend(a.pid)
+from oncebox.cursor c join pg_stat_activity a on a.backend_xid = c.xmax
+where c.reader = $1 and c.topic = $2 and c.partition = $3
+  and c.lease_until < (extract(epoch from clock_timestamp()) * 1000)::bigint - $4::bigint
+  and a.xact_start < clock_timestamp() - $4::bigint * interval '1 millisecond'
+  and a.datname = current_database() and a.usename = current_user and a.pid <> pg_backend_pid();
 
 -- name: renew
 -- Rows: the partitions that are still ours, whose lease now runs on.

@@ -179,7 +179,7 @@ where s.consumer = $1 and s.source not like '%#claim';
 -- name: begin_quietly
 -- A consumer that begins: its floor, and the stamp up to which nothing is emitted.
 insert into oncebox.subscription (consumer, source, floor, had) values ($1, '', $2, $3)
-on conflict (consumer, source) do update set floor = excluded.floor, had = excluded.had;
+on conflict (consumer, source) do update set had = excluded.had;
 
 -- name: finish_keys
 update oncebox.key set had = -1

@@ -15,6 +15,10 @@ where reader = ?1 and topic = ?2 and partition = ?3
        or lease_until - CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) not between 0 and 10 * ?5)
 returning term, position, identity, takeovers, suspect;
 
+-- name: end_stuck
+-- A writer that stands still stops all others: nothing of ours could end it.
+select 1 from oncebox_cursor where reader = ?1 and topic = ?2 and partition = ?3 and ?4 < 0;
+
 -- name: renew
 -- Rows: the partitions that are still ours, whose lease now runs on.
 update oncebox_cursor set

@@ -186,7 +186,7 @@ WHERE consumer = ?1 AND source NOT LIKE '%#claim';
 -- name: begin_quietly
 -- A consumer that begins: its floor, and the stamp up to which nothing is emitted.
 INSERT INTO oncebox_subscription (consumer, source, floor, had) VALUES (?1, '', ?2, ?3)
-ON CONFLICT (consumer, source) DO UPDATE SET floor = excluded.floor, had = excluded.had;
+ON CONFLICT (consumer, source) DO UPDATE SET had = excluded.had;
 
 -- name: finish_keys
 UPDATE oncebox_key SET had = -1
