@@ -21,7 +21,7 @@ from chains import TOPIC, Opened, Paid, Producer, World, plain_handler
 from engines.server import free_ports
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
-from oncebox.errors import HandlerTimeout
+from oncebox.errors import HandlerTimeout, StoreUnavailable
 from oncebox.logs.embedded import EmbeddedLog
 from oncebox.ports import Extent, Topic
 from oncebox.program import call, drive, drive_async
@@ -577,3 +577,22 @@ def test_a_consumer_waits_for_a_store_that_is_away_from_the_start(postgres_url: 
     session: Any = drive(opened(store, "billing", lambda: False, comes_back))
     assert session.run("select 1") == [(1,)]
     session.close()
+
+
+@only("postgres")
+def test_a_key_that_somebody_has_locked_for_long_is_nobodys_poison(world: World) -> None:
+    world.handles_paid()
+    world.deliver(*world.producer.paid("a", 1))
+    loop = world.settle(world.loop(handler_timeout_s=0.2))
+    other: Any = world.store.open()
+    other.begin()
+    other.run("select from oncebox.key for update")
+    world.deliver(*world.producer.paid("a", 2))
+    with pytest.raises(StoreUnavailable, match="statement timeout") as caught:
+        assert not [drive(loop.turn()) for _ in range(TURNS_MAX)]
+    drive(loop.outage(caught.value))
+    assert world.parked() == {}
+    other.rollback()
+    other.close()
+    world.settle(loop)
+    assert world.of("a") == [1, 2]

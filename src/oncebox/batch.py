@@ -49,7 +49,7 @@ from .reading import (
     record_bytes,
 )
 from .session import Rows, Statement, commit, nothing, query
-from .stores.base import ended, refused, trouble
+from .stores.base import blocked, ended, refused, trouble
 
 logger = logging.getLogger("oncebox.consumer")
 
@@ -150,7 +150,10 @@ class Batch:
             if not self.reading.subscriptions:
                 yield from load_subscriptions(self.reading)
             opening = self.opening()
-            answers = yield from self.keys.load(self.items, self.drains, opening)
+            try:
+                answers = yield from self.keys.load(self.items, self.drains, opening)
+            except Exception as error:
+                raise (blocked(error) or error) from error
             self.check_fence(answers[-1])
             if not self.careful:
                 yield session.pipeline, (True,)

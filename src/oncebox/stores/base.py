@@ -205,6 +205,14 @@ def unusable(error: BaseException, where: str = "") -> CorruptStore | StoreUnava
     )
 
 
+def blocked(error: BaseException) -> StoreUnavailable | None:
+    """What it means that a statement of ours, before any handler ran, waited too long: somebody
+    has the rows locked, and that is the fault of no event.
+    """
+    found = unusable(error) if trouble(error) == "other" else None
+    return found if isinstance(found, StoreUnavailable) else None
+
+
 _HINTS = {
     "SQLITE_CANTOPEN": "check that the folder exists and can be written",
     "SQLITE_READONLY": "the file or its folder is read-only",
