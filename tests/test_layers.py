@@ -27,7 +27,6 @@ LAYERS = (
         "gaps",
         "prune",
         "ahead",
-        "beginning",
         "consumer",
         "explorer",
     ),

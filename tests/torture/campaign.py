@@ -20,15 +20,19 @@ from msgspec import Struct, json
 from .ending import end_round
 from .faults import KINDS, OUTAGES, Fault, Wish, aim, wishes
 from .place import PARTITIONS, Databases, Place
+from .points import BY_NAME
 from .recovery import recoveries
 from .stage import Stage, TortureFailed
 
 STATE = "state.json"
-ROUND_MAX = 50
+ROUND_MAX = 60
 """Faults in a round."""
 
 TOGETHER_MAX = 3
 """Faults on their way at once."""
+
+FULL, POINT_MIN = 1_000, 10
+"""In a full campaign, how often each crash point has to fire."""
 
 RECOVERY_EVERY = 4
 """Rounds from one measurement of recovery to the next; the first is one of them."""
@@ -81,6 +85,7 @@ class Campaign:
         self.place = place
         self.folder = folder
         self.say = say
+        self.recovery_every = RECOVERY_EVERY
         self.file = folder / STATE
         if self.file.exists():
             self.state = json.decode(self.file.read_bytes(), type=State)
@@ -108,10 +113,20 @@ class Campaign:
             self.save()
             self.round(len(self.state.rounds) + 1)
             self.save()
-        missing = KINDS.keys() - {wish.kind for wish in self.state.fired}
-        if missing:
-            raise TortureFailed(f"never fired: {', '.join(sorted(missing))}")
+        self.check_coverage()
         return self.state
+
+    def check_coverage(self) -> None:
+        """Raises TortureFailed for a kind that never fired, or in a campaign that is large enough
+        for a point that fired too rarely.
+        """
+        kinds = Counter(wish.kind for wish in self.state.fired)
+        points = Counter(wish.point for wish in self.state.fired)
+        rare = [kind for kind in KINDS if not kinds[kind]]
+        if self.state.total >= FULL:
+            rare += [point for point in BY_NAME if points[point] < POINT_MIN]
+        if rare:
+            raise TortureFailed(f"fired too rarely: {', '.join(rare)}")
 
     def round(self, number: int) -> None:
         """One round, from empty tables to the comparison. Raises TortureFailed."""
@@ -130,7 +145,8 @@ class Campaign:
             rng = random.Random(f"{self.state.seed} {number}")
             course = Course(stage, self.state.wishes[:ROUND_MAX], rng, self.told(number, begun))
             course.run()
-            recovery = recoveries(stage) if number % RECOVERY_EVERY == 1 else {}
+            measured = self.recovery_every and number % self.recovery_every == 1
+            recovery = recoveries(stage) if measured else {}
             self.say(f"round {number}: {len(course.fired)} faults fired, coming to rest")
             found = end_round(stage)
         except TortureFailed as error:

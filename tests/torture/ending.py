@@ -31,12 +31,13 @@ LEFTOVERS = {
     " where what in ('fork', 'orphan', 'late')",
 }
 OF_SERVERS = {
-    "connection": "select count(*) from pg_stat_activity where datname = any (%s)"
+    "connection": "select count(*), min(concat_ws(' ', pid, state, left(query, 200)))"
+    " from pg_stat_activity where datname = any (%s)"
     " and application_name <> 'torture' and coalesce(client_port, 0) <> all (%s)",
-    "lock": "select count(*) from pg_locks l join pg_database d on d.oid = l.database"
+    "lock": "select count(*), min(l.pid || ' ' || l.mode) from pg_locks l join pg_database d on d.oid = l.database"
     " where d.datname = any (%s) and l.pid not in"
     " (select pid from pg_stat_activity where application_name = 'torture') and %s is not null",
-    "prepared transaction": "select count(*) from pg_prepared_xacts where database = any (%s)"
+    "prepared transaction": "select count(*), min(gid) from pg_prepared_xacts where database = any (%s)"
     " and %s is not null",
 }
 
@@ -150,12 +151,12 @@ def nothing_left(stage: Stage) -> None:
                 left.append(f"{service}: {count} × {what}")
     names = list(stage.databases.names.values())
     servers = stage.place.bouncer.ask("show servers")
-    pooled = [int(row[POOL_PORT]) for row in servers if row[POOL_STATE] == "idle"]
+    pooled = [int(row[POOL_PORT]) for row in servers if row[POOL_STATE] != "active"]
     deadline = time.monotonic() + 5.0  # backends need a moment to see that their client has left
     for what, sql in OF_SERVERS.items():
-        while count := stage.databases.ask("shop", sql, names, pooled)[0][0]:
+        while (found := stage.databases.ask("shop", sql, names, pooled)[0])[0]:
             if time.monotonic() > deadline:
-                left.append(f"PostgreSQL: {count} × {what}")
+                left.append(f"PostgreSQL: {found[0]} × {what}, one is {found[1]}")
                 break
             time.sleep(0.1)
     if left:

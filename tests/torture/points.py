@@ -29,7 +29,7 @@ SKIPPED = ("call", "ask", "asked", "bulk", "lookup")
 
 class Point(NamedTuple):
     """A call of a program: `program` and, if given, `above` are among those that run; `call` is
-    the function's name; `sql`: how its statement begins, if that matters. `leaving`: it is met
+    the function's name, or one of them; `sql`: how its statement begins, if that matters. `leaving`: it is met
     only where a process is told to end.
     """
 
@@ -87,10 +87,10 @@ POINTS = (
           "fence and keys asked for, answers not seen", above="Batch.run", roles=ASKING),
     Point("batch-answered", "Keys.load_rows", "answers", "after",
           "partition fenced, keys locked and read", above="Batch.run", roles=ASKING),
-    Point("batch-fenced", "Keys.load_rows", "run", "after", "partition fenced",
-          above="Batch.run", sql="update oncebox.cursor", roles=WAITING),
-    Point("batch-locked", "Keys.load_rows", "run", "after", "keys locked and read",
-          above="Batch.run", sql="select k.key, k.sequence", roles=WAITING),
+    Point("batch-sent", "Keys.load_rows", "_ask", "after",
+          "fence and locks of keys sent, answers not seen", above="Batch.run", roles=("stock",)),
+    Point("batch-locked", "Keys.load_rows", "answers|run", "after",
+          "partition fenced, keys locked and read", above="Batch.run"),
     Point("handler-before", "Batch.run", HANDLER, "before", "about to run a handler"),
     Point("handler-after", "Batch.run", HANDLER, "after", "a handler has run"),
     Point("handler-marked", "Batch.perform_alone", "savepoint", "after",
@@ -102,17 +102,15 @@ POINTS = (
           sql="update oncebox.key"),
     Point("batch-closing", "Batch.close_fence", "send", "after",
           "position's move sent, answer not seen", roles=ASKING),
-    Point("batch-closed", "Batch.close_fence", "run", "after", "position moved, not committed",
-          roles=WAITING),
-    Point("batch-commit-asked", "commit", "_ask", "before", "about to commit a batch",
-          above="Batch.run", roles=ASKING),
-    Point("batch-commit-sent", "commit", "answers", "before", "COMMIT sent, answer not seen",
-          above="Batch.run", roles=ASKING),
-    Point("batch-commit-begun", "Batch.run", "commit", "before", "about to commit a batch",
-          roles=WAITING),
+    Point("batch-closed", "Batch.close_fence", "run|send", "after",
+          "position moved, not committed"),
+    Point("batch-commit-begun", "commit", "pipeline|_ask", "before", "about to commit a batch",
+          above="Batch.run"),
+    Point("batch-commit-sent", "commit", "_ask", "after", "COMMIT of a batch sent, answer not seen",
+          above="Batch.run", roles=("stock",)),
     Point("batch-commit-done", "Batch.run", "commit", "after", "batch committed"),
-    Point("waiting-commit", "ConsumerLoop.drain", "commit", "before",
-          "a waiting key gone on with, not committed"),
+    Point("waiting-commit", "commit", "pipeline|_ask", "before",
+          "a waiting key gone on with, not committed", above="ConsumerLoop.drain"),
     Point("effect-intended", "transact(_intend)", "commit", "after",
           "intent of an outside effect committed"),
     Point("effect-had", "have_effect", "(effect)", "after",
@@ -171,7 +169,7 @@ class Trap:
         if armed is None:
             return
         point = armed.point
-        if point.call != name or point.when != when or not sql.startswith(point.sql):
+        if name not in point.call.split("|") or point.when != when or not sql.startswith(point.sql):
             return
         if point.program:
             running = chain()
@@ -209,7 +207,7 @@ def call_name(program: Any, function: Callable[..., Any]) -> str:
         function = function.args[0]
     name = getattr(function, "__name__", "") or type(function).__name__
     direct = [n for n in running_programs(program) if n not in SKIPPED][-1:]
-    if direct in (["Batch.go_through"], ["Batch.invoke"]) and name != "send":
+    if direct in (["Batch.go_through"], ["Calls.run_handler"]) and name != "send":
         return HANDLER
     if direct == ["have_effect"]:
         return "(effect)"

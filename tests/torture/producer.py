@@ -15,7 +15,7 @@ from .points import Trap
 from .services import Charged, Moved, shop
 
 ACCOUNTS = 48
-PAUSE_S = 0.08
+PAUSE_S = 0.12
 """Between two transactions, on average."""
 
 CONNECT_TIMEOUT_S = 5

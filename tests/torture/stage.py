@@ -55,7 +55,7 @@ class Stage:
         urls = {service: self.place.url(name, way) for service, name in names.items()}
         return {
             **os.environ,
-            "PYTHONPATH": str(TESTS),
+            "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
             "PYTHONUNBUFFERED": "1",
             "TORTURE_TAG": self.tag,
             "TORTURE_FOLDER": str(self.folder),
