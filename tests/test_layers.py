@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "oncebox"
 LAYERS = (
     ("errors",),
     ("event", "order", "ports", "program", "transaction", "session", "statements"),
-    ("envelope", "codec", "others", "lease", "suspects", "context", "timeouts", "tally"),
+    ("envelope", "codec", "others", "lease", "suspects", "context", "timeouts", "spans", "tally"),
     ("reading", "keys", "calling", "batch", "outbox", "migrate", "roles", "stores", "logs", "sql"),
     (
         "adopt",

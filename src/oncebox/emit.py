@@ -15,9 +15,10 @@ from .codec import codec_of, encode
 from .context import rebuilding
 from .envelope import Reference
 from .errors import BadEvent, ConfigurationError
-from .event import event_type, new_id_and_text, source_name
+from .event import event_type, new_id_and_text, source_name, stream_of
 from .program import Program, perform
 from .session import Session
+from .spans import created
 from .statements import statements
 from .stores.adapt import adapt
 from .stores.base import raise_explained
@@ -153,7 +154,7 @@ def _row(plan: Plan, event: object, after: Emitted | Reference | None) -> tuple[
         ) from error
     id, text = new_id_and_text()
     row: Row = (plan.source, text, key, plan.type, plan.version, encode(event))
-    attributes = _attributes() if "opentelemetry.trace" in sys.modules else None
+    attributes = _attributes(plan, text, key) if "opentelemetry.trace" in sys.modules else None
     if after is not None or attributes is not None:
         row = (*row, None, attributes, *_awaited(plan, key, after))
     return row, Emitted(id, plan.source, key)
@@ -174,15 +175,10 @@ def _awaited(
     return after.source, after.key, after.stamp if isinstance(after, Reference) else None
 
 
-def _attributes() -> str | None:
-    """The W3C trace context of OpenTelemetry's current span, as a JSON object; None without one."""
-    from opentelemetry import trace
-
-    context = trace.get_current_span().get_span_context()
-    if not context.is_valid:
-        return None
-    parent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
-    return f'{{"traceparent":"{parent}"}}'
+def _attributes(plan: Plan, id: str, key: str | None) -> str | None:
+    """The trace context that travels with an event, as a JSON object; None without one."""
+    parent = created(stream_of(plan.source), id, key)
+    return None if parent is None else f'{{"traceparent":"{parent}"}}'
 
 
 def _append(session: Session, schema: str, row: Row, emitted: Emitted) -> Program[Emitted]:

@@ -24,10 +24,11 @@ from .gaps import Gaps
 from .migrate import check
 from .ports import Log
 from .program import Program, call, drive, drive_async
-from .reading import Reading
+from .reading import Handler, Reading
 from .relay import Relay, RelaySettings
 from .service import Consumer, Service
 from .session import Session, Store
+from .spans import processed, tracing
 from .statements import statements
 from .stores.adapt import open_store
 from .tally import SECONDS, CountedLog, Histogram, timed
@@ -98,7 +99,10 @@ async def check_tables(service: Service) -> None:
 def start_relay(work: Running, service: Service, holder: str) -> None:
     """The relay of a service's outbox."""
     assert service.log is not None
-    store, log = open_store(service.store, service.schema), CountedLog(work.log(service.log))
+    store, log = (
+        open_store(service.store, service.schema),
+        CountedLog(work.log(service.log), system_of(service.log)),
+    )
     part, settings = work.part(service, "relay", service.name), RelaySettings()
     part.log, part.late_s = log, HANGS_S + 2 * settings.publish_timeout_s
     sleep = work.sleeper(asynchronous=store.asynchronous)
@@ -169,6 +173,11 @@ def consumer_loop(
         for type, handler in reading.handlers.items():
             seconds = part.handlers[type] = Histogram(SECONDS)
             reading.handlers[type] = handler._replace(function=timed(handler.function, seconds))
+    if tracing():
+        reading.handlers = {
+            type: traced(handler, system_of(service.log), consumer.name)
+            for type, handler in reading.handlers.items()
+        }
 
     def fetch(reader: Any) -> Callable[..., Any]:
         return partial(asyncio.to_thread, reader.fetch) if store.asynchronous else reader.fetch
@@ -198,6 +207,17 @@ def opened(
                 raise
             logger.warning("%s: waiting: %s", name, error)
         yield from call(sleep, OPEN_PAUSE_S)
+
+
+def traced(handler: Handler, system: str, consumer: str) -> Handler:
+    """A handler inside spans; they need to know its events, so it is given contexts."""
+    function = processed(handler.function, system, consumer, with_context=handler.with_context)
+    return handler._replace(function=function, with_context=True)
+
+
+def system_of(log: str | None) -> str:
+    """What OpenTelemetry calls the kind of log behind a URL; the embedded one has no name there."""
+    return "kafka" if str(log).startswith("kafka:") else "oncebox"
 
 
 def reading_of(

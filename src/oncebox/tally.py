@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import Any
 
 from .ports import Log, Outgoing, Refusal
+from .spans import sending
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Bounds of what takes time."""
@@ -87,9 +88,12 @@ def timed(function: Callable[..., Any], seconds: Histogram) -> Callable[..., Any
 
 
 class CountedLog:
-    """A log whose `publish` is counted: events by topic and result, batches by size and time."""
+    """A log whose `publish` is counted: events by topic and result, batches by size and time; and
+    traced, where somebody traces. `system`: what OpenTelemetry calls this kind of log.
+    """
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, system: str) -> None:
+        self._system = system
         self._publish = log.publish
         self.describe, self.create, self.extents = log.describe, log.create, log.extents
         self.offsets_at, self.reader, self.check = log.offsets_at, log.reader, log.check
@@ -101,7 +105,8 @@ class CountedLog:
     def publish(self, records: Sequence[Outgoing], timeout_s: float) -> list[Refusal]:
         began = time.perf_counter()
         try:
-            refusals = self._publish(records, timeout_s)
+            with sending(self._system, records):
+                refusals = self._publish(records, timeout_s)
         except Exception:
             self.seconds.failed += 1
             raise
