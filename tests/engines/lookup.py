@@ -72,6 +72,14 @@ def kafka_jars(engines: Path = ENGINES) -> Path:
     return folder
 
 
+def connect_jars(engines: Path = ENGINES) -> Path:
+    """Return the folder with the jars of Kafka Connect and Debezium."""
+    folder = engines / "connect"
+    if not any(folder.glob("debezium-connector-postgres-*.jar")):
+        raise EngineMissing("Kafka Connect with Debezium", str(folder))
+    return folder
+
+
 def pgbouncer() -> Path:
     """Return `pgbouncer`, which Debian installs where only root's PATH looks."""
     places = os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin"

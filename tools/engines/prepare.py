@@ -4,6 +4,7 @@
 - PostgreSQL 14 to 18 and Kafka 4, as Java artifacts (versions in pom.xml beside this file),
   under `.engines` in the project;
 - a Java runtime for Kafka, and Maven to fetch the artifacts;
+- Kafka Connect with Debezium, as Java artifacts too (versions in connect.xml);
 - Redis of the system's packages, as a broker for the Celery example.
 
 What is there already is left alone, so a second run does nothing. Packages are installed with
@@ -29,8 +30,10 @@ sys.path.insert(0, str(PROJECT / "tests"))
 from engines import lookup  # noqa: E402  (the suite looks where this file puts)
 
 POM = HERE / "pom.xml"
+CONNECT_POM = HERE / "connect.xml"
 MAVEN_CACHE = lookup.ENGINES / "maven"
 STAMP = lookup.ENGINES / "prepared"
+CONNECT_STAMP = lookup.ENGINES / "prepared-connect"
 # Oldest first: any is new enough for Kafka, and distributions carry different ones.
 JAVA_PACKAGES = tuple(f"openjdk-{version}-jre-headless" for version in (17, 21, 25))
 MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64v8", "arm64": "arm64v8"}
@@ -47,17 +50,24 @@ def main() -> int:
     """Prepare everything, saying one line per step."""
     try:
         ensure("PostgreSQL", lookup.postgres_programs, install_postgres)
-        ensure("PgBouncer", lookup.pgbouncer, install_pgbouncer)
+        ensure("PgBouncer", lookup.pgbouncer, lambda: install_stopped("pgbouncer"))
         ensure("Java", lookup.java, install_java)
-        ensure("Redis", lookup.redis, install_redis)
+        ensure("Redis", lookup.redis, lambda: install_stopped("redis-server"))
         if prepared():
             say(f"Kafka and PostgreSQL {versions()}: present in {shown(lookup.ENGINES)}")
-            return 0
-        ensure("Maven", maven, lambda: install("maven"))
-        STAMP.unlink(missing_ok=True)
-        fetch_kafka()
-        fetch_postgres()
-        STAMP.write_text(fingerprint())
+        else:
+            ensure("Maven", maven, lambda: install("maven"))
+            STAMP.unlink(missing_ok=True)
+            fetch_kafka()
+            fetch_postgres()
+            STAMP.write_text(fingerprint(POM))
+        if connect_prepared():
+            say(f"Kafka Connect: present in {shown(lookup.ENGINES / 'connect')}")
+        else:
+            ensure("Maven", maven, lambda: install("maven"))
+            CONNECT_STAMP.unlink(missing_ok=True)
+            fetch_connect()
+            CONNECT_STAMP.write_text(fingerprint(CONNECT_POM))
     except CannotPrepare as problem:
         print(f"engines: {problem}", file=sys.stderr)
         return 1
@@ -111,17 +121,17 @@ def install_postgres() -> None:
         root("rm", "-f", str(NO_CLUSTER))
 
 
-def install_pgbouncer() -> None:
-    """Install PgBouncer without the service that its package would start: the suite starts its own.
+def install_stopped(package: str) -> None:
+    """Install a package without the service that it would start: the suite starts its own.
 
     policy-rc.d is how Debian's packages ask whether they may.
     """
     if NO_SERVICES.exists():
-        install("pgbouncer")
+        install(package)
         return
     root("sh", "-c", f"printf '#!/bin/sh\\nexit 101\\n' > {NO_SERVICES}; chmod +x {NO_SERVICES}")
     try:
-        install("pgbouncer")
+        install(package)
     finally:
         root("rm", "-f", str(NO_SERVICES))
 
@@ -137,13 +147,6 @@ def install_java() -> None:
             install(package)
             return
     raise CannotPrepare(f"none of these packages is known here: {' '.join(JAVA_PACKAGES)}")
-
-
-def install_redis() -> None:
-    """Install Redis without having its service started: the suite starts one of its own."""
-    install("redis-server")
-    if shutil.which("systemctl"):  # where there is no systemd, Debian starts nothing
-        root("sh", "-c", "systemctl disable --now redis-server || true")
 
 
 def install(*packages: str) -> None:
@@ -202,6 +205,13 @@ def fetch_kafka() -> None:
     run_maven("copy-dependencies@kafka")
 
 
+def fetch_connect() -> None:
+    """Copy Kafka Connect's and Debezium's jars, and all that they depend on, into a folder."""
+    say(f"Kafka Connect: fetching into {shown(lookup.ENGINES / 'connect')}")
+    shutil.rmtree(lookup.ENGINES / "connect", ignore_errors=True)
+    run_maven("copy-dependencies@connect", CONNECT_POM)
+
+
 def fetch_postgres() -> None:
     """Unpack each PostgreSQL version into `.engines/postgres/VERSION`."""
     if sys.platform != "linux":
@@ -217,11 +227,11 @@ def fetch_postgres() -> None:
         jar.unlink()
 
 
-def run_maven(goal: str) -> None:
-    """Run one execution of pom.xml, with a local repository inside `.engines`."""
+def run_maven(goal: str, pom: Path = POM) -> None:
+    """Run one execution of a pom, with a local repository inside `.engines`."""
     run(
         (
-            *("mvn", "-B", "-q", "-f", str(POM)),
+            *("mvn", "-B", "-q", "-f", str(pom)),
             "--strict-checksums",
             f"-Dmaven.repo.local={MAVEN_CACHE}",
             f"-Dengines={lookup.ENGINES}",
@@ -258,14 +268,23 @@ def prepared() -> bool:
         if sys.platform == "linux":
             for version in lookup.POSTGRES_VERSIONS:
                 lookup.postgres_programs(version)
-        return STAMP.read_text() == fingerprint()
+        return STAMP.read_text() == fingerprint(POM)
     except (lookup.EngineMissing, OSError):
         return False
 
 
-def fingerprint() -> str:
-    """Return a name for what pom.xml would fetch on this machine."""
-    return f"{platform.machine()} {hashlib.sha256(POM.read_bytes()).hexdigest()}\n"
+def connect_prepared() -> bool:
+    """The same for connect.xml."""
+    try:
+        lookup.connect_jars()
+        return CONNECT_STAMP.read_text() == fingerprint(CONNECT_POM)
+    except (lookup.EngineMissing, OSError):
+        return False
+
+
+def fingerprint(pom: Path) -> str:
+    """Return a name for what a pom would fetch on this machine."""
+    return f"{platform.machine()} {hashlib.sha256(pom.read_bytes()).hexdigest()}\n"
 
 
 if __name__ == "__main__":
