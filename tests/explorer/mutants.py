@@ -5,7 +5,7 @@ Each is a mistake that has cost others data. The production code has no switch f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ from oncebox.outbox import Reached, reached_text
 from oncebox.ports import TopicPartition
 from oncebox.program import Call, Program, call
 from oncebox.reading import Place, Reading
-from oncebox.session import Session
+from oncebox.session import Rows, Session, Statement
 from oncebox.session import asked as answered
 from oncebox.waiting import Waiting
 
@@ -463,11 +463,15 @@ def rows_read_before_locked(patch: pytest.MonkeyPatch, shop: Shop) -> None:
 def locks_in_any_order(patch: pytest.MonkeyPatch, shop: Shop) -> None:
     """Owners lock their keys one by one, each in an order of its own."""
 
-    def load_rows(self: Keys, places: Iterable[Place]) -> Program[None]:
+    def load_rows(
+        self: Keys, places: Iterable[Place], first: Sequence[Statement] = ()
+    ) -> Program[list[Rows]]:
         info = self.reading.session.handle.info
         backwards = info.parameter_status("application_name") == "two"
+        answers = yield from original_load_rows(self, [], first)
         for place in sorted(places, reverse=backwards):
             yield from original_load_rows(self, [place])
+        return answers
 
     patch.setattr(Keys, "load_rows", load_rows)
 
