@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # the en
 from typing import Annotated
 
 from engines.lookup import EngineMissing
-from pgbench_demo.play import play
+from pgbench_demo.play import play, report
 from pgbench_demo.stage import DemoFailed, Size
 
 app = App(name="pgbench_demo", help=__doc__)
@@ -25,7 +25,7 @@ def main(size: Annotated[Size, Parameter(name="*")] = Size()) -> int:  # noqa: B
     Exit code 0 only if both sides are equal and, unless none were asked for, faults fired.
     """
     try:
-        return play(size)
+        return report(play(size), size)
     except (DemoFailed, EngineMissing) as error:
         print(f"pgbench_demo: {error}", file=sys.stderr)
         return 2

@@ -87,7 +87,7 @@ def _balances(
 def _sequences(
     found: Comparison, bank: psycopg.Connection[Any], replica: psycopg.Connection[Any]
 ) -> None:
-    both = merge(_rows(bank, ORIGINAL), _rows(replica, REPLICA), key=itemgetter(0, 1))
+    both = merge(read(bank, ORIGINAL), read(replica, REPLICA), key=itemgetter(0, 1))
     for key, rows in groupby(both, key=itemgetter(0, 1)):
         sides: tuple[list[Any], list[Any]] = [], []
         for row in rows:
@@ -106,7 +106,8 @@ def _sequence(found: Comparison, key: Any, original: list[Any], copied: list[Any
             return
 
 
-def _rows(connection: psycopg.Connection[Any], sql: str) -> Iterator[Any]:
+def read(connection: psycopg.Connection[Any], sql: str) -> Iterator[Any]:
+    """Rows of a query, however many."""
     with connection.cursor(name="rows") as cursor:
         cursor.itersize = 10_000
         yield from cursor.execute(sql.encode())

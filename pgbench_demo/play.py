@@ -3,53 +3,112 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+
+import psycopg
 
 from .compare import Comparison, compare
+from .faults import Faults
+from .lags import Lags, measure
 from .stage import PROCESSES, Size, Stage, rows
+from .view import View
 
-TICK_S = 0.1
+TICK_S = 0.05
 STILL_S = 120.0
 """When the replica has not moved for so long, what is missing will not come."""
 
 
-def play(size: Size) -> int:
-    """Play it, and say what was found; the exit code."""
-    with Stage(size) as stage:
+@dataclass
+class Outcome:
+    """What came of it."""
+
+    comparison: Comparison
+    faults: Faults
+    lags: Lags | None
+    starts: int
+
+
+def play(size: Size) -> Outcome:
+    """Play it on servers of its own. Raises DemoFailed where the stage itself breaks."""
+    faults = Faults(size.faults, size.seed)
+    with Stage(size) as stage, closing(faults), closing(View(stage, faults)) as view:
         for name in PROCESSES:
             stage.start(name)
-        while not stage.benched():
-            stage.look_after()
-            time.sleep(TICK_S)
-        drain(stage, lambda: None)
+        with view.on():
+            while not stage.benched():
+                _tick(stage, faults, view, view.transactions / size.transactions)
+            view.phase = "the replica catches up"
+            while not faults.over:
+                _tick(stage, faults, view, 1.0)
+            _drain(stage, faults, view)
+            view.phase = "both sides are compared"
+            view.next = 0.0
+            view.tick()
         stage.stop()
         found = compare(stage.bank.url, stage.replica.url)
-    return report(found)
+        return Outcome(found, faults, measure(stage.bank.url, stage.replica.url), stage.starts)
 
 
-def drain(stage: Stage, tick: Callable[[], None]) -> None:
+def _tick(stage: Stage, faults: Faults, view: View, share: float) -> None:
+    stage.look_after()
+    faults.strike(stage, share)
+    view.tick()
+    time.sleep(TICK_S)
+
+
+def _drain(stage: Stage, faults: Faults, view: View) -> None:
     """Wait until the replica has what the bank has, or stands still."""
     ((total,),) = rows(stage.bank.url, "select count(*) from audited")
     before, moved = -1, time.monotonic()
     while True:
-        ((done,),) = rows(stage.replica.url, "select count(*) from history")
+        try:
+            ((done,),) = rows(stage.replica.url, "select count(*) from history")
+        except psycopg.OperationalError:
+            done = before
         if done >= total:
             return
         if done != before:
             before, moved = done, time.monotonic()
         elif time.monotonic() - moved > STILL_S:
             return  # the comparison says what is missing
-        stage.look_after()
-        tick()
-        time.sleep(TICK_S)
+        for _ in range(10):
+            _tick(stage, faults, view, 1.0)
 
 
-def report(found: Comparison) -> int:
+def report(outcome: Outcome, size: Size) -> int:
     """Say what was found; the exit code."""
+    found, fired = outcome.comparison, outcome.faults.fired
     for text in found.differences:
         print(f"DIFFERENT: {text}")
     print(
-        f"{found.transactions:,} transactions, {found.changes:,} changes of {found.keys:,} rows; "
-        f"{found.balances:,} balances compared: {found.count:,} differences"
+        f"{found.transactions:,} transactions by {size.clients} clients, pgbench started"
+        f" {outcome.starts} times; {len(fired)} of {size.faults} faults fired"
     )
-    return 1 if found.count else 0
+    for kind, count in sorted(Counter(one.kind for one in fired).items()):
+        print(f"    {count} x {kind}")
+    if outcome.lags is not None:
+        _tell_lags(outcome.lags, outcome.faults)
+    print(
+        f"{found.balances:,} balances and {found.changes:,} changes of {found.keys:,} rows"
+        f" compared: {found.count:,} differences"
+    )
+    if size.faults and not fired:
+        print("NO FAULT FIRED: this shows nothing")
+    return 1 if found.count or (size.faults and not fired) else 0
+
+
+def _tell_lags(lags: Lags, faults: Faults) -> None:
+    low, high, most = (lags.share(part) for part in (0.5, 0.99, 1.0))
+    late = sum(span.ended - span.began for span in lags.spans)
+    print(f"lag, commit to commit: p50 {low:.3f} s, p99 {high:.3f} s, most {most:.1f} s")
+    print(f"    over 1 s in {len(lags.spans)} spans, {late:.1f} s in all")
+    back = lags.recoveries(faults.fired)
+    if back:
+        alone = sum(1 for one in back if one < 0)
+        print(f"    back under it {max(back):.1f} s after the fault at most; without any: {alone}")
+    drained = lags.last_here - lags.last_there
+    if drained > 0:
+        rate = lags.drained / drained
+        print(f"backlog at the end: {lags.drained:,} changes in {drained:.1f} s, {rate:,.0f}/s")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +32,9 @@ SETTINGS = {"track_commit_timestamp": "on"}
 
 STARTS_MAX = 200
 """How often pgbench may be started without a transaction more."""
+
+
+COUNTED = "select count(*), (select last_value from audited_n_seq) from pgbench_history"
 
 
 class DemoFailed(Exception):
@@ -59,8 +63,11 @@ class Stage:
         self.done = 0
         """Transactions that were committed, as counted when pgbench was last started."""
         self.starts = self.vain = 0
+        self.drawn = 0
+        """Numbers that the triggers had drawn by then."""
         self.down = False
         """Whether the bank's server is being restarted: then pgbench waits."""
+        self._struck: set[str] = set()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -122,8 +129,22 @@ class Stage:
     def look_after(self) -> None:
         """Raises DemoFailed where a process ended that nobody killed."""
         for name, server in self.processes.items():
-            if not server.is_running():
+            if name not in self._struck and not server.is_running():
                 raise DemoFailed(f"{name} ended by itself:\n{server.log_tail()}")
+
+    @contextmanager
+    def struck(self, name: str) -> Iterator[None]:
+        """While a fault is done to a process, nobody wonders where it is."""
+        self._struck.add(name)
+        yield
+        self._struck.discard(name)
+
+    @contextmanager
+    def away(self, server: OwnPostgres) -> Iterator[None]:
+        """While a server is restarted: pgbench is not started on it."""
+        self.down = server is self.bank
+        yield
+        self.down = False
 
     # ---- pgbench
 
@@ -146,14 +167,14 @@ class Stage:
             raise DemoFailed(f"pgbench met an error: {said.decode(errors='replace')}")
         try:
             with psycopg.connect(self.bank.url, connect_timeout=10) as connection:
-                row = connection.execute("select count(*) from pgbench_history").fetchone()
+                row = connection.execute(COUNTED).fetchone()
         except psycopg.OperationalError:
             return False
         assert row is not None
         self.vain = 0 if row[0] > self.done else self.vain + 1
         if self.vain > STARTS_MAX:
             raise DemoFailed(f"pgbench does nothing: {self.words.read_text()}")
-        self.done = row[0]
+        self.done, self.drawn = row
         left = self.size.transactions - self.done
         if left > 0:
             self._bench(left)

@@ -27,6 +27,7 @@ LAYERS = (
         "gaps",
         "prune",
         "ahead",
+        "beginning",
         "consumer",
         "explorer",
     ),

@@ -14,9 +14,9 @@ from typing import Any
 
 from .ahead import Ahead
 from .batch import DONE, Batch, Broken, Outcome, Wanted
+from .beginning import begin, first_offset
 from .calling import Setback, describe, is_outage
 from .effects import have_effect
-from .envelope import STAMP_UNITS_PER_US
 from .errors import CorruptStore, Fenced, LogTruncated, Unreachable
 from .gaps import Gaps, of_gaps
 from .lease import Held, acquire, add_cursor, fair_share, release, renew
@@ -32,7 +32,6 @@ from .reading import (
     Taken,
     load_subscriptions,
     subscribe,
-    subscribe_first,
     take_in,
     transact,
 )
@@ -188,6 +187,7 @@ class ConsumerLoop:
     def leave(self) -> Program[None]:
         """Give everything back, so that others take over at once. Never raises."""
         try:
+            self.reader.acknowledge({p: int(held.position or 0) for p, held in self.held.items()})
             yield from self.transact(self.give_back(sorted(self.held), leave=True))
         except Exception:
             logger.debug("leaving failed", exc_info=True)
@@ -208,7 +208,7 @@ class ConsumerLoop:
     def upkeep(self, now_ms: int) -> Program[None]:
         """Keep leases, share partitions, look what is due."""
         if not self.reading.subscriptions:
-            yield from self.transact(self.prepare())
+            yield from begin(self.reading, self.log, self.reader, self.ask_log)
         if now_ms >= self.next_describe_ms:
             complete = yield from self.look_at_topics()
             yield from self.transact(self.add_cursors())
@@ -223,16 +223,10 @@ class ConsumerLoop:
         self.looked = {p: max(at, positions[p]) for p, at in looked.items() if p in positions}
         self.single = {p: count for p, count in self.single.items() if p in positions}
         self.reader.assign(positions | self.looked)
+        self.reader.acknowledge(positions)
         yield from self.fill_gaps(now_ms)
         if self.pruning.first() in self.held:
             yield from self.pruning.step(now_ms)
-
-    def prepare(self) -> Program[None]:
-        """Know the floor: fixed at the consumer's first start, in the subscription without name."""
-        reading, start = self.reading, self.settings.start
-        if start is not None:
-            reading.floor = int(start.timestamp() * 1_000_000) * STAMP_UNITS_PER_US
-        yield from subscribe_first(reading)
 
     def ask_log(self, function: Callable[..., T], *arguments: Any) -> Program[T]:
         """What the log says. It may take long: in no transaction, others wait for its locks; and on
@@ -296,7 +290,7 @@ class ConsumerLoop:
             raise Unreachable(f"topic {place[0]} was deleted just now")
         start = why = None
         if held.position is None:
-            start = yield from self.first_offset(place)
+            start = yield from first_offset(self.settings, self.log, place, self.ask_log)
         elif held.identity != found.identity:
             start, why = 0, "the topic was made anew"
         elif self.truncated:
@@ -314,16 +308,6 @@ class ConsumerLoop:
             )  # fmt: skip
             self.single[place] = self.settings.batch_max
         return held
-
-    def first_offset(self, place: TopicPartition) -> Program[int]:
-        topic, partition = place
-        start = self.settings.start
-        if start is None:
-            extents = yield from self.ask_log(self.log.extents, topic)
-            return extents[partition].start
-        safe_ms = int((start.timestamp() - self.settings.start_margin_s) * 1000)
-        offsets = yield from self.ask_log(self.log.offsets_at, topic, max(safe_ms, 0))
-        return offsets[partition]
 
     def set_position(
         self, place: TopicPartition, held: Held, offset: int, identity: str, why: str | None

@@ -6,7 +6,7 @@ scheme (`connect.py`) and prove themselves by the contract suites in `oncebox.te
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from .errors import LogTruncated
@@ -105,7 +105,13 @@ class Reader(Protocol):
         ...
 
     def acknowledge(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Tell the log how far effects are committed: for its own tools only; never waits."""
+        """Tell the log how far effects are committed; never waits."""
+        ...
+
+    def acknowledged(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """What the log was last told of these by a consumer of this name; empty where it does not
+        keep that, or may not say it. Raises Unreachable.
+        """
         ...
 
     def close(self) -> None: ...

@@ -133,8 +133,8 @@ def _clear(desk: Desk, statement: str) -> Program[None]:
 
 def prepare(desk: Desk, floor: int, had: int, ends: Offsets, why: str) -> Program[None]:
     """A consumer that never ran is to build its state from the log like a rebuild: of events up to
-    the stamp `had`, what its handlers emit and ask for by `once` is left out. `floor`: of its
-    settings. Raises Refused for one that has begun.
+    the stamp `had`, what its handlers emit and ask for by `once` is left out. `floor`: events below
+    that stamp are not run. Raises Refused for one that has begun.
     """
 
     def work() -> Program[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from oncebox.errors import MissingRight, MissingTables, Unreachable
 from oncebox.event import event, new_id
 from oncebox.logs.kafka import KafkaLog
 from oncebox.migrate import check, migrate
-from oncebox.ports import Outgoing
+from oncebox.ports import Log, Outgoing
 from oncebox.program import call, drive
 from oncebox.running import running
 from oncebox.service import Service
@@ -313,6 +314,15 @@ def grant(broker: OwnKafka, topic: str, user: str) -> None:
     ]  # fmt: skip
     for answer in broker.admin.create_acls(acls).values():
         answer.result(ANSWER_TIMEOUT_S)
+    with closing(open_log(broker.url_of(user, PASSWORD))) as log:
+        until(lambda: may_describe(log, topic), "the broker heeds what was granted")
+
+
+def may_describe(log: Log, topic: str) -> bool:
+    try:
+        return log.describe(topic) is not None
+    except MissingRight:
+        return False
 
 
 class GivesUp:

@@ -115,11 +115,16 @@ class Postgres:
 class OwnPostgres(Postgres):
     """A PostgreSQL server that this process started, and may stop and start as a test wants."""
 
-    def __init__(self, version: int | None = None, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        version: int | None = None,
+        settings: dict[str, str] | None = None,
+        standby_of: "OwnPostgres | None" = None,
+    ) -> None:
         user = _unprivileged_user()
         programs = lookup.postgres_programs(version)
         self._server = Server("postgres", user)
-        self._password = secrets.token_hex(8)
+        self._password: str = secrets.token_hex(8) if standby_of is None else standby_of._password
         self.port = free_ports(1)[0]
         super().__init__(
             f"postgresql://{SUPERUSER}:{self._password}@{LOOPBACK}:{self.port}/postgres"
@@ -128,7 +133,10 @@ class OwnPostgres(Postgres):
         self.data = self._server.folder / "data"
         self.settings = SETTINGS | {"port": str(self.port)} | (settings or {})
         try:
-            self._initdb()
+            if standby_of is None:
+                self._initdb()
+            else:
+                standby_of.base_backup(self.data, standby=True)
             self.start()
         except BaseException:
             self.remove()
@@ -166,6 +174,28 @@ class OwnPostgres(Postgres):
         self.stop(immediate=immediate)
         self.start()
 
+    def base_backup(self, folder: Path, *, standby: bool = False) -> None:
+        """Copy the running server's data into a new folder, by `pg_basebackup`: whole, with the log
+        of what was committed meanwhile. `standby`: a server that starts there follows this one.
+        """
+        command = [
+            str(self.programs / "pg_basebackup"), f"--dbname={self.url}", f"--pgdata={folder}",
+            "--checkpoint=fast", "--no-sync", *(["--write-recovery-conf"] if standby else []),
+        ]  # fmt: skip
+        self._perform(command)
+
+    def restore(self, folder: Path) -> None:
+        """Stop at once, and start again on a base backup, which is used up."""
+        self.stop(immediate=True)
+        shutil.rmtree(self.data)
+        folder.rename(self.data)
+        self.start()
+
+    @property
+    def beside(self) -> Path:
+        """A folder that the server's user may write to; it goes with the server."""
+        return self._server.folder
+
     def remove(self) -> None:
         """End the server and remove its data."""
         # Not SIGKILL: that would orphan the server's children and its shared memory.
@@ -188,11 +218,16 @@ class OwnPostgres(Postgres):
             "--locale=C",
             "--no-sync",  # an empty cluster may be lost; what tests write to it may not
         ]
-        made = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, check=False, **credentials(user)
-        )
-        if made.returncode:
-            raise ServerFailed(f"initdb failed:\n{made.stdout}{made.stderr}")
+        self._perform(command)
+
+    def _perform(self, command: list[str]) -> None:
+        """Run one of PostgreSQL's programs as the server's user."""
+        ended = subprocess.run(
+            command, cwd=self._server.folder, capture_output=True, text=True, check=False,
+            **credentials(self._server.user),
+        )  # fmt: skip
+        if ended.returncode:
+            raise ServerFailed(f"{command[0]} failed:\n{ended.stdout}{ended.stderr}")
 
     def _ready(self) -> bool:
         # The last line of postmaster.pid says so, and asking it needs no connection.
@@ -225,13 +260,16 @@ def _reachable(programs: Path, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def postgres(
-    version: int | None = None, settings: dict[str, str] | None = None
+    version: int | None = None,
+    settings: dict[str, str] | None = None,
+    standby_of: OwnPostgres | None = None,
 ) -> Iterator[OwnPostgres]:
     """Start a server, of a major version (14 to 18) or of the system's packages; remove it after.
 
-    `settings` are added to, or replace, those of `SETTINGS`. Raises `EngineMissing`.
+    `settings` are added to, or replace, those of `SETTINGS`. `standby_of`: a copy of that server,
+    which follows it until it is promoted. Raises `EngineMissing`.
     """
-    server = OwnPostgres(version, settings)
+    server = OwnPostgres(version, settings, standby_of)
     try:
         yield server
     finally:

@@ -6,7 +6,7 @@ any order, and fewer than there are.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from zlib import crc32
 
 from oncebox.explorer import Run, arrivals
@@ -135,6 +135,9 @@ class BrokerReader:
 
     def acknowledge(self, positions: Mapping[TopicPartition, int]) -> None:
         pass
+
+    def acknowledged(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        return {}
 
     def close(self) -> None:
         pass

@@ -154,6 +154,7 @@ def _wait(place: Place, consumer: str, spans: Mapping[TopicPartition, tuple[int,
 Clear = Annotated[Texts, said("A statement that empties what handlers write; repeatable.")]
 Cleared = Annotated[bool, said("Nothing to empty, or done, with the consumer stopped.")]
 New = Annotated[bool, said("A consumer that never ran: it begins like a rebuild.")]
+Adopt = Annotated[str | None, said("A database without its tables: all before this is done.")]
 Finish = Annotated[bool, said("From now on everything is performed, also in a rebuild.")]
 Effects = Annotated[bool, said("Emit, and have outside effects, again for every event.")]
 Yes = Annotated[bool, said("Do not ask.")]
@@ -166,6 +167,7 @@ def rebuild(
     clear: Clear = None,
     cleared: Cleared = False,
     new: New = False,
+    adopt: Adopt = None,
     finish: Finish = False,
     perform_effects: Effects = False,
     because: Because = UNSAID,
@@ -183,10 +185,16 @@ def rebuild(
 
         oncebox rebuild billing --clear "DELETE FROM owed" --yes --wait
         oncebox rebuild billing.v2 --new
+        oncebox rebuild billing --adopt 2026-05-03T10:00:00Z
         oncebox rebuild billing --finish
+
+    --adopt is for a database that was restored without oncebox's tables, where the
+    consumer refuses to begin: start (nothing is done there), an ISO time, or 2h.
     """
     if new:
         _begin(consumer, because)
+    elif adopt is not None:
+        _adopt(consumer, adopt, because)
     elif finish:
         _finish(consumer, because)
     elif not clear and not cleared:
@@ -238,6 +246,15 @@ def _begin(consumer: str, because: str) -> None:
     had = _stamp_at(now_ms())
     place.at_desk(consumer, lambda desk: rewind.prepare(desk, floor, had, ends, because))
     _report("new", consumer, len(ends), "will be read as in a rebuild, when it runs")
+
+
+def _adopt(consumer: str, before: str, because: str) -> None:
+    floor = _stamp_at(when_ms(before))
+    why = f"{because}; what was emitted before {before} is done here"
+    locate(consumer).at_desk(consumer, lambda desk: rewind.prepare(desk, floor, -1, {}, why))
+    document = {"action": "adopt", "consumer": consumer, "before": before}
+    done = "nothing" if before == "start" else f"what was emitted before {before}"
+    tell(document, f"{consumer}: {done} is done here; it begins when it runs")
 
 
 def _finish(consumer: str, because: str) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +225,10 @@ class FaultyReader:
 
     def acknowledge(self, positions: Mapping[TopicPartition, int]) -> None:
         self.inner.acknowledge({(self.prefix + t, n): at for (t, n), at in positions.items()})
+
+    def acknowledged(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        found = self.inner.acknowledged([(self.prefix + t, n) for t, n in places])
+        return {(t.removeprefix(self.prefix), n): at for (t, n), at in found.items()}
 
     def close(self) -> None:
         self.inner.close()

@@ -17,7 +17,7 @@ import uuid
 import zlib
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain, count
@@ -282,6 +282,9 @@ class EmbeddedReader:
 
     def acknowledge(self, positions: Mapping[TopicPartition, int]) -> None:
         """Nothing: the embedded log has no tools of its own, the consumers' cursors say it."""
+
+    def acknowledged(self, places: Collection[TopicPartition]) -> dict[TopicPartition, int]:  # noqa: ARG002
+        return {}
 
     def close(self) -> None:
         self._connection.close()

@@ -1,6 +1,7 @@
 """Reading from Kafka: partitions assigned one by one, without a consumer group's protocol.
 
-Leases in our store say who reads what; a group's offsets are written for Kafka's own tools only.
+Leases in our store say who reads what; a group's offsets are written for Kafka's own tools, and
+for a consumer whose database has forgotten it (see beginning.py).
 librdkafka keeps silent about brokers that are away, partitions without a leader, topics that were
 deleted or made anew under its feet (it then goes on in the other topic): the reader's probes ask.
 """
@@ -11,21 +12,22 @@ import logging
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, wait
 from itertools import accumulate
 from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import (
     Consumer,
+    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     TopicCollection,
     TopicPartition,
 )
 
-from ..errors import NotFound, OnceboxError, Unreachable
+from ..errors import MissingRight, NotFound, OnceboxError, Unreachable
 from ..ports import LOST_HEADERS, Record, truncated
 from ..ports import TopicPartition as Place
 from .kafka_settings import KafkaSettings
@@ -55,7 +57,8 @@ UNKNOWN_PROBE_S = 0.5
 """How long a topic may be unknown at first, and how often it is asked for then: brokers learn of
 a new one at different times."""
 
-ACKNOWLEDGE_TIMEOUT_S = 30.0
+COMMITTED_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 1.0
 
 Typed = Callable[[KafkaError, str], OnceboxError]
 
@@ -70,6 +73,8 @@ class KafkaReader:
 
     def __init__(self, settings: KafkaSettings, admin: Any, typed: Typed, group: str) -> None:
         self._hosts = settings.hosts
+        self._admin = admin
+        self._group = group
         self._typed = typed
         self._next: dict[Place, int] = {}
         self._lost: dict[Place, OnceboxError] = {}
@@ -77,7 +82,7 @@ class KafkaReader:
         self._woken = threading.Event()
         self._probes = _Probes(settings, admin, typed)
         self._to_acknowledge: dict[Place, int] = {}
-        self._acknowledging_until = 0.0
+        self._acknowledging: Future[Any] | None = None
         self._consumer = settings.client(
             Consumer,
             {
@@ -92,7 +97,6 @@ class KafkaReader:
                 "message.max.bytes": FETCH_BYTES,
                 "fetch.wait.max.ms": FETCH_WAIT_MS,
                 "fetch.queue.backoff.ms": QUEUE_BACKOFF_MS,
-                "on_commit": self._acknowledged,
             },
         )
 
@@ -132,26 +136,55 @@ class KafkaReader:
         self._woken.set()
 
     def acknowledge(self, positions: Mapping[Place, int]) -> None:
-        """Commit offsets for Kafka's own tools: at most one request at a time, nobody waits."""
+        """Commit offsets for the group: one request at a time, nobody waits."""
         self._to_acknowledge.update(positions)
-        now = time.monotonic()
-        if now < self._acknowledging_until or not self._to_acknowledge:
+        asked = self._acknowledging
+        if not self._to_acknowledge or (asked is not None and not asked.done()):
             return
-        self._acknowledging_until = now + ACKNOWLEDGE_TIMEOUT_S
+        if asked is not None and (error := asked.exception()) is not None:
+            logger.debug("offsets were not committed: %s", error)
         offsets = [TopicPartition(*place, at) for place, at in self._to_acknowledge.items()]
         self._to_acknowledge = {}
+        # By the administrator: a consumer that may not commit tries for ever, and calls back when
+        # Python is gone.
+        (self._acknowledging,) = self._admin.alter_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(self._group, offsets)],
+            request_timeout=COMMITTED_TIMEOUT_S,
+        ).values()
+
+    def acknowledged(self, places: Collection[Place]) -> dict[Place, int]:
+        """The offsets that are committed for the group; none where this user may not ask.
+
+        A consumer that may not ask tries until its time is over: so see first whether it may.
+        (`list_consumer_group_offsets` of the administrator ends the process by a segmentation fault
+        while brokers load the group: librdkafka 2.16, `rd_kafka_handle_OffsetFetch`.)
+        """
+        asked = [TopicPartition(*place) for place in places]
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=True)
+            group = self._admin.describe_consumer_groups(
+                [self._group], request_timeout=COMMITTED_TIMEOUT_S
+            )
+            group[self._group].result(2 * COMMITTED_TIMEOUT_S)
+            answers = self._consumer.committed(asked, timeout=COMMITTED_TIMEOUT_S)
+        except TimeoutError as error:
+            raise Unreachable("Kafka does not say what was acknowledged") from error
         except KafkaException as error:
-            self._acknowledged(error.args[0], None)
+            if error.args[0].name() == "GROUP_ID_NOT_FOUND":
+                return {}
+            failed = self._typed(error.args[0], "say what was acknowledged")
+            if isinstance(failed, MissingRight):
+                logger.info("%s", failed)
+                return {}
+            raise failed from error
+        return {(one.topic, one.partition): one.offset for one in answers if one.offset >= 0}
 
     def close(self) -> None:
+        """Waits a moment until what was acknowledged is committed."""
+        if self._acknowledging is not None:
+            wait([self._acknowledging], CLOSE_TIMEOUT_S)
+            self.acknowledge({})
+            wait([self._acknowledging], CLOSE_TIMEOUT_S)
         self._consumer.close()
-
-    def _acknowledged(self, error: KafkaError | None, _: object) -> None:
-        self._acknowledging_until = 0.0
-        if error is not None:
-            logger.debug("offsets for Kafka's tools were not committed: %s", error.str())
 
     def _take(self, count_max: int, bytes_max: int) -> list[Record]:
         arrivals, self._held = self._held, []

@@ -304,6 +304,7 @@ def check_two_readers(engine: LogEngine) -> None:
         assert sorted(numbers(first)) == sorted(numbers(second)) == list(range(400))
         one.acknowledge({(topic, 0): 1, (topic, 1): 1})
         two.acknowledge({(topic, 0): 2, (topic, 1): 2})
+        assert two.acknowledged([(topic, 0)]).keys() <= {(topic, 0)}
         publish(log, [record(topic, "k", 400)])
         assert numbers(read(one, 1)) == numbers(read(two, 1)) == [400]
 

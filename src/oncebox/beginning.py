@@ -1,0 +1,63 @@
+"""Where a consumer begins: from which moment on, at which offset; and whether it ever did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
+
+from .envelope import STAMP_UNITS_PER_US
+from .errors import Refused
+from .ports import Log, Reader, TopicPartition
+from .program import Program
+from .reading import Reading, Settings, load_subscriptions, subscribe_first, transact
+
+AskLog = Callable[..., Program[Any]]
+"""Calls what the log says, in no transaction: see `ConsumerLoop.ask_log`."""
+
+
+def begin(reading: Reading, log: Log, reader: Reader, ask_log: AskLog) -> Program[None]:
+    """Know the floor: fixed at the consumer's first start, in the subscription without name.
+
+    Raises Refused for a consumer that its database does not know and its log does: that is another
+    database than before, or one that was restored without oncebox's tables. To begin at the start
+    would do everything again that is done there.
+    """
+    yield from transact(reading, load_subscriptions(reading))
+    if not reading.subscriptions:
+        yield from _look_back(reading, log, reader, ask_log)
+    start = reading.settings.start
+    if start is not None:
+        reading.floor = int(start.timestamp() * 1_000_000) * STAMP_UNITS_PER_US
+    yield from transact(reading, subscribe_first(reading))
+
+
+def _look_back(reading: Reading, log: Log, reader: Reader, ask_log: AskLog) -> Program[None]:
+    places: list[TopicPartition] = []
+    for topic in reading.topics:
+        found = yield from ask_log(log.describe, topic)
+        places += [(topic, n) for n in range(0 if found is None else found.partitions)]
+    known: dict[TopicPartition, int] = yield from ask_log(reader.acknowledged, places)
+    if known:
+        (topic, partition), offset = max(known.items(), key=itemgetter(1))
+        name = reading.consumer
+        raise Refused(
+            f"{name} has read this log before, and this database knows nothing of it",
+            position=f"{topic}/{partition}@{offset}",
+            expected="the database that it worked in, with oncebox's tables",
+            hint=f"oncebox rebuild {name} --adopt TIME, if what was emitted before that time is "
+            f"done here; oncebox rebuild {name} --adopt start, if nothing is",
+        )
+
+
+def first_offset(
+    settings: Settings, log: Log, place: TopicPartition, ask_log: AskLog
+) -> Program[int]:
+    """Where to begin in a partition that was never read."""
+    topic, partition = place
+    if settings.start is None:
+        extents = yield from ask_log(log.extents, topic)
+        return int(extents[partition].start)
+    safe_ms = int((settings.start.timestamp() - settings.start_margin_s) * 1000)
+    offsets = yield from ask_log(log.offsets_at, topic, max(safe_ms, 0))
+    return int(offsets[partition])
