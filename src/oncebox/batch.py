@@ -105,7 +105,8 @@ class Batch:
     `drains`: keys to go on with; with True, also if they are parked as poison. `events_max`: how
     many kept events are done; the rest is for another batch. `filling`: of the items, only those
     that are next for their key are taken, all others are as if they had not come, and no position
-    moves.
+    moves. `guard`: in place of a fence, a partition and the term that must be its own now; others
+    may work under it at the same time (see `abreast.py`).
     """
 
     def __init__(
@@ -119,9 +120,11 @@ class Batch:
         events_max: int | None = None,
         filling: bool = False,
         meanwhile: Callable[[], Program[None]] = nothing,
+        guard: tuple[TopicPartition, int] | None = None,
     ) -> None:
         self.reading = reading
         self.meanwhile = meanwhile
+        self.guard = guard
         self.items = items
         self.fence = fence
         self.drains = drains
@@ -182,6 +185,12 @@ class Batch:
         """The first statements: limits, and the fence, whose rows are the partitions still ours."""
         reading = self.reading
         limits, sql = limits_of(reading), reading.sql
+        if self.guard is not None:
+            (topic, partition), term = self.guard
+            held = (reading.consumer, topic, partition, term)
+            # What is asked last is asked when no rebuild can come any more.
+            keep_in = (sql["keep_in"], (reading.consumer,))
+            return [*limits, keep_in, (sql["open_batch"], ()), (sql["is_held"], held)]
         if not self.fence:
             return [*limits, (sql["open_batch"], ())]
         rows = [
@@ -191,7 +200,7 @@ class Batch:
         return [*limits, query(reading.session, sql["fence"], rows, (reading.consumer,))]
 
     def check_fence(self, ours: Rows) -> None:
-        if self.fence and len(ours) != len(self.fence):
+        if len(ours) != len(self.fence) if self.fence else self.guard and not ours:
             raise Fenced(
                 "another owner took a partition", expected="our term and position",
                 hint="nothing of this batch was committed; it goes on where it owns",
@@ -428,7 +437,9 @@ class Batch:
         """A handler failed where all run together: an outage passes, all else is run carefully."""
         if is_outage(error) and not self.reading.gives_up(entry.place, link):
             raise error
-        raise Setback from error
+        setback = Setback()
+        setback.event = (entry.place, link.sequence, link.stamp)
+        raise setback from error
 
     def perform_alone(
         self, entry: Entry, item: Item, link: Link, handler: Handler

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
 
 from .envelope import STAMP_UNITS_PER_US
-from .errors import Refused
+from .errors import Fenced, Refused
+from .lease import Held
 from .ports import Log, Reader, TopicPartition
-from .program import Program
+from .program import Program, call
 from .reading import Reading, Settings, load_subscriptions, subscribe_first, transact
+
+logger = logging.getLogger("oncebox.consumer")
 
 AskLog = Callable[..., Program[Any]]
 """Calls what the log says, in no transaction: see `ConsumerLoop.ask_log`."""
@@ -61,3 +65,27 @@ def first_offset(
     safe_ms = int((settings.start.timestamp() - settings.start_margin_s) * 1000)
     offsets = yield from ask_log(log.offsets_at, topic, max(safe_ms, 0))
     return int(offsets[partition])
+
+
+def set_position(
+    reading: Reading,
+    place: TopicPartition,
+    held: Held,
+    offset: int,
+    identity: str,
+    why: str | None,
+) -> Program[None]:
+    """Begin to read here. `why`: something before it was perhaps never read; that is noted.
+    Chains show what is missing, and what is read again is dropped; events without a chain
+    have the note alone. Raises Fenced.
+    """
+    at = f"{place[0]}/{place[1]}"
+    parameters = (reading.consumer, *place, held.term, str(offset), identity)
+    rows = yield from call(reading.session.run, reading.sql["begin_position"], parameters)
+    if not rows:
+        raise Fenced(f"{at} has another owner")
+    if why is not None:
+        detail = f"{at}@{held.position} and what follows may be missing: {why}; read from {offset}"
+        logger.error("%s: %s", reading.consumer, detail)
+        note = (reading.now_ms(), "truncated", reading.consumer, "", at, *[None] * 3, detail)
+        yield from call(reading.session.run, reading.sql["note"], note)

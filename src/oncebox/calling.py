@@ -19,10 +19,11 @@ from .stores.base import trouble
 
 class Setback(Exception):
     """A handler failed in a batch that ran together: undo it and run carefully; or, if it was a
-    list of several events that failed, with fewer.
+    list of several events that failed, with fewer. `event`: the one that failed, if it is known.
     """
 
     several = False
+    event: tuple[Place, int, int] | None = None
 
 
 class Listed:

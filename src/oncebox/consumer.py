@@ -14,7 +14,7 @@ from typing import Any
 
 from .ahead import Ahead
 from .batch import DONE, Batch, Broken, Outcome, Wanted
-from .beginning import begin, first_offset
+from .beginning import begin, first_offset, set_position
 from .calling import Setback, describe, is_outage
 from .effects import have_effect
 from .errors import CorruptStore, Fenced, LogTruncated, Unreachable
@@ -120,6 +120,18 @@ class ConsumerLoop:
 
     def turn(self) -> Program[bool]:
         """Upkeep if due, then one fetch and what it brings; whether there was anything to do."""
+        yield from self.keep_up()
+        caught_up = yield from self.catch_up()
+        if not self.held:
+            yield self.sleep, (min(self.settings.lease_s / 4, 0.2),)
+            return caught_up
+        settings = self.settings
+        wait_s = 0.0 if self.drains else min(settings.fetch_wait_s, settings.lease_s / 4)
+        count_max = 1 if self.single else settings.batch_max
+        return (yield from self.fetch_records(count_max, wait_s)) or caught_up
+
+    def keep_up(self) -> Program[None]:
+        """Upkeep, if it is time."""
         now_ms = self.reading.now_ms()
         if now_ms < self.now_ms:  # the clock was set back: nothing is due as late as it says
             self.next_upkeep_ms = self.next_describe_ms = self.next_sweep_ms = 0
@@ -129,17 +141,13 @@ class ConsumerLoop:
         if now_ms >= self.next_upkeep_ms and not self.ahead.records:
             yield from self.upkeep(now_ms)
             self.next_upkeep_ms = now_ms + int(self.settings.lease_s * 1000 / 4)
-        caught_up = yield from self.catch_up()
-        if not self.held:
-            yield self.sleep, (min(self.settings.lease_s / 4, 0.2),)
-            return caught_up
-        settings = self.settings
-        wait_s = 0.0 if self.drains else min(settings.fetch_wait_s, settings.lease_s / 4)
-        count_max = 1 if self.single else settings.batch_max
+
+    def fetch_records(self, count_max: int, wait_s: float) -> Program[bool]:
+        """One fetch and what it brings; whether it brought anything."""
         records, taken = self.ahead.take()
         try:
             if not records:
-                records = yield self.fetch, (count_max, settings.batch_bytes_max, wait_s)
+                records = yield self.fetch, (count_max, self.settings.batch_bytes_max, wait_s)
         except LogTruncated as error:
             logger.warning("%s: %s", self.reading.consumer, error)
             yield from self.transact(self.give_back(sorted(self.held)))
@@ -149,7 +157,7 @@ class ConsumerLoop:
         records = [r for r in records if (r.topic, r.partition) in self.held]
         if records:
             yield from (self.look_ahead(records) if self.paused else self.handle(records, taken))
-        return caught_up or bool(records)
+        return bool(records)
 
     def outage(self, error: Exception) -> Program[None]:
         """Nobody's fault: wait, longer each time, and begin again where the store says. Raises
@@ -187,7 +195,7 @@ class ConsumerLoop:
     def leave(self) -> Program[None]:
         """Give everything back, so that others take over at once. Never raises."""
         try:
-            self.reader.acknowledge({p: int(held.position or 0) for p, held in self.held.items()})
+            self.reader.acknowledge(self.stored())
             yield from self.transact(self.give_back(sorted(self.held), leave=True))
         except Exception:
             logger.debug("leaving failed", exc_info=True)
@@ -219,14 +227,22 @@ class ConsumerLoop:
         self.truncated = False
         yield from self.transact(self.look_what_is_due(now_ms))
         looked = self.looked if self.paused and not acquired else {}
-        positions = {p: int(held.position or 0) for p, held in self.held.items()}
+        positions = self.positions()
         self.looked = {p: max(at, positions[p]) for p, at in looked.items() if p in positions}
         self.single = {p: count for p, count in self.single.items() if p in positions}
         self.reader.assign(positions | self.looked)
-        self.reader.acknowledge(positions)
+        self.reader.acknowledge(self.stored())
         yield from self.fill_gaps(now_ms)
         if self.pruning.first() in self.held:
             yield from self.pruning.step(now_ms)
+
+    def stored(self) -> dict[TopicPartition, int]:
+        """Where each partition that is ours stands."""
+        return {p: int(held.position or 0) for p, held in self.held.items()}
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """Where to read on."""
+        return self.stored()
 
     def ask_log(self, function: Callable[..., T], *arguments: Any) -> Program[T]:
         """What the log says. It may take long: in no transaction, others wait for its locks; and on
@@ -298,7 +314,7 @@ class ConsumerLoop:
             if not extent.start <= int(held.position) <= extent.end:
                 start, why = extent.start, f"the log has {extent.start} to {extent.end}"
         if start is not None:
-            position = self.set_position(place, held, start, found.identity, why)
+            position = set_position(self.reading, place, held, start, found.identity, why)
             yield from self.transact(position)
             held = held._replace(position=str(start), identity=found.identity)
         if held.takeovers >= TAKEOVERS_MAX:
@@ -308,26 +324,6 @@ class ConsumerLoop:
             )  # fmt: skip
             self.single[place] = self.settings.batch_max
         return held
-
-    def set_position(
-        self, place: TopicPartition, held: Held, offset: int, identity: str, why: str | None
-    ) -> Program[None]:
-        """Begin to read here. `why`: something before it was perhaps never read; that is noted.
-        Chains show what is missing, and what is read again is dropped; events without a chain
-        have the note alone.
-        """
-        reading, at = self.reading, f"{place[0]}/{place[1]}"
-        parameters = (reading.consumer, *place, held.term, str(offset), identity)
-        rows = yield from call(reading.session.run, reading.sql["begin_position"], parameters)
-        if not rows:
-            raise Fenced(f"{at} has another owner")
-        if why is not None:
-            detail = (
-                f"{at}@{held.position} and what follows may be missing: {why}; read from {offset}"
-            )
-            logger.error("%s: %s", reading.consumer, detail)
-            note = (reading.now_ms(), "truncated", reading.consumer, "", at, *[None] * 3, detail)
-            yield from call(reading.session.run, reading.sql["note"], note)
 
     def give_back(self, places: Sequence[TopicPartition], *, leave: bool = False) -> Program[None]:
         session, sql, name = self.reading.session, self.reading.sql, self.reading.consumer
@@ -342,12 +338,7 @@ class ConsumerLoop:
 
     def handle(self, records: Sequence[Record], taken: Taken | None = None) -> Program[None]:
         """Settle fetched records, in as many batches as it takes."""
-        items, new = taken or take_in(self.reading, records)
-        if new:
-            for source in sorted({source for source, _ in new}):
-                yield from self.transact(subscribe(self.reading, source))
-            for source, item in new:
-                item.place = (self.reading.subscriptions[source].id, item.place[1])
+        items = yield from self.items_of(taken or take_in(self.reading, records))
         at = (records[0].topic, records[0].partition)
         if at in self.single and (yield from self.look_out(at, f"@{records[0].offset}")):
             self.condemn(items[0], DEADLY, again=False)
@@ -357,6 +348,15 @@ class ConsumerLoop:
             items = items[settled:]
         if items:  # stopped in between: the rest is fetched again by whoever goes on
             self.begin_anew()
+
+    def items_of(self, taken: Taken) -> Program[list[Item]]:
+        """Items whose sources are subscribed to."""
+        items, new = taken
+        for source in sorted({source for source, _ in new}):
+            yield from self.transact(subscribe(self.reading, source))
+        for source, item in new:
+            item.place = (self.reading.subscriptions[source].id, item.place[1])
+        return items
 
     def meanwhile(self) -> Program[None]:
         """While the store works on a batch; not when partitions may change hands then."""
@@ -457,10 +457,14 @@ class ConsumerLoop:
         self.wanted += outcome.wanted
         for place in outcome.wakes:
             self.drains.setdefault(place, False)
-        self.parked += outcome.parked
-        self.kept_bytes += outcome.kept_bytes
+        self.note_kept(outcome.parked, outcome.kept_bytes, moved_on=any(outcome.counts[:DONE]))
+
+    def note_kept(self, parked: int, kept_bytes: int, *, moved_on: bool) -> None:
+        """So much more waits, as far as this process knows; some keys have `moved_on`."""
         settings = self.settings
-        self.look_again |= self.paused and any(outcome.counts[:DONE])
+        self.parked += parked
+        self.kept_bytes += kept_bytes
+        self.look_again |= self.paused and moved_on
         much = self.parked > settings.parked_max or self.kept_bytes > settings.kept_bytes_max
         if much and not self.paused:
             self.next_upkeep_ms = 0  # perhaps too much waits: count it

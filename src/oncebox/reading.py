@@ -80,6 +80,8 @@ class Subscription(NamedTuple):
 class Settings:
     """Bounds of a consumer. Times in seconds, sizes in bytes."""
 
+    concurrency: int = 1
+    """Events of different keys that are handled at the same time, each in its own transaction."""
     batch_max: int = 500
     """Events in one transaction."""
     batch_bytes_max: int = 8 * 1024 * 1024

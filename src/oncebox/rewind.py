@@ -104,6 +104,7 @@ def rebuild(
 
     def work() -> Program[list[Moved]]:
         session, sql, name = desk.session, desk.sql, desk.consumer
+        yield from call(session.run, sql["keep_out"], (name,))
         cursors = yield from _cursors(desk)
         for statement in clear:
             yield from _clear(desk, statement)

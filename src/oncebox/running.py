@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+from .abreast import AbreastLoop
 from .consumer import ConsumerLoop
 from .desk import at_store, now_ms
 from .errors import ConfigurationError, Unreachable
@@ -187,9 +188,27 @@ def consumer_loop(
         for source, other in service.sources.items()
     }
     gaps = Gaps(reading, sources) if sources else None
-    return ConsumerLoop(
-        reading, store, log, holder, stopping=stopping, sleep=sleep, fetch=fetch, gaps=gaps
-    )
+    kind = AbreastLoop if is_concurrent(consumer, store) else ConsumerLoop
+    return kind(reading, store, log, holder, stopping=stopping, sleep=sleep, fetch=fetch, gaps=gaps)
+
+
+def is_concurrent(consumer: Consumer, store: Store) -> bool:
+    """Whether events are handled side by side. Raises ConfigurationError if they cannot be."""
+    if consumer.settings.concurrency < 2:
+        return False
+    listed = [handler.name for handler in consumer.handlers.values() if handler.listed]
+    if listed:
+        raise ConfigurationError(
+            f"{consumer.name} has concurrency and a batch handler: {listed[0]}",
+            expected="each event in a transaction of its own, or lists of them",
+            hint='give the batch handler a consumer of its own: service.consumer("projection")',
+        )
+    if store.dialect == "sqlite":
+        logger.info(
+            "%s: SQLite has one writer, so its events are handled one by one", consumer.name
+        )
+        return False
+    return True
 
 
 def opened(

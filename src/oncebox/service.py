@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, TypeVar
 
@@ -166,15 +166,25 @@ class Service(Emitter, Generic[Tx]):
         return self.consumer().on_batch(cls)
 
     def consumer(
-        self, name: str | None = None, *, settings: Settings | None = None
+        self,
+        name: str | None = None,
+        *,
+        concurrency: int | None = None,
+        settings: Settings | None = None,
     ) -> Consumer[Tx]:
-        """A consumer of this service: the default one, or another with its own rows."""
+        """A consumer of this service: the default one, or another with its own rows.
+
+        `concurrency`: handlers of so many events, of different keys, run at the same time: for
+        handlers that wait. Each event has its own transaction, on PostgreSQL.
+        """
         full = self.name if name is None else f"{self.name}.{check_name('consumer', name)}"
         found = self.consumers.get(full)
         if found is None:
             found = self.consumers[full] = Consumer(full, settings or self.settings)
         elif settings is not None:
             found.settings = settings
+        if concurrency is not None:
+            found.settings = replace(found.settings, concurrency=concurrency)
         return found
 
     def source(self, stream: str) -> str:

@@ -227,6 +227,11 @@ _HINTS = {
 }
 
 
+def of_database(error: BaseException) -> bool:
+    """Whether a database said it."""
+    return any(map(_code, _causes(error)))
+
+
 def _code(error: BaseException) -> str | None:
     code = getattr(error, "sqlstate", None) or getattr(error, "sqlite_errorname", None)
     return code if isinstance(code, str) else None

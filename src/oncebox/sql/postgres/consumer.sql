@@ -49,6 +49,16 @@ insert into oncebox.open_batch (closed) values (1);
 -- Fails as close_batch does. Nobody ever sees the rows of others: they are not committed.
 with shut as (delete from oncebox.open_batch returning 1) select 1 / count(*) from shut;
 
+-- name: keep_in
+-- Events that are handled side by side share this with each other, and with no rebuild.
+select pg_advisory_xact_lock_shared(hashtextextended('oncebox consumer ' || $1, 0));
+
+-- name: keep_out
+select pg_advisory_xact_lock(hashtextextended('oncebox consumer ' || $1, 0));
+
+-- name: is_held
+select 1 from oncebox.cursor where reader = $1 and topic = $2 and partition = $3 and term = $4;
+
 -- name: suspect
 update oncebox.cursor set suspect = $5
 where reader = $1 and topic = $2 and partition = $3 and term = $4

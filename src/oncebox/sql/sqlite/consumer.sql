@@ -46,6 +46,16 @@ INSERT INTO oncebox_open_batch (closed) VALUES (1);
 -- No row, as in close_batch. Nobody ever sees the rows of others: they are not committed.
 DELETE FROM oncebox_open_batch RETURNING 1;
 
+-- name: keep_in
+-- One writer at a time: nothing to share, nobody to keep out.
+select 1 where ? <> '';
+
+-- name: keep_out
+select 1 where ? <> '';
+
+-- name: is_held
+select 1 from oncebox_cursor where reader = ? and topic = ? and partition = ? and term = ?;
+
 -- name: suspect
 UPDATE oncebox_cursor SET suspect = ?5
 WHERE reader = ?1 AND topic = ?2 AND partition = ?3 AND term = ?4
