@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from oncebox import Context, Service, event
+from oncebox import Context, Service, event, roles
+from oncebox.adopt import Backlog, Columns, adopt
+from oncebox.event import new_id
 from oncebox.logs.embedded import EmbeddedLog
 from oncebox.migrate import migrate
 from oncebox.program import drive
@@ -141,3 +145,59 @@ def test_names_that_are_not_there_change_nothing(theirs: Theirs, oncebox: Run) -
         assert (done.code, "nothing was changed" in done.err) == (2, True), done
     theirs.insert("a 1")
     assert theirs.emitted() == []
+
+
+COLUMNS = Columns(key="order_id", data="payload", type="kind", stream="topic")
+
+
+def test_a_row_that_is_being_inserted_meanwhile_is_emitted_once(postgres_url: str) -> None:
+    """Its writer commits after the command began: it is among what was there, and no other time."""
+    theirs = Theirs(postgres_url, Path())
+    theirs.make("text")
+    theirs.session.begin()
+    theirs.insert("a 1")
+    counts: list[int] = []
+
+    def work() -> None:
+        session: Any = open_store(postgres_url).open()
+        session.run("SET default_transaction_isolation = 'repeatable read'")
+        backlog = Backlog("true", "id")
+        counts.append(drive(adopt(session, "oncebox", "shop", "outbox", COLUMNS, backlog)))
+        session.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    with psycopg.connect(postgres_url, autocommit=True) as other:
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        while not other.execute(waiting).fetchall():
+            assert thread.is_alive()
+        theirs.session.commit()
+        thread.join()
+    theirs.insert("a 2")
+    assert counts == [1]
+    assert [cents for *_, cents in theirs.emitted()] == [1, 2]
+    theirs.session.close()
+
+
+def test_who_inserts_needs_the_rights_of_a_producer(postgres_url: str) -> None:
+    theirs = Theirs(postgres_url, Path())
+    theirs.make("text")
+    name = "writer_" + new_id().hex
+    with psycopg.connect(postgres_url, autocommit=True) as owner:
+        drive(adopt(theirs.session, "oncebox", "shop", "outbox", COLUMNS))
+        owner.execute(roles.script("oncebox").encode())
+        owner.execute(f"CREATE ROLE {name}".encode())
+        owner.execute(f"GRANT INSERT ON outbox TO {name}".encode())
+        owner.execute(f"GRANT USAGE ON SEQUENCE outbox_id_seq TO {name}".encode())
+        try:
+            theirs.session.run(f"SET ROLE {name}")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                theirs.insert("a 1")
+            owner.execute(f"GRANT oncebox_producer TO {name}".encode())
+            theirs.insert("a 2")
+            theirs.session.run("RESET ROLE")
+            assert [cents for *_, cents in theirs.emitted()] == [2]
+        finally:
+            theirs.session.close()
+            owner.execute(f"DROP OWNED BY {name}".encode())
+            owner.execute(f"DROP ROLE {name}".encode())

@@ -21,6 +21,7 @@ from oncebox.migrate import migrate
 from oncebox.program import drive
 from oncebox.stores.adapt import open_store
 from oncebox.testing import drain
+from operating import Run
 
 SAMPLE = Path(__file__).resolve().parents[1] / "examples" / "debezium_router"
 KEYS, ROUND = 5, 100
@@ -107,7 +108,7 @@ def variables(database: str, kafka: Kafka) -> dict[str, str]:
 
 
 def test_debezium_publishes_and_each_takes_effect_once(
-    routed: Routed, kafka_server: Kafka, postgres_url: str
+    routed: Routed, kafka_server: Kafka, postgres_url: str, oncebox: Run
 ) -> None:
     routed.emit(ROUND)
     environment = variables(postgres_url, kafka_server)
@@ -122,3 +123,5 @@ def test_debezium_publishes_and_each_takes_effect_once(
         routed.settle(worker)
     routed.check()
     assert routed.duplicates() >= 2 * ROUND
+    done = oncebox("audit", "--store", postgres_url, "--log", kafka_server.url)
+    assert done.code == 0, done

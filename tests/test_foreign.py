@@ -191,6 +191,16 @@ def test_a_value_of_another_shape_holds_its_key(others: Others) -> None:
     assert "cents" in others.world.parked()["a"][1]
 
 
+def test_a_tombstone_holds_its_key(others: Others) -> None:
+    others.read(id="header:x-id", key="key")
+    others.send("i1 a 1")
+    gone = Outgoing(THEIRS, b"a", None, [("x-id", "i2")], time.time_ns() // 1_000_000)
+    assert others.world.log.publish([gone], 10.0) == []
+    others.world.settle()
+    assert others.world.ledger() == [("a", 1)]
+    assert others.world.parked()["a"][0] == "poison"
+
+
 def test_one_id_with_other_bytes_is_seen(others: Others) -> None:
     others.read(**BY_HEADER)
     others.send("i1 a 1", "i1 a 2", "i3 a 3")
