@@ -129,8 +129,11 @@ class KafkaLog:
 
     def _create(self, topic: str, partitions: int, config: dict[str, str]) -> None:
         if self._described(topic) is None:
-            new = _admin.NewTopic(topic, partitions, -1, config=config)
-            self._ask(f"create topic {topic}", self._admin.create_topics, lambda: [new])
+            self._ask(
+                f"create topic {topic}",
+                self._admin.create_topics,
+                lambda: [_admin.NewTopic(topic, partitions, -1, config=config)],
+            )
         deadline = time.monotonic() + REQUEST_TIMEOUT_S
         while self._described(topic) is None and time.monotonic() < deadline:
             time.sleep(POLL_S)  # brokers learn of it one after the other
