@@ -38,7 +38,7 @@ def play(size: Size) -> Outcome:
             stage.start(name)
         with view.on():
             while not stage.benched():
-                _tick(stage, faults, view, view.transactions / size.transactions)
+                _tick(stage, faults, view, max(view.share(), view.transactions / size.transactions))
             view.phase = "the replica catches up"
             while not faults.over:
                 _tick(stage, faults, view, 1.0)

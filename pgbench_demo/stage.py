@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -43,12 +44,15 @@ class DemoFailed(Exception):
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done. `rate`: transactions per second that pgbench aims at; 0: all it can."""
+    """How much is done. `rate`: transactions per second that pgbench aims at; 0: all it can.
+    `minutes`: when pgbench is ended, however many there were; 0: never.
+    """
 
     transactions: int = 300_000
     clients: int = 8
     scale: int = 8
     rate: float = 0.0
+    minutes: float = 0.0
     faults: int = 40
     seed: int = 0
 
@@ -60,6 +64,7 @@ class Stage:
         self.size = size
         self.pgbench: subprocess.Popen[bytes] | None = None
         self.processes: dict[str, Server] = {}
+        self.began = time.monotonic()
         self.done = 0
         """Transactions that were committed, as counted when pgbench was last started."""
         self.starts = self.vain = 0
@@ -155,8 +160,9 @@ class Stage:
         then, and started again for what is left: the count goes on from `pgbench_history`, which
         has a row for each transaction that was committed.
         """
+        late = 0 < self.size.minutes * 60 < time.monotonic() - self.began
         if self.pgbench is not None and self.pgbench.poll() is None:
-            if b" aborted" in self.words.read_bytes():
+            if late or b" aborted" in self.words.read_bytes():
                 self.pgbench.terminate()
                 self.pgbench.wait()
             else:
@@ -176,9 +182,9 @@ class Stage:
             raise DemoFailed(f"pgbench does nothing: {self.words.read_text()}")
         self.done, self.drawn = row
         left = self.size.transactions - self.done
-        if left > 0:
+        if left > 0 and not late:
             self._bench(left)
-        return left <= 0
+        return left <= 0 or late
 
     def _bench(self, left: int) -> None:
         """Start pgbench for at least `left` transactions."""

@@ -99,6 +99,11 @@ class View:
         self._past.append((now, self.transactions, self.applied))
         self._show()
 
+    def share(self) -> float:
+        """How much of the time that there is has passed."""
+        limit_s = self.stage.size.minutes * 60
+        return (time.monotonic() - self.stage.began) / limit_s if limit_s else 0.0
+
     def _rates(self) -> tuple[float, float]:
         (then, some, few), (now, more, many) = self._past[0], self._past[-1]
         seconds = max(now - then, 0.001)
