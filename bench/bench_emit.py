@@ -12,7 +12,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,18 +105,18 @@ SCRIPTS = {
 class Pgbench:
     """Transactions per second of a script of ours against a database."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, scripts: Mapping[str, str] = SCRIPTS) -> None:
         self.url, self.folder = url, folder
         self.program = postgres_programs() / "pgbench"
         if not self.program.exists():
             raise EngineMissing("pgbench", str(self.program.parent))
-        for name, script in SCRIPTS.items():
+        for name, script in scripts.items():
             (folder / name).write_text(script)
 
-    def rate(self, name: str, seconds: int = SECONDS) -> float:
+    def rate(self, name: str, seconds: int = SECONDS, *options: str) -> float:
         command = [
             self.program, "--no-vacuum", f"--client={WRITERS}", "--protocol=prepared",
-            f"--time={seconds}", f"--file={self.folder / name}", self.url,
+            f"--time={seconds}", f"--file={self.folder / name}", *options, self.url,
         ]  # fmt: skip
         ended = subprocess.run(command, capture_output=True, text=True, check=True)
         assert "ERROR" not in ended.stderr, ended.stderr
