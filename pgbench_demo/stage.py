@@ -132,10 +132,16 @@ class Stage:
         server.start([*ONCEBOX, "run", service, *self.config], ready=lambda: True)
 
     def look_after(self) -> None:
-        """Raises DemoFailed where a process ended that nobody killed."""
+        """Start again what began while its server was away, as whoever supervises it does: `oncebox
+        run` does not wait for a server that it has never reached. Raises DemoFailed where a process
+        ended by anything else that is not ours.
+        """
         for name, server in self.processes.items():
-            if name not in self._struck and not server.is_running():
+            if name in self._struck or server.is_running():
+                continue
+            if "the server running, and the URL's" not in server.log_tail()[-300:]:
                 raise DemoFailed(f"{name} ended by itself:\n{server.log_tail()}")
+            self.start(name)
 
     @contextmanager
     def struck(self, name: str) -> Iterator[None]:
