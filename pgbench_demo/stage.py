@@ -31,6 +31,9 @@ ONCEBOX = ["env", f"PYTHONPATH={HERE.parent}", sys.executable, "-m", "oncebox"]
 SETTINGS = {"track_commit_timestamp": "on"}
 """So that `lags.py` can read from PostgreSQL itself when a row was committed."""
 
+RESTARTS_MAX = 100
+"""How often processes may be started again that began while a server was away."""
+
 STARTS_MAX = 200
 """How often pgbench may be started without a transaction more."""
 
@@ -72,6 +75,8 @@ class Stage:
         """Numbers that the triggers had drawn by then."""
         self.down = False
         """Whether the bank's server is being restarted: then pgbench waits."""
+        self.restarts = 0
+        """Processes that ended by themselves."""
         self._struck: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -133,14 +138,16 @@ class Stage:
 
     def look_after(self) -> None:
         """Start again what began while its server was away, as whoever supervises it does: `oncebox
-        run` does not wait for a server that it has never reached. Raises DemoFailed where a process
-        ended by anything else that is not ours.
+        run` waits for no server that it has not reached yet. Raises DemoFailed where a process ended
+        by an error of its own.
         """
         for name, server in self.processes.items():
             if name in self._struck or server.is_running():
                 continue
-            if "the server running, and the URL's" not in server.log_tail()[-300:]:
-                raise DemoFailed(f"{name} ended by itself:\n{server.log_tail()}")
+            said = server.log_tail()
+            self.restarts += 1
+            if "Traceback" in said or self.restarts > RESTARTS_MAX:
+                raise DemoFailed(f"{name} ended by itself:\n{said}")
             self.start(name)
 
     @contextmanager
