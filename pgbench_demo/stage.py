@@ -137,9 +137,9 @@ class Stage:
         server.start([*ONCEBOX, "run", service, *self.config], ready=lambda: True)
 
     def look_after(self) -> None:
-        """Start again what began while its server was away, as whoever supervises it does: `oncebox
-        run` waits for no server that it has not reached yet. Raises DemoFailed where a process ended
-        by an error of its own.
+        """Start again what began while its server was away, as whoever supervises it does:
+        `oncebox run` waits for no server that it has not reached yet. Raises DemoFailed where a
+        process ended by an error of its own.
         """
         for name, server in self.processes.items():
             if name in self._struck or server.is_running():
