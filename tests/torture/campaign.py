@@ -157,7 +157,7 @@ class Campaign:
             self.place.kafka.delete_topics(f"bookings-{tag}")
             databases.drop()
         seconds = time.monotonic() - begun
-        self.state.wishes = course.unfired + self.state.wishes[ROUND_MAX:]
+        self.state.wishes = self.state.wishes[ROUND_MAX:]
         self.state.rounds.append(
             Round(number, seconds, course.fired, course.in_vain, found, recovery)
         )
@@ -197,7 +197,6 @@ class Course:
         self.tell = tell
         self.active: list[Fault] = []
         self.fired: list[tuple[Wish, dict[str, Any]]] = []
-        self.unfired: list[Wish] = []
         self.in_vain = 0
         self._number = 0
         self._next_at = time.monotonic() + 2.0
@@ -241,7 +240,7 @@ class Course:
             again = fault.wish._replace(tries=fault.wish.tries + 1)
             if again.tries >= TRIES_MAX:
                 raise TortureFailed(f"{again.name}: did not fire in {TRIES_MAX} tries") from None
-            self.unfired.append(again)
+            self.todo.append(again)
             return False
         return True
 
