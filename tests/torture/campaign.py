@@ -46,6 +46,8 @@ PROGRESS_S = 60.0
 """Effects have to come within this time after the last outage of a server."""
 
 Say = Callable[[str], None]
+Tell = Callable[[int, list[str], tuple[int, ...]], None]
+"""Gets how many faults have fired, which are on their way, changes and effects."""
 
 
 class Round(Struct):
@@ -167,15 +169,15 @@ class Campaign:
         )
         shutil.rmtree(folder, ignore_errors=True)
 
-    def told(self, number: int, begun: float) -> Callable[[Counter[str], tuple[int, ...]], None]:
+    def told(self, number: int, begun: float) -> Tell:
         """Live progress of a round."""
         before = len(self.state.fired)
 
-        def tell(fired: Counter[str], counts: tuple[int, ...]) -> None:
+        def tell(fired: int, active: list[str], counts: tuple[int, ...]) -> None:
             self.say(
-                f"round {number}: {before + fired.total()} of {self.state.total} faults,"
-                f" {counts[0]:,} changes, effects {counts[1]:,} {counts[2]:,} {counts[3]:,},"
-                f" {time.monotonic() - begun:.0f} s"
+                f"round {number}, {time.monotonic() - begun:.0f} s: {before + fired} of"
+                f" {self.state.total} faults, {counts[0]:,} changes, effects"
+                f" {counts[1]:,} {counts[2]:,} {counts[3]:,}; {', '.join(active)}"
             )
 
         return tell
@@ -189,7 +191,7 @@ class Course:
         stage: Stage,
         todo: list[Wish],
         rng: random.Random,
-        tell: Callable[[Counter[str], tuple[int, ...]], None],
+        tell: Tell,
     ) -> None:
         self.stage = stage
         self.todo = list(todo)
@@ -256,4 +258,4 @@ class Course:
         elif now > self._moved_at + PROGRESS_S:
             raise TortureFailed(f"no effect for {PROGRESS_S:g} s: {counts}")
         self._counts = counts
-        self.tell(Counter(wish.kind for wish, _ in self.fired), counts)
+        self.tell(len(self.fired), [fault.wish.name for fault in self.active], counts)

@@ -31,7 +31,7 @@ REPLACED_S = 25.0
 """How long it may take until a consumer that stands still in its batch is replaced."""
 PARTITIONS_MAX = 6
 CLOCK_STEPS_S = (-86_400.0, -3_600.0, -30.0, -1.5, 1.5, 30.0, 3_600.0, 86_400.0)
-CONSUMERS = ("stock-1", "stock-2", "ledger-1")
+OTHER_RELAY = {"relay-1": "relay-2", "relay-2": "relay-1"}
 
 
 class Wish(NamedTuple):
@@ -97,12 +97,14 @@ def meanwhile(*steps: Callable[[], Any]) -> Iterator[None]:
 def at_point(stage: Stage, role: str, fault: str, wish: Wish, rng: random.Random) -> Course:
     """SIGKILL or SIGSTOP at a named point of a process."""
     point = BY_NAME[wish.point]
+    if point.leading:
+        yield from stand_by(stage, role)
     pid = stage.processes[role].pid
-    skip = rng.choice((0, 0, 1, 3)) if not point.leaving else 0
+    skip = 0 if point.leaving or point.leading else rng.choice((0, 0, 1, 3))
     stage.tell(role, do="arm", fault=fault, point=point.name, how=wish.how, skip=skip)
-    if point.leaving:
+    if point.leaving or point.leading:
         yield from wait(0.2)
-        stage.signal(role, signal.SIGTERM)
+        stage.signal(role if point.leaving else OTHER_RELAY[role], signal.SIGTERM)
     found = yield from until(lambda: stage.evidence(fault) or not stage.is_up(role), REACH_S)
     evidence = stage.evidence(fault)
     if not found or evidence is None:
@@ -119,6 +121,15 @@ def at_point(stage: Stage, role: str, fault: str, wish: Wish, rng: random.Random
     yield from wait(rng.choice((0.1, 0.5, 1.5, LEASE_S + 1.5)))
     stage.signal(role, signal.SIGCONT)
     return evidence if stopped else None
+
+
+def stand_by(stage: Stage, role: str) -> Iterator[None]:
+    """Have the other relay lead, so that this one can take over."""
+    if stage.holders("shop", "relay:shop").get(("shop", 0), (0,))[0] == stage.processes[role].pid:
+        pid = stage.signal(role, signal.SIGTERM)
+        yield from until(lambda: stage.processes[role].pid != pid, REACH_S)
+    both = (role, OTHER_RELAY[role])
+    yield from until(lambda: all(stage.is_ready(one) for one in both), REACH_S)
 
 
 def killed(stage: Stage, role: str, fault: str, wish: Wish, rng: random.Random) -> Course:
@@ -359,8 +370,9 @@ def aim(
 ) -> tuple[str, set[str]] | None:
     """Whom a fault is to meet, and what it needs for itself; None: not now."""
     kind = KINDS[wish.kind]
-    targets = kind.targets
+    targets, together = kind.targets, set(kind.together)
     if wish.point:
+        together |= set(OTHER_RELAY if BY_NAME[wish.point].leading else ())
         roles = BY_NAME[wish.point].roles
         targets = tuple(role for role in ROLES if role.partition("-")[0] in roles)
     free = [
@@ -368,7 +380,7 @@ def aim(
         for target in targets
         if target not in busy and (target not in ROLES or stage.is_ready(target))
     ]
-    if not free or busy & set(kind.together):
+    if not free or busy & together:
         return None
     target = rng.choice(free)
-    return target, {target, *kind.together}
+    return target, {target, *together}

@@ -30,7 +30,7 @@ SKIPPED = ("call", "ask", "asked", "bulk", "lookup")
 class Point(NamedTuple):
     """A call of a program: `program` and, if given, `above` are among those that run; `call` is
     the function's name, or one of them; `sql`: how its statement begins, if that matters. `leaving`: it is met
-    only where a process is told to end.
+    only where a process is told to end; `leading`: where a relay takes over.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Point(NamedTuple):
     above: str = ""
     sql: str = ""
     leaving: bool = False
+    leading: bool = False
     roles: tuple[str, ...] = ("stock", "ledger")
 
 
 RELAYS = ("relay", "stock")
 ASKING = ("stock",)  # its driver sends statements and collects their answers later
-WAITING = ("ledger",)  # its driver waits for each
 PRODUCERS = ("producer",)
 SHARE = "transact(ConsumerLoop.share)"
 KEPT = "insert into oncebox.kept"
@@ -56,8 +56,9 @@ POINTS = (
     Point("producer-sent", "", "sent", "after", "COMMIT sent, answer not seen", roles=PRODUCERS),
     Point("producer-committed", "", "committed", "after", "committed", roles=PRODUCERS),
     Point("relay-lead-begun", "Relay._lead", "commit", "before", "lease taken, not committed",
-          roles=RELAYS),
-    Point("relay-lead-done", "Relay._lead", "commit", "after", "lease taken", roles=RELAYS),
+          leading=True, roles=("relay",)),
+    Point("relay-lead-done", "Relay._lead", "commit", "after", "lease taken",
+          leading=True, roles=("relay",)),
     Point("relay-read-sent", "Relay._ask", "_ask", "after",
           "cursor's move and the next read sent, answers not seen", roles=RELAYS),
     Point("relay-read-done", "Relay._answered", "answers", "after",
@@ -74,7 +75,8 @@ POINTS = (
           "cursor moved, not committed", roles=RELAYS),
     Point("relay-save-done", "Relay._save", "commit", "after", "cursor moved", roles=RELAYS),
     Point("relay-upkeep", "Relay._upkeep", "commit", "before",
-          "partitions of the outbox made or dropped, not committed", roles=RELAYS),
+          "partitions of the outbox made or dropped, not committed",
+          leading=True, roles=("relay",)),
     Point("relay-leave", "Relay._leave", "commit", "before",
           "told to end: lease given back, not committed", leaving=True, roles=("relay",)),
     Point("share-begun", SHARE, "commit", "before", "partitions taken or given, not committed"),
@@ -85,10 +87,6 @@ POINTS = (
     Point("batch-begun", "Batch.run", "begin", "after", "transaction begun"),
     Point("batch-asked", "Keys.load_rows", "_ask", "after",
           "fence and keys asked for, answers not seen", above="Batch.run", roles=ASKING),
-    Point("batch-answered", "Keys.load_rows", "answers", "after",
-          "partition fenced, keys locked and read", above="Batch.run", roles=ASKING),
-    Point("batch-sent", "Keys.load_rows", "_ask", "after",
-          "fence and locks of keys sent, answers not seen", above="Batch.run", roles=("stock",)),
     Point("batch-locked", "Keys.load_rows", "answers|run", "after",
           "partition fenced, keys locked and read", above="Batch.run"),
     Point("handler-before", "Batch.run", HANDLER, "before", "about to run a handler"),
@@ -100,14 +98,12 @@ POINTS = (
     Point("batch-kept", "Keys.write", "send", "after", "event kept, not committed", sql=KEPT),
     Point("batch-written", "Keys.write", "send", "after", "keys' rows written",
           sql="update oncebox.key"),
-    Point("batch-closing", "Batch.close_fence", "send", "after",
-          "position's move sent, answer not seen", roles=ASKING),
     Point("batch-closed", "Batch.close_fence", "run|send", "after",
           "position moved, not committed"),
     Point("batch-commit-begun", "commit", "pipeline|_ask", "before", "about to commit a batch",
           above="Batch.run"),
     Point("batch-commit-sent", "commit", "_ask", "after", "COMMIT of a batch sent, answer not seen",
-          above="Batch.run", roles=("stock",)),
+          above="Batch.run", roles=ASKING),
     Point("batch-commit-done", "Batch.run", "commit", "after", "batch committed"),
     Point("waiting-commit", "commit", "pipeline|_ask", "before",
           "a waiting key gone on with, not committed", above="ConsumerLoop.drain"),
