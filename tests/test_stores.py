@@ -490,3 +490,9 @@ def test_a_missing_client_library_has_a_hint(monkeypatch: pytest.MonkeyPatch) ->
             without.setitem(sys.modules, module, None)
             with pytest.raises(MissingDependency, match=rf"pip install 'oncebox\[{name}\]'"):
                 open_store(url)
+
+
+def test_answers_that_the_driver_did_not_expect_are_an_outage() -> None:
+    """Seen where PgBouncer says why it goes, and is gone, while a COMMIT is answered."""
+    error = psycopg.InternalError("received 2 results from command 'COMMIT'")
+    assert trouble(error) == "unavailable"

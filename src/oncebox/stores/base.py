@@ -250,8 +250,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _is_gone(error: BaseException) -> bool:
     """Whether a driver says, without a code, that the connection or the pool's turn is over."""
     module = type(error).__module__.partition(".")[0]
-    if module in ("psycopg", "psycopg_pool"):
-        return any(cls.__name__ == "OperationalError" for cls in type(error).__mro__)
+    if module in ("psycopg", "psycopg_pool"):  # InternalError: answers that it did not expect, as
+        # when the server says why it goes and then is gone; the server's own have a code
+        names = ("OperationalError", "InternalError")
+        return any(cls.__name__ in names for cls in type(error).__mro__)
     if module in ("asyncpg", "aiosqlite", "django", "sqlalchemy"):
         named = any(cls.__name__ in _GONE for cls in type(error).__mro__)
         closed = "closed" in str(error) or "no active connection" in str(error)
