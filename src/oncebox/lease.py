@@ -16,7 +16,7 @@ from .session import Session
 
 logger = logging.getLogger("oncebox.lease")
 
-LEASE_S = 4.0
+LEASE_S = 3.0
 """How long a silent owner keeps its partitions; renewed every third of it."""
 
 STUCK_S = 10.0

@@ -92,7 +92,7 @@ class Settings:
     """How long a transaction's handlers may take together before it is closed."""
     fetch_wait_s: float = 0.5
     """How long to wait for events before looking what is due."""
-    lease_s: float = 4.0
+    lease_s: float = 3.0
     """How long a process that died keeps its partitions."""
     handler_timeout_s: float = 30.0
     """How long one handler may take."""
