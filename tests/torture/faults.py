@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
 
+from oncebox.lease import LEASE_S
+
 from .points import BY_NAME
 from .stage import ROLES, Stage, state_of
 
@@ -26,7 +28,6 @@ Course = Generator[None, None, Evidence | None]
 
 REACH_S = 20.0
 """How long a point may take to be reached, until the fault is given up for now."""
-LEASE_S = 4.0
 REPLACED_S = 25.0
 """How long it may take until a consumer that stands still in its batch is replaced."""
 PARTITIONS_MAX = 6

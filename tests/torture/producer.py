@@ -37,7 +37,7 @@ def produce(role: str, trap: Trap) -> int:
             ) as connection:
                 while not stop.wait(rng.expovariate(1 / PAUSE_S)):
                     change(connection, rng, trap)
-        except psycopg.OperationalError as error:
+        except (psycopg.OperationalError, psycopg.InternalError) as error:
             print(f"{role}: waiting: {str(error).strip()}", file=sys.stderr, flush=True)
             stop.wait(PAUSE_AFTER_OUTAGE_S)
     return 0
