@@ -12,10 +12,15 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg
+from confluent_kafka import KafkaException
 from msgspec import Struct, json
+
+from engines.server import ServerFailed
 
 from .ending import end_round
 from .faults import KINDS, OUTAGES, Fault, Wish, aim, wishes
@@ -151,13 +156,14 @@ class Campaign:
             recovery = recoveries(stage) if measured else {}
             self.say(f"round {number}: {len(course.fired)} faults fired, coming to rest")
             found = end_round(stage)
-        except TortureFailed as error:
+        except (TortureFailed, ServerFailed) as error:
             raise TortureFailed(f"seed {self.state.seed}, round {number}: {error}") from error
         finally:
             stage.kill_all()
-            self.place.kafka.delete_topics(f"moves-{tag}")
-            self.place.kafka.delete_topics(f"bookings-{tag}")
-            databases.drop()
+            with suppress(KafkaException, psycopg.Error):  # where a server is away, it failed
+                self.place.kafka.delete_topics(f"moves-{tag}")
+                self.place.kafka.delete_topics(f"bookings-{tag}")
+                databases.drop()
         seconds = time.monotonic() - begun
         self.state.wishes = self.state.wishes[ROUND_MAX:]
         self.state.rounds.append(
@@ -239,12 +245,16 @@ class Course:
                 self.fired.append((fault.wish, done.value))
                 return False
             self.in_vain += 1
-            again = fault.wish._replace(tries=fault.wish.tries + 1)
+            again = fault.wish._replace(tries=fault.wish.tries + (not self.is_out()))
             if again.tries >= TRIES_MAX:
                 raise TortureFailed(f"{again.name}: did not fire in {TRIES_MAX} tries") from None
             self.todo.append(again)
             return False
         return True
+
+    def is_out(self) -> bool:
+        """Whether a server is away just now."""
+        return any(fault.wish.kind in OUTAGES for fault in self.active)
 
     def look(self) -> None:
         """Say how far it is; and see that effects come."""
@@ -253,7 +263,7 @@ class Course:
             return
         self._told_at = now
         counts = self.stage.count()
-        if counts[1:] != self._counts[1:] or any(f.wish.kind in OUTAGES for f in self.active):
+        if counts[1:] != self._counts[1:] or self.is_out():
             self._moved_at = now
         elif now > self._moved_at + PROGRESS_S:
             raise TortureFailed(f"no effect for {PROGRESS_S:g} s: {counts}")
