@@ -16,7 +16,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "oncebox"
 LAYERS = (
     ("errors",),
     ("event", "order", "ports", "program", "transaction", "session", "statements"),
-    ("envelope", "codec", "others", "lease", "suspects", "context", "timeouts", "spans", "tally"),
+    (
+        "envelope",
+        "codec",
+        "others",
+        "lease",
+        "suspects",
+        "context",
+        "timeouts",
+        "spans",
+        "tally",
+        "lines",
+    ),
     ("reading", "keys", "calling", "batch", "outbox", "migrate", "roles", "stores", "logs", "sql"),
     (
         "adopt",

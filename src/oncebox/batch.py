@@ -411,7 +411,20 @@ class Batch:
         wait_s = min(settings.backoff_s * 2 ** min(tries - 1, 30), settings.backoff_max_s)
         again = again and entry.attempts < settings.attempts_max
         self.hold(entry, reason, due=self.now_ms + int(wait_s * 1000) if again else None)
+        self.tell(entry, link, reason)
         return False
+
+    def tell(self, entry: Entry, link: Link, reason: str) -> None:
+        """A line in the log about an event that failed."""
+        (id, key), consumer, item = entry.place, self.reading.consumer, entry.items.get(link)
+        about = {
+            "consumer": consumer, "event": str(link.id), "key": key,
+            "source": self.reading.sources.get(id, "").removesuffix(BY_ID),
+        }  # fmt: skip
+        if item is not None:
+            record = item.record
+            about["position"] = f"{record.topic}/{record.partition}@{record.offset}"
+        logger.warning("%s: key %s waits: %s", consumer, key, storable(reason), extra=about)
 
     def perform_together(self, entry: Entry, item: Item, handler: Handler) -> Program[str | None]:
         """Run a handler without a savepoint; any failure undoes the batch. Why the event cannot

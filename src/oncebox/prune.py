@@ -90,9 +90,22 @@ class Pruning:
         yield from call(session.run, sql["leave"], (name, "", int(settings.lease_s * 10_000)))
         journal_ms = now_ms - int(settings.journal_s * 1000)
         yield from call(session.run, sql["prune_journal"], (name, journal_ms, PRUNE_MAX))
+        if settings.quarantine_s is not None:
+            yield from self.prune_quarantine(now_ms, int(settings.quarantine_s * 1000))
         rows = yield from call(session.run, sql["subscriptions"], (name,))
         self.left = [(id, source.endswith(CLAIMED)) for source, id, *_ in rows if source]
         self.at = ""
+
+    def prune_quarantine(self, now_ms: int, kept_ms: int) -> Program[None]:
+        """Forget unreadable records; how many is noted, since nobody may have seen them."""
+        session, sql, name = self.reading.session, self.reading.sql, self.reading.consumer
+        parameters = (name, now_ms - kept_ms, PRUNE_MAX)
+        rows = yield from call(session.run, sql["prune_quarantine"], parameters)
+        if rows:
+            why = f"{len(rows)} records of quarantine were older than quarantine_s"
+            note = (now_ms, "drop", name, "", "", None, None, None, why)
+            yield from call(session.run, sql["note"], note)
+            logger.warning("%s: %s, and are forgotten", name, why)
 
     def raise_claim_floors(self, now_ms: int) -> Program[None]:
         """Refuse old ids; whoever claims waits for this, so it waits for nobody for long."""

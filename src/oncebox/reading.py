@@ -114,6 +114,8 @@ class Settings:
     """When claims are forgotten; None: never. Then ids have to show their age: see `claim`."""
     journal_s: float = 90 * 24 * 3600.0
     """How long what was noted can be read."""
+    quarantine_s: float | None = None
+    """How long unreadable records are kept; None: until somebody decides."""
     start: datetime | None = None
     """From the beginning of the log; or a time: events committed before it are not run."""
     start_margin_s: float = 600.0

@@ -373,6 +373,7 @@ class Relay:
         logger.error(
             "%s: %s %s waits: event %s was refused %d times: %s",
             self.reader, row[2], row[3] or "", row[8], attempts, refusal.reason,
+            extra={"event": row[8], "source": row[2], "key": row[3], "position": row[0]},
         )  # fmt: skip
         return Refused(
             row[2], row[3], row[0], row[4], attempts, refusal.permanent,

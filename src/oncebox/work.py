@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .connect import open_log
+from .lines import speaking
 from .ports import Log
 from .program import Program, drive, drive_async
 from .tally import CountedLog, Histogram
@@ -114,12 +115,14 @@ class Running:
         thread.start()
 
     def _guarded(self, name: str, make: Callable[[], Program[None]]) -> None:
+        speaking.set(name)
         try:
             drive(make())
         except BaseException as error:  # reported to the owner, who stops
             self._loop.call_soon_threadsafe(self._fail, name, error)
 
     async def _guarded_async(self, name: str, make: Callable[[], Program[None]]) -> None:
+        speaking.set(name)
         try:
             await drive_async(make())
         except asyncio.CancelledError:

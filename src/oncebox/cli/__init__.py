@@ -84,7 +84,7 @@ def make_app(arguments: Sequence[str], sources: Sources) -> App:
         app.command(path, name=name, group=group, sort_key=place, help=text)
 
     def launch(*tokens: Tokens, options: Options = NO_OPTIONS) -> Any:
-        log_to_stderr(verbose=options.verbose)
+        log_to_stderr(verbose=options.verbose, format=options.log_format)
         return app(tokens)
 
     app.meta.suppress_keyboard_interrupt = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -38,6 +38,9 @@ class Options:
     app: Annotated[Texts, said("MODULE[:NAME] with services; or ONCEBOX_APP. Repeatable.")] = None
     config: Annotated[str | None, said("Configuration file, instead of oncebox.toml.")] = None
     json: Annotated[bool, said("Print JSON, one document per line.")] = False
+    log_format: Annotated[
+        Literal["text", "json"], said("How log lines look; or ONCEBOX_LOG_FORMAT.")
+    ] = "text"
     verbose: Annotated[bool, said("Log more; show tracebacks.", name=("--verbose", "-v"))] = False
 
 
@@ -62,10 +65,16 @@ class Which:
 NO_OPTIONS, EVERY_KEY = Options(), Which()
 
 
-def log_to_stderr(*, verbose: bool) -> None:
+def log_to_stderr(*, verbose: bool, format: str = "text") -> None:
     """Our loggers' lines on standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    if format == "json":
+        from ..lines import JsonLines
+
+        handler.setFormatter(JsonLines())
+    else:
+        text = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+        handler.setFormatter(logging.Formatter(text))
     logger = logging.getLogger("oncebox")
     logger.handlers[:] = [handler]
     logger.propagate = False

@@ -40,6 +40,9 @@ OURS = frozenset({
 })  # fmt: skip
 """What the promises rest on: a URL cannot set it."""
 
+_warned: set[str] = set()
+"""Hosts whose plain text was warned about."""
+
 _SECRET = ("password", "passphrase", "secret", ".pem", "jwt", "sasl.oauthbearer.config")
 
 
@@ -74,7 +77,12 @@ class KafkaSettings:
         self._secrets = [v for n, v in given.items() if v and any(part in n for part in _SECRET)]
         self._trouble = ""
         away = [h for h in hosts.split(",") if urlsplit(f"//{h}").hostname not in LOOPBACK]
-        if away and not given.get("security.protocol", "").lower().endswith("ssl"):
+        if (
+            away
+            and hosts not in _warned
+            and not given.get("security.protocol", "").lower().endswith("ssl")
+        ):
+            _warned.add(hosts)
             logger.warning(
                 "records travel unencrypted to %s: set security.protocol=SSL or SASL_SSL",
                 ", ".join(away),

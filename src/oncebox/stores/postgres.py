@@ -4,6 +4,7 @@ those over its pools. Plain and asynchronous are one text: programs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -23,7 +24,12 @@ from ..session import COMMIT, START, Dialect, Rows, Session, Statement, Store
 from .base import ended, refuse_end
 from .pooled import PooledStore
 
+logger = logging.getLogger("oncebox")
+
 CONNECT_TIMEOUT_S = 10
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "")
+_warned: set[str] = set()
 
 BACKEND = "select pg_backend_pid()"
 """Another answer than at connecting: a pooler is between, and may give each transaction another
@@ -275,6 +281,7 @@ class PostgresStore(Store):
             connection = yield from call(connect, self.url)
         except psycopg.Error as error:
             raise unreachable(error) from error
+        warn_of_plain_text(connection)
         if not self.asynchronous:
             connection.cursor_factory = ExactCursor
         session = PsycopgSession(connection)
@@ -297,6 +304,15 @@ def pool_store(pool: Any, schema: str) -> PooledStore:
     return PooledStore(
         "postgres", schema, pool.getconn, PsycopgSession, pool.putconn, asynchronous=asynchronous
     )
+
+
+def warn_of_plain_text(connection: Connection | AsyncConnection) -> None:
+    """Once for each host that is not this machine."""
+    host = connection.info.host
+    if connection.pgconn.ssl_in_use or host.startswith("/") or host in (*LOOPBACK, *_warned):
+        return
+    _warned.add(host)
+    logger.warning("events travel unencrypted to %s: add ?sslmode=verify-full to its URL", host)
 
 
 def unreachable(error: psycopg.Error) -> Unreachable:

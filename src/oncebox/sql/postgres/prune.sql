@@ -49,6 +49,12 @@ delete from oncebox.journal where n in (
   order by n limit $3)
 returning n;
 
+-- name: prune_quarantine
+-- Unreadable records that came before $2, at most $3.
+delete from oncebox.quarantine where n in (
+  select n from oncebox.quarantine where consumer = $1 and at_ms < $2 order by n limit $3)
+returning n;
+
 -- name: lock_limit
 select set_config('lock_timeout', $1, true);
 

@@ -49,6 +49,12 @@ DELETE FROM oncebox_journal WHERE n IN (
   ORDER BY n LIMIT ?3)
 RETURNING n;
 
+-- name: prune_quarantine
+-- Unreadable records that came before ?2, at most ?3.
+delete from oncebox_quarantine where n in (
+  select n from oncebox_quarantine where consumer = ?1 and at_ms < ?2 order by n limit ?3)
+returning n;
+
 -- name: lock_limit
 -- Nothing to set: there is one writer.
 SELECT ?1;
