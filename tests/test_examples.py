@@ -76,11 +76,14 @@ def test_a_faststream_subscriber(stage: Stage, side: str) -> None:
     stage.until(lambda: stage.paid("end"))
     stage.until(lambda: {"account": "end", "cents": 1} in stage.told("receipts"))
     receipts = sorted(one["account"] for one in stage.told("receipts"))
-    assert stage.paid("ada") == 100
-    if side == "before":  # acknowledged first: one payment is lost, and one receipt
-        assert (stage.paid("bob"), receipts) == (0, ["end"])
+    if side == "after":
+        assert (stage.paid("ada"), stage.paid("bob")) == (100, 10)
+        assert receipts == ["ada", "bob", "end"]
     else:
-        assert (stage.paid("bob"), receipts) == (10, ["ada", "bob", "end"])
+        # Acknowledged first: bob's payment is lost. And ada's receipt, or she has paid twice:
+        # whether Kafka had heard of the acknowledgement when the process died is a matter of time.
+        assert (stage.paid("bob"), "bob" in receipts) == (0, False)
+        assert (stage.paid("ada"), "ada" in receipts) in {(100, False), (200, True)}
 
 
 # ---- FastAPI: it dies at its commit; and the commit fails

@@ -59,10 +59,12 @@ class Foreign(Generic[E]):
             raise bad_record(record, what, f"at most {VALUE_BYTES_MAX}")
         id = _found(record, "id", self.id, self._id)
         key = None if self.key is None else _found(record, "key", self.key, self._key)
+        raw_trace = next((value for name, value in record.headers if name == "traceparent"), None)
+        trace = None if raw_trace is None else raw_trace.decode("latin-1")[:100]
         return Envelope(
             id, self.topic, self.type.type, None, key, None,
             min(max(record.time_ms, 0), TIME_MS_MAX) * 1000, JSON,
-            None if key is None else Reference(self.topic, key, IN_LINE), False, None,
+            None if key is None else Reference(self.topic, key, IN_LINE), False, trace,
         )  # fmt: skip
 
 

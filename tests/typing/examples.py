@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from oncebox import Context, Service
+from oncebox import Context, Foreign, Service, foreign
 from oncebox.emit import Emitted, Emitter
 from oncebox.inbox import claim
 
@@ -126,3 +126,18 @@ def handlers_receive_what_their_store_opens(
     @Service("a", store=four).consumer("mail").on_batch(Paid)
     async def index(tx: AsyncSession, events: list[Paid], contexts: list[Context[str]]) -> None:
         assert_type(contexts[0].state, str)
+
+
+def topics_of_others_give_their_class(store: sessionmaker[Session]) -> None:
+    payments = foreign("legacy.payments", Paid, key="$.order", id="header:x-id")
+    assert_type(payments, Foreign[Paid])
+    assert_type(foreign("raw", bytes, decode=bytes), Foreign[bytes])
+
+    @Service("a", store=store).on(payments)
+    def settle(tx: Session, paid: Paid) -> int:
+        return 1
+
+    assert_type(settle(store(), Paid()), int)
+
+    @Service("a", store=store).on(payments)  # type: ignore[arg-type]
+    def wrong(tx: Session, paid: int) -> None: ...
