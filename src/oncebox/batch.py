@@ -187,10 +187,13 @@ class Batch:
         limits, sql = limits_of(reading), reading.sql
         if self.guard is not None:
             (topic, partition), term = self.guard
-            held = (reading.consumer, topic, partition, term)
             # What is asked last is asked when no rebuild can come any more.
             keep_in = (sql["keep_in"], (reading.consumer,))
-            return [*limits, keep_in, (sql["open_batch"], ()), (sql["is_held"], held)]
+            return [
+                *limits,
+                keep_in,
+                (sql["open_under"], (reading.consumer, topic, partition, term)),
+            ]
         if not self.fence:
             return [*limits, (sql["open_batch"], ())]
         rows = [

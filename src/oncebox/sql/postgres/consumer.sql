@@ -56,8 +56,11 @@ select pg_advisory_xact_lock_shared(hashtextextended('oncebox consumer ' || $1, 
 -- name: keep_out
 select pg_advisory_xact_lock(hashtextextended('oncebox consumer ' || $1, 0));
 
--- name: is_held
-select 1 from oncebox.cursor where reader = $1 and topic = $2 and partition = $3 and term = $4;
+-- name: open_under
+-- The same for a batch under a term that others work under, too. No row: the term is not ours.
+insert into oncebox.open_batch (closed) select 1 from oncebox.cursor
+where reader = $1 and topic = $2 and partition = $3 and term = $4
+returning 1;
 
 -- name: suspect
 update oncebox.cursor set suspect = $5

@@ -53,8 +53,11 @@ select 1 where ? <> '';
 -- name: keep_out
 select 1 where ? <> '';
 
--- name: is_held
-select 1 from oncebox_cursor where reader = ? and topic = ? and partition = ? and term = ?;
+-- name: open_under
+-- The same for a batch under a term that others work under, too. No row: the term is not ours.
+insert into oncebox_open_batch (closed) select 1 from oncebox_cursor
+where reader = ? and topic = ? and partition = ? and term = ?
+returning 1;
 
 -- name: suspect
 UPDATE oncebox_cursor SET suspect = ?5
