@@ -12,10 +12,13 @@ import psycopg
 from .compare import Comparison, compare
 from .faults import Faults
 from .lags import Lags, measure
-from .stage import PROCESSES, Size, Stage, rows
+from .stage import PROCESSES, DemoFailed, Size, Stage, rows
 from .view import View
 
 TICK_S = 0.05
+AT_WORK_S = 300.0
+"""How long oncebox's processes may take to begin."""
+
 STILL_S = 120.0
 """When the replica has not moved for so long, what is missing will not come."""
 
@@ -36,6 +39,12 @@ def play(size: Size) -> Outcome:
     with Stage(size) as stage, closing(faults), closing(View(stage, faults)) as view:
         for name in PROCESSES:
             stage.start(name)
+        while not stage.at_work():
+            stage.look_after()
+            if time.monotonic() > stage.began + AT_WORK_S:
+                raise DemoFailed(f"nobody relays or consumes after {AT_WORK_S:g} s")
+            time.sleep(TICK_S)
+        stage.began = time.monotonic()
         with view.on():
             while not stage.benched():
                 _tick(stage, faults, view, max(view.share(), view.transactions / size.transactions))

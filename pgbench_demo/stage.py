@@ -23,6 +23,7 @@ from engines.postgres import OwnPostgres, postgres
 from engines.server import Server
 
 HERE = Path(__file__).resolve().parent
+STREAMS = ("accounts", "tellers", "branches")
 PARTITIONS = 4
 PROCESSES = ("bank-1", "bank-2", "replica-1", "replica-2")
 """One of each two works, or both share; when one is killed, the other goes on."""
@@ -103,10 +104,7 @@ class Stage:
         made = [str(self.program), "--initialize", "--quiet", f"--scale={self.size.scale}"]
         self._run([*made, self.bank.url])
         config = self.own.folder / "oncebox.toml"
-        sources = "".join(
-            f'"/bank/{stream}" = "{self.bank.url}"\n'
-            for stream in ("accounts", "tellers", "branches")
-        )
+        sources = "".join(f'"/bank/{stream}" = "{self.bank.url}"\n' for stream in STREAMS)
         config.write_text(
             f'app = ["pgbench_demo.bank"]\nlog = "{self.kafka.url}"\n'
             f'[services.bank]\nstore = "{self.bank.url}"\n'
@@ -118,7 +116,7 @@ class Stage:
         for server, name in ((self.bank, "bank"), (self.replica, "replica")):
             with psycopg.connect(server.url, autocommit=True) as connection:
                 connection.execute((HERE / f"{name}.sql").read_text().encode())
-        for stream in ("accounts", "tellers", "branches"):
+        for stream in STREAMS:
             self.kafka.create_topic(stream, PARTITIONS)
 
     def _run(self, command: list[str]) -> None:
@@ -135,6 +133,13 @@ class Stage:
         server = self.processes.setdefault(name, Server(name))
         service = name.partition("-")[0]
         server.start([*ONCEBOX, "run", service, *self.config], ready=lambda: True)
+
+    def at_work(self) -> bool:
+        """Whether the bank has a relay, and each partition of the replica's a reader."""
+        held = "select count(*) from oncebox.cursor where holder is not null and reader = "
+        ((relays,),) = rows(self.bank.url, f"{held}'relay:bank'")
+        ((partitions,),) = rows(self.replica.url, f"{held}'replica'")
+        return bool(relays) and partitions == len(STREAMS) * PARTITIONS
 
     def look_after(self) -> None:
         """Start again what began while its server was away, as whoever supervises it does:
