@@ -125,9 +125,9 @@ class Stage:
         return code == 0 or (code == -signal.SIGTERM and not self.has_begun(pid))
 
     def is_ready(self, role: str) -> bool:
-        """Whether a process is at work."""
+        """Whether a process is at work, and was not told to end."""
         process = self.processes.get(role)
-        if process is None or process.poll() is not None:
+        if process is None or process.poll() is not None or process.pid in self.ordered:
             return False
         return role.startswith("producer") or self.has_begun(process.pid)
 
