@@ -28,6 +28,8 @@ Course = Generator[None, None, Evidence | None]
 
 REACH_S = 20.0
 """How long a point may take to be reached, until the fault is given up for now."""
+PARK_S = 40.0
+"""How long until a key that fails has spent its tries."""
 REPLACED_S = 25.0
 """How long it may take until a consumer that stands still in its batch is replaced."""
 PARTITIONS_MAX = 6
@@ -204,7 +206,7 @@ def poison(stage: Stage, role: str, fault: str, wish: Wish, rng: random.Random) 
     )
     path.touch()
     begun, parked = time.monotonic(), None
-    while time.monotonic() < begun + REACH_S and not parked:
+    while time.monotonic() < begun + PARK_S and not parked:
         yield from wait(0.3)
         parked = stage.databases.ask(service, sql, account)
     path.unlink()
