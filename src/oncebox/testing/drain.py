@@ -19,6 +19,7 @@ from typing import Any
 from ..connect import open_log
 from ..consumer import ConsumerLoop
 from ..desk import Desk
+from ..errors import Unreachable
 from ..ports import Log
 from ..program import Program, drive, drive_async
 from ..relay import Relay, RelaySettings
@@ -95,7 +96,11 @@ def _until_quiet(
             busy |= yield from relay.turn()
         for loop in () if busy else loops:  # published first, so that topics are there
             loop.next_upkeep_ms = loop.next_describe_ms = 0
-            busy |= yield from loop.turn()
+            try:
+                busy |= yield from loop.turn()
+            except Unreachable as error:  # as a broker that has just started, for a moment
+                yield from loop.outage(error)
+                busy = True
             busy |= _behind(loop)
         if busy and time.monotonic() > deadline:
             raise TimeoutError(f"not quiet after {timeout_s:g} s")
