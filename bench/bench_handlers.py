@@ -41,7 +41,7 @@ def reading_of(session: Any, function: Any, topic: str, **settings: Any) -> Read
         listed=function.__name__ == "project",
     )  # fmt: skip
     return Reading(
-        consumer="billing",
+        consumer=f"billing-{new_id()}",  # its log knows who has read it before
         session=session,
         sql=statements("postgres"),
         handlers={"order.placed": handler},
