@@ -134,7 +134,7 @@ def loop_of(
         )
     }
     reading = Reading(
-        consumer="billing",
+        consumer=f"billing-{new_id()}",  # its log knows who has read it before
         session=session or store.open(),
         sql=statements(store.dialect),
         handlers=handlers,
