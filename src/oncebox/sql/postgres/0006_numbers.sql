@@ -68,7 +68,8 @@ begin
       select distinct s.id, e.key, 0, 0, 0
       from oncebox.event e join oncebox.source s on s.name = e.source
       where e.n between new.n and last and e.xid = pg_current_xact_id() and e.key is not null
-        and not exists (select from oncebox.counter c where c.source_id = s.id and c.key = e.key)
+        and not exists (  -- by `offset 0` a look-up of one row; a join may read all keys of a source
+          select from oncebox.counter c where c.source_id = s.id and c.key = e.key offset 0)
       order by s.id, e.key
       on conflict do nothing;
     for one in
