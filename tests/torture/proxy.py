@@ -130,3 +130,4 @@ class Proxy:
         self._call(act)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CONNECT_TIMEOUT_S)
+        self._loop.close()
