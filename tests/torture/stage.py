@@ -116,7 +116,8 @@ class Stage:
                 raise TortureFailed(f"{role} ended with {code}, told {how}\n{self.words(role)}")
             del self.processes[role]
             if process.stdin is not None:
-                process.stdin.close()
+                with suppress(OSError):  # an order that it did not take any more
+                    process.stdin.close()
             if role not in self.resting:
                 self.start(role)
 
@@ -170,6 +171,9 @@ class Stage:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
             process.wait()
+            if process.stdin is not None:
+                with suppress(OSError):
+                    process.stdin.close()
         self.processes.clear()
 
     def oncebox(self, *arguments: str) -> subprocess.CompletedProcess[str]:
