@@ -229,15 +229,14 @@ async def run_oncebox(process: Process) -> None:
     from asyncio import sleep
 
     from oncebox import running, work
-    from oncebox.relay import RelaySettings, relay_program
+    from oncebox.relay import RelaySettings
 
     from . import with_oncebox
 
     service = getattr(with_oncebox, process.role.partition("-")[0])
-    settings = RelaySettings(lease_s=service.settings.lease_s)
-    relay = partial(relay_program, settings=settings)
+    settings = partial(RelaySettings, lease_s=service.settings.lease_s)
     for module, name, ours in (
-        (running, "relay_program", relay), (work, "open_log", process.open_log)
+        (running, "RelaySettings", settings), (work, "open_log", process.open_log)
     ):  # fmt: skip
         assert hasattr(module, name), f"{module.__name__} uses no {name}"
         setattr(module, name, ours)

@@ -58,6 +58,8 @@ UNKNOWN_PROBE_S = 0.5
 a new one at different times."""
 
 COMMITTED_TIMEOUT_S = 10.0
+LOADING_POLL_S = 0.05
+LOADING = {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR"}
 CLOSE_TIMEOUT_S = 1.0
 
 Typed = Callable[[KafkaError, str], OnceboxError]
@@ -161,10 +163,7 @@ class KafkaReader:
         """
         asked = [TopicPartition(*place) for place in places]
         try:
-            group = self._admin.describe_consumer_groups(
-                [self._group], request_timeout=COMMITTED_TIMEOUT_S
-            )
-            group[self._group].result(2 * COMMITTED_TIMEOUT_S)
+            self._find_group()
             answers = self._consumer.committed(asked, timeout=COMMITTED_TIMEOUT_S)
         except TimeoutError as error:
             raise Unreachable("Kafka does not say what was acknowledged") from error
@@ -177,6 +176,22 @@ class KafkaReader:
                 return {}
             raise failed from error
         return {(one.topic, one.partition): one.offset for one in answers if one.offset >= 0}
+
+    def _find_group(self) -> None:
+        """Raises TimeoutError and KafkaException, but not while a broker loads the group."""
+        deadline = time.monotonic() + COMMITTED_TIMEOUT_S
+        while True:
+            answer = self._admin.describe_consumer_groups(
+                [self._group], request_timeout=COMMITTED_TIMEOUT_S
+            )
+            try:
+                answer[self._group].result(2 * COMMITTED_TIMEOUT_S)
+            except KafkaException as error:
+                if error.args[0].name() not in LOADING or time.monotonic() > deadline:
+                    raise
+            else:
+                return
+            time.sleep(LOADING_POLL_S)
 
     def close(self) -> None:
         """Waits a moment until what was acknowledged is committed."""
