@@ -596,3 +596,20 @@ def test_a_key_that_somebody_has_locked_for_long_is_nobodys_poison(world: World)
     other.close()
     world.settle(loop)
     assert world.of("a") == [1, 2]
+
+
+def test_two_processes_of_a_new_consumer_may_begin_at_once(world: World) -> None:
+    """The second read its database before the first had begun, and the log after it: so it took
+    itself for one whose database was restored without oncebox's tables, and ended.
+    """
+    world.handles_paid()
+    world.deliver(*world.producer.paid("a", 1))
+    second = world.loop()
+
+    def acknowledged(places: object) -> dict[tuple[str, int], int]:
+        world.settle()
+        return {(TOPIC, 0): 1}
+
+    second.reader.acknowledged = acknowledged  # type: ignore[method-assign]
+    world.settle(second)
+    assert world.of("a") == [1]

@@ -29,29 +29,38 @@ def begin(reading: Reading, log: Log, reader: Reader, ask_log: AskLog) -> Progra
     """
     yield from transact(reading, load_subscriptions(reading))
     if not reading.subscriptions:
-        yield from _look_back(reading, log, reader, ask_log)
+        unknown = yield from _look_back(reading, log, reader, ask_log)
+        if unknown is not None:
+            # Another process may have begun in between: the database knows it before the log does.
+            yield from transact(reading, load_subscriptions(reading))
+            if not reading.subscriptions:
+                raise unknown
     start = reading.settings.start
     if start is not None:
         reading.floor = int(start.timestamp() * 1_000_000) * STAMP_UNITS_PER_US
     yield from transact(reading, subscribe_first(reading))
 
 
-def _look_back(reading: Reading, log: Log, reader: Reader, ask_log: AskLog) -> Program[None]:
+def _look_back(
+    reading: Reading, log: Log, reader: Reader, ask_log: AskLog
+) -> Program[Refused | None]:
+    """What is wrong where the log knows this consumer, and its database does not."""
     places: list[TopicPartition] = []
     for topic in reading.topics:
         found = yield from ask_log(log.describe, topic)
         places += [(topic, n) for n in range(0 if found is None else found.partitions)]
     known: dict[TopicPartition, int] = yield from ask_log(reader.acknowledged, places)
-    if known:
-        (topic, partition), offset = max(known.items(), key=itemgetter(1))
-        name = reading.consumer
-        raise Refused(
-            f"{name} has read this log before, and this database knows nothing of it",
-            position=f"{topic}/{partition}@{offset}",
-            expected="the database that it worked in, with oncebox's tables",
-            hint=f"oncebox rebuild {name} --adopt TIME, if what was emitted before that time is "
-            f"done here; oncebox rebuild {name} --adopt start, if nothing is",
-        )
+    if not known:
+        return None
+    (topic, partition), offset = max(known.items(), key=itemgetter(1))
+    name = reading.consumer
+    return Refused(
+        f"{name} has read this log before, and this database knows nothing of it",
+        position=f"{topic}/{partition}@{offset}",
+        expected="the database that it worked in, with oncebox's tables",
+        hint=f"oncebox rebuild {name} --adopt TIME, if what was emitted before that time is "
+        f"done here; oncebox rebuild {name} --adopt start, if nothing is",
+    )
 
 
 def first_offset(
