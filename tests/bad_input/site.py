@@ -345,6 +345,8 @@ class Site:
         """Close everything, as processes that end do."""
         for loop in self.loops:
             loop.reader.close()
+            if loop.gaps is not None:
+                drive(loop.gaps.leave())
             loop.reading.session.close()
         relays = [relay.session for relay in self.relays if relay.is_open]
         for session in (*relays, self.shop, self.billing):
