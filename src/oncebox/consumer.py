@@ -50,6 +50,11 @@ DRAIN_MAX = 100
 DESCRIBE_S = 10.0
 """How often a topic is asked for its partitions, which may have grown."""
 
+TELL_S = 300.0
+TELL_FIRST_S = 10.0
+"""How often the log is told how far this consumer is, for its tools and for a database that is made
+anew. Seldom: Kafka's client was seen to end the process where it asks while a broker comes back."""
+
 SWEEP_S = 5.0
 """How often wake-ups that a crash lost are looked for."""
 
@@ -92,6 +97,7 @@ class ConsumerLoop:
         self.pause_s = OUTAGE_PAUSE_S
         self.now_ms = self.next_upkeep_ms = self.next_describe_ms = self.next_sweep_ms = 0
         self.partitions: dict[str, int] = {}  # of each topic; 0: it does not exist
+        self.next_tell_ms = reading.now_ms() + int(TELL_FIRST_S * 1000)
         self.together_max = 1  # fewer than were fetched where a list failed
         self.parked = 1  # at least what `look_what_is_due` last counted, and more since
         self.kept_bytes = 0
@@ -231,7 +237,9 @@ class ConsumerLoop:
         self.looked = {p: max(at, positions[p]) for p, at in looked.items() if p in positions}
         self.single = {p: count for p, count in self.single.items() if p in positions}
         self.reader.assign(positions | self.looked)
-        self.reader.acknowledge(self.stored())
+        if now_ms >= self.next_tell_ms:
+            self.next_tell_ms = now_ms + int(TELL_S * 1000)
+            self.reader.acknowledge(self.stored())
         yield from self.fill_gaps(now_ms)
         if self.pruning.first() in self.held:
             yield from self.pruning.step(now_ms)
@@ -427,7 +435,7 @@ class ConsumerLoop:
             else:
                 self.held.update(fence)
                 self.follow(outcome)
-                self.together_max *= 2
+                self.together_max = min(self.together_max * 2, self.settings.batch_max)
                 return outcome.settled
 
     def narrow(self, chunk: Sequence[Item], *, careful: bool, error: Exception) -> int:
