@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -156,6 +157,11 @@ class Place(NamedTuple):
         log = open_log(self.log)
         log.create(self.stream, partitions)
         log.close()
+
+    @classmethod
+    def of_files(cls, folder: Path) -> Place:
+        base = f"sqlite:///{folder}"
+        return cls(f"{base}/shop.db", f"{base}/billing.db", f"{base}/log.db", "orders")
 
     def event(self) -> Any:
         @event("order.paid", stream=self.stream, key="order", version=1)

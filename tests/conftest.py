@@ -15,7 +15,8 @@ from engines.kafka import Kafka, shared_kafka
 from engines.lookup import EngineMissing
 from engines.postgres import Postgres, shared_postgres
 
-pytest_plugins = ["audited", "guarantees", "operating", "producing", "sampling"]
+# `producing` first: others import it, and assertions of a plugin are rewritten when it is named.
+pytest_plugins = ["producing", "audited", "guarantees", "operating", "sampling"]
 
 SEED_VARIABLE = "ONCEBOX_TEST_SEED"
 REPORTED_PACKAGES = ("oncebox", "msgspec", "psycopg", "asyncpg", "confluent-kafka", "hypothesis")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -19,9 +21,11 @@ from oncebox.outbox import History
 from oncebox.ports import Record
 from oncebox.program import Program, drive
 from oncebox.reading import take_in
+from oncebox.rewind import rebuild
 from oncebox.session import Session
 from oncebox.statements import statements
 from oncebox.waiting import Waiting, Where, waiting
+from producing import await_true
 
 ALL = Where()
 
@@ -98,6 +102,34 @@ def failing(world: World, broken: set[str]) -> None:
         if f"{paid.order}{paid.cents}" in broken or paid.order in broken:
             raise ValueError(f"no account {paid.order}")
         world.record(tx, paid.order, paid.cents)
+
+
+def failing_for_all(world: World) -> list[bool]:
+    """A handler that fails until what is returned is empty."""
+    missing_column = [True]
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        if missing_column:
+            raise ValueError("no such column")
+        world.record(tx, paid.order, paid.cents)
+
+    return missing_column
+
+
+@contextmanager
+def rebuild_waiting(world: World) -> Iterator[None]:
+    """A rebuild on PostgreSQL that waits for a lock; it is over when the block is."""
+    operator: Any = world.store.open()
+    work = rebuild(desk_of(world, operator), {}, ["delete from ledger"], "test", perform=True)
+    rebuilding = threading.Thread(target=lambda: drive(work))
+    rebuilding.start()
+    pid = operator.handle.info.backend_pid
+    waits = f"select exists (select from pg_locks where not granted and pid = {pid})"
+    await_true(lambda: world.rows(waits) == [(True,)], "the rebuild to wait")
+    yield
+    rebuilding.join()
+    operator.close()
 
 
 def fork(world: World, key: str) -> list[Any]:

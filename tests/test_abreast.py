@@ -17,9 +17,8 @@ from oncebox.operate import redrive
 from oncebox.others import foreign
 from oncebox.program import drive
 from oncebox.reading import Reading
-from oncebox.rewind import rebuild
 from oncebox.statements import statements
-from operating import desk_of, failing, only, wait_list
+from operating import desk_of, failing, failing_for_all, only, rebuild_waiting, wait_list
 from producing import await_true
 
 pytestmark = only("postgres")
@@ -83,6 +82,19 @@ def read_up_to(world: World, offset: int) -> Callable[[], bool]:
 
 def more_than(world: World, count: int) -> bool:
     return len(world.ledger()) > count
+
+
+def held_up(world: World) -> tuple[threading.Event, threading.Event]:
+    """A handler that runs until the first event is set; the second says that it has begun."""
+    gate, began = threading.Event(), threading.Event()
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        began.set()
+        assert gate.wait(30)
+        world.record(tx, paid.order, paid.cents)
+
+    return gate, began
 
 
 def test_keys_side_by_side_each_in_order_each_event_once(world: World) -> None:
@@ -193,13 +205,7 @@ def test_what_is_read_ahead_is_bounded(world: World) -> None:
 
 
 def test_a_handler_that_runs_longer_than_the_lease_keeps_its_partition(world: World) -> None:
-    gate, began = threading.Event(), threading.Event()
-
-    @world.consumer.on(Paid)
-    def pay(tx: Any, paid: Paid) -> None:
-        began.set()
-        assert gate.wait(30)
-        world.record(tx, paid.order, paid.cents)
+    gate, began = held_up(world)
 
     def lease() -> tuple[Any, ...]:
         return world.rows("SELECT lease_until, holder, term FROM oncebox.cursor")[0]
@@ -218,13 +224,7 @@ def test_a_handler_that_runs_longer_than_the_lease_keeps_its_partition(world: Wo
 
 def test_an_owner_that_lost_its_partition_does_nothing_twice(world: World) -> None:
     """Its handler runs while another owner comes to the same event, and to the next of that key."""
-    gate, began = threading.Event(), threading.Event()
-
-    @world.consumer.on(Paid)
-    def pay(tx: Any, paid: Paid) -> None:
-        began.set()
-        assert gate.wait(30)
-        world.record(tx, paid.order, paid.cents)
+    gate, began = held_up(world)
 
     def taken_by_two() -> bool:
         world.rows("UPDATE oncebox.cursor SET lease_until = 0 WHERE holder = 'one' RETURNING 1")
@@ -262,16 +262,8 @@ def test_a_rebuild_waits_for_handlers_that_run_and_then_all_comes_anew(world: Wo
     world.deliver(*world.producer.paid("a", 1, 2), *world.producer.paid("b", 10))
     with running(world):
         assert began.wait(30)
-        operator: Any = world.store.open()
-        work = rebuild(desk_of(world, operator), {}, ["delete from ledger"], "test", perform=True)
-        rebuilding = threading.Thread(target=lambda: drive(work))
-        rebuilding.start()
-        pid = operator.handle.info.backend_pid
-        waiting = f"select exists (select from pg_locks where not granted and pid = {pid})"
-        await_true(lambda: world.rows(waiting) == [(True,)], "the rebuild to wait")
-        gate.set()
-        rebuilding.join()
-        operator.close()
+        with rebuild_waiting(world):
+            gate.set()
         await_true(read_up_to(world, 3), "all to be read again")
     assert world.of("a") == [1, 2]
     assert world.of("b") == [10]
@@ -388,18 +380,13 @@ def test_connections_that_are_cut_cost_no_effect(world: World) -> None:
 
 
 def test_who_stops_ends_what_runs_and_leaves_the_rest(world: World) -> None:
-    gate, began = threading.Event(), threading.Event()
-
-    @world.consumer.on(Paid)
-    def pay(tx: Any, paid: Paid) -> None:
-        began.set()
-        assert gate.wait(30)
-        world.record(tx, paid.order, paid.cents)
-
+    gate, began = held_up(world)
     world.deliver(*world.producer.paid("a", 1, 2, 3))
     work = Running(world, "one", 4)
     assert began.wait(30)
     work.stopped.set()
+    crew: Any = work.loop.crew
+    await_true(lambda: crew._stopped, "no worker to take another event")
     gate.set()
     work.stop()
     assert world.of("a") == [1]
@@ -411,14 +398,7 @@ def test_who_stops_ends_what_runs_and_leaves_the_rest(world: World) -> None:
 
 
 def test_too_many_parked_keys_pause_the_consumer(world: World) -> None:
-    missing_column = [True]
-
-    @world.consumer.on(Paid)
-    def pay(tx: Any, paid: Paid) -> None:
-        if missing_column:
-            raise ValueError("no such column")
-        world.record(tx, paid.order, paid.cents)
-
+    missing_column = failing_for_all(world)
     world.deliver(*(world.producer.paid(f"k{n}", n)[0] for n in range(600)))
     with running(world, 2, parked_max=10, batch_max=5, backoff_s=0.5) as loop:
         await_true(lambda: loop.paused, "the pause")

@@ -18,7 +18,7 @@ from oncebox.envelope import Reference
 from oncebox.event import event
 from oncebox.operate import redrive
 from oncebox.program import drive
-from operating import desk_of, only, wait_list
+from operating import desk_of, failing_for_all, only, wait_list
 
 
 def test_events_take_effect_once_and_in_order(world: World) -> None:
@@ -391,14 +391,7 @@ def test_the_event_that_kills_its_process_is_found_and_parked(world: World) -> N
 
 
 def test_too_many_parked_keys_pause_the_consumer(world: World) -> None:
-    missing_column = [True]
-
-    @world.consumer.on(Paid)
-    def pay(tx: Any, paid: Paid) -> None:
-        if missing_column:
-            raise ValueError("no such column")
-        world.record(tx, paid.order, paid.cents)
-
+    missing_column = failing_for_all(world)
     sent = [world.producer.paid(f"k{i}", i)[0] for i in range(40)]
     world.deliver(*sent)
     loop = world.settle(world.loop(parked_max=10, batch_max=5))

@@ -18,19 +18,16 @@ import psycopg
 import pytest
 
 from chains import TOPIC, Opened, Paid, Producer, World, plain_handler
-from engines.server import free_ports
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
 from oncebox.errors import HandlerTimeout, StoreUnavailable
 from oncebox.logs.embedded import EmbeddedLog
 from oncebox.ports import Extent, Topic
 from oncebox.program import call, drive, drive_async
-from oncebox.rewind import rebuild
-from oncebox.running import opened
 from oncebox.service import Consumer
 from oncebox.stores.adapt import open_store
 from oncebox.timeouts import Watch, _interrupt, watch
-from operating import desk_of, failing, only
+from operating import failing, only, rebuild_waiting
 from producing import await_true
 
 TURNS_MAX = 200
@@ -73,17 +70,9 @@ def test_a_rebuild_waits_for_a_retry_that_is_about_to_commit(world: World) -> No
     turn.start()
     assert ready.wait(30)
     session.commit = commit  # type: ignore[method-assign]
-    operator: Any = world.store.open()
-    work = rebuild(desk_of(world, operator), {}, ["delete from ledger"], "test", perform=True)
-    rebuilding = threading.Thread(target=lambda: drive(work))
-    rebuilding.start()
-    pid = operator.handle.info.backend_pid
-    waits = f"select exists (select from pg_locks where not granted and pid = {pid})"
-    await_true(lambda: world.rows(waits) == [(True,)], "the rebuild to wait")
-    gate.set()
-    turn.join()
-    rebuilding.join()
-    operator.close()
+    with rebuild_waiting(world):
+        gate.set()
+        turn.join()
     world.after(5.0, world.settle(loop))
     assert world.of("a") == [1]
 
@@ -567,18 +556,6 @@ async def test_an_event_loop_does_not_wait_for_the_log(world: World, tmp_path: P
     assert world.of("a") == [1, 2]
 
 
-def test_a_consumer_waits_for_a_store_that_is_away_from_the_start(postgres_url: str) -> None:
-    (port,) = free_ports(1)
-    store: Any = open_store(f"postgresql://nobody@127.0.0.1:{port}/nothing")
-
-    def comes_back(_: float) -> None:
-        store.url = postgres_url
-
-    session: Any = drive(opened(store, "billing", lambda: False, comes_back))
-    assert session.run("select 1") == [(1,)]
-    session.close()
-
-
 @only("postgres")
 def test_a_key_that_somebody_has_locked_for_long_is_nobodys_poison(world: World) -> None:
     world.handles_paid()
@@ -596,20 +573,3 @@ def test_a_key_that_somebody_has_locked_for_long_is_nobodys_poison(world: World)
     other.close()
     world.settle(loop)
     assert world.of("a") == [1, 2]
-
-
-def test_two_processes_of_a_new_consumer_may_begin_at_once(world: World) -> None:
-    """The second read its database before the first had begun, and the log after it: so it took
-    itself for one whose database was restored without oncebox's tables, and ended.
-    """
-    world.handles_paid()
-    world.deliver(*world.producer.paid("a", 1))
-    second = world.loop()
-
-    def acknowledged(places: object) -> dict[tuple[str, int], int]:
-        world.settle()
-        return {(TOPIC, 0): 1}
-
-    second.reader.acknowledged = acknowledged  # type: ignore[method-assign]
-    world.settle(second)
-    assert world.of("a") == [1]

@@ -33,8 +33,7 @@ from oncebox.work import Running
 @pytest.fixture(params=["files", "servers"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, topic: str) -> Place:
     if request.param == "files":
-        base = f"sqlite:///{tmp_path}"
-        made = Place(f"{base}/shop.db", f"{base}/billing.db", f"{base}/log.db", "orders")
+        made = Place.of_files(tmp_path)
     else:
         url = request.getfixturevalue("postgres_url")
         made = Place(url, url, request.getfixturevalue("kafka_url"), topic)
@@ -44,8 +43,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, topic: str) -> Place:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Place:
-    base = f"sqlite:///{tmp_path}"
-    made = Place(f"{base}/shop.db", f"{base}/billing.db", f"{base}/log.db", "orders")
+    made = Place.of_files(tmp_path)
     made.make()
     return made
 

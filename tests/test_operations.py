@@ -24,8 +24,7 @@ from oncebox.stores.adapt import open_store
 
 @pytest.fixture
 def files(tmp_path: Path) -> Place:
-    base = f"sqlite:///{tmp_path}"
-    made = Place(f"{base}/shop.db", f"{base}/billing.db", f"{base}/log.db", "orders")
+    made = Place.of_files(tmp_path)
     made.make()
     return made
 

@@ -156,7 +156,10 @@ class Batch:
             try:
                 answers = yield from self.keys.load(self.items, self.drains, opening)
             except Exception as error:
-                raise (blocked(error) or error) from error
+                waited = blocked(error)
+                if waited is None:
+                    raise
+                raise waited from error
             self.check_fence(answers[-1])
             if not self.careful:
                 yield session.pipeline, (True,)
@@ -189,11 +192,8 @@ class Batch:
             (topic, partition), term = self.guard
             # What is asked last is asked when no rebuild can come any more.
             keep_in = (sql["keep_in"], (reading.consumer,))
-            return [
-                *limits,
-                keep_in,
-                (sql["open_under"], (reading.consumer, topic, partition, term)),
-            ]
+            open_under = (sql["open_under"], (reading.consumer, topic, partition, term))
+            return [*limits, keep_in, open_under]
         if not self.fence:
             return [*limits, (sql["open_batch"], ())]
         rows = [
@@ -203,7 +203,8 @@ class Batch:
         return [*limits, query(reading.session, sql["fence"], rows, (reading.consumer,))]
 
     def check_fence(self, ours: Rows) -> None:
-        if len(ours) != len(self.fence) if self.fence else self.guard and not ours:
+        wanted = len(self.fence) or int(self.guard is not None)
+        if len(ours) < wanted:
             raise Fenced(
                 "another owner took a partition", expected="our term and position",
                 hint="nothing of this batch was committed; it goes on where it owns",
@@ -453,9 +454,7 @@ class Batch:
         """A handler failed where all run together: an outage passes, all else is run carefully."""
         if is_outage(error) and not self.reading.gives_up(entry.place, link):
             raise error
-        setback = Setback()
-        setback.event = (entry.place, link.sequence, link.stamp)
-        raise setback from error
+        raise Setback(event=(entry.place, link.sequence, link.stamp)) from error
 
     def perform_alone(
         self, entry: Entry, item: Item, link: Link, handler: Handler

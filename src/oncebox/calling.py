@@ -19,11 +19,20 @@ from .stores.base import trouble
 
 class Setback(Exception):
     """A handler failed in a batch that ran together: undo it and run carefully; or, if it was a
-    list of several events that failed, with fewer. `event`: the one that failed, if it is known.
+    list of `several` events that failed, with fewer. `event`: place, sequence and stamp, where one
+    handler failed.
     """
 
-    several = False
-    event: tuple[Place, int, int] | None = None
+    def __init__(
+        self,
+        what: str = "",
+        *,
+        event: tuple[Place, int, int] | None = None,
+        several: bool = False,
+    ) -> None:
+        super().__init__(what)
+        self.event = event
+        self.several = several
 
 
 class Listed:
@@ -135,8 +144,7 @@ class Calls:
         arguments: tuple[Any, ...] = (reading.session.handle, listed.events)
         if handler.with_context:
             arguments += (listed.contexts,)
-        setback = Setback()
-        setback.several = len(listed.items) > 1
+        setback = Setback(several=len(listed.items) > 1)
         try:
             yield from self.run_handler(handler, arguments, had=listed.had)
         except Exception as error:

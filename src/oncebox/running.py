@@ -100,10 +100,8 @@ async def check_tables(service: Service) -> None:
 def start_relay(work: Running, service: Service, holder: str) -> None:
     """The relay of a service's outbox."""
     assert service.log is not None
-    store, log = (
-        open_store(service.store, service.schema),
-        CountedLog(work.log(service.log), system_of(service.log)),
-    )
+    store = open_store(service.store, service.schema)
+    log = CountedLog(work.log(service.log), system_of(service.log))
     part, settings = work.part(service, "relay", service.name), RelaySettings()
     part.log, part.late_s = log, HANGS_S + 2 * settings.publish_timeout_s
     sleep = work.sleeper(asynchronous=store.asynchronous)
