@@ -19,6 +19,9 @@ LAYERS = (
     (
         "envelope",
         "codec",
+        "codecs",
+        "schema",
+        "lens",
         "others",
         "lease",
         "suspects",
@@ -47,7 +50,7 @@ LAYERS = (
     ),
     ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),
     ("audit", "examine", "auditing", "audit_topic"),
-    ("service", "connect", "work"),
+    ("service", "connect", "work", "registry", "translate"),
     ("running", "config", "places", "testing", "watching", "health", "metrics", "endpoints"),
     ("cli", "demo", "doctor"),
     ("__main__", "__init__"),

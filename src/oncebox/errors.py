@@ -89,6 +89,16 @@ class MissingDependency(ConfigurationError):
     """An engine's client library is not installed; the hint names the extra."""
 
 
+class SchemaError(ConfigurationError):
+    """A schema, lock file or lens that cannot be read or cannot work."""
+
+
+class SchemaBreak(OnceboxError):
+    """A change of schemas that would break somebody, or that the lock does not have."""
+
+    exit_code = 3
+
+
 # ---- the producer's side
 
 
