@@ -2,8 +2,7 @@
 
 Leases in our store say who reads what; a group's offsets are written for Kafka's own tools, and
 for a consumer whose database has forgotten it (see beginning.py).
-librdkafka keeps silent about brokers that are away, partitions without a leader, topics that were
-deleted or made anew under its feet (it then goes on in the other topic): the reader's probes ask.
+What librdkafka keeps silent about, the reader's probes ask.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import logging
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, wait
 from itertools import accumulate
 from operator import methodcaller
@@ -23,13 +22,13 @@ from confluent_kafka import (
     ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
-    TopicCollection,
     TopicPartition,
 )
 
-from ..errors import MissingRight, NotFound, OnceboxError, Unreachable
+from ..errors import MissingRight, OnceboxError, Unreachable
 from ..ports import LOST_HEADERS, Record, truncated
 from ..ports import TopicPartition as Place
+from .kafka_probes import Probes, Standstill, Typed
 from .kafka_settings import KafkaSettings
 
 logger = logging.getLogger("oncebox.kafka")
@@ -48,21 +47,10 @@ QUEUE_BACKOFF_MS = 2
 SLICE_S = 0.02
 """A waiting fetch looks this often whether it was woken; records end the wait at once."""
 
-PROBE_S = 5.0
-PROBE_TIMEOUT_S = 8.0
-"""How often a reader asks for its topics, and how long brokers may take to answer."""
-
-UNKNOWN_S = 3.0
-UNKNOWN_PROBE_S = 0.5
-"""How long a topic may be unknown at first, and how often it is asked for then: brokers learn of
-a new one at different times."""
-
 COMMITTED_TIMEOUT_S = 10.0
 LOADING_POLL_S = 0.05
 LOADING = {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR"}
 CLOSE_TIMEOUT_S = 1.0
-
-Typed = Callable[[KafkaError, str], OnceboxError]
 
 headers_of = methodcaller("headers")
 """A record's headers. Where a name is not UTF-8 the client returns a broken list and leaves an
@@ -74,7 +62,7 @@ class KafkaReader:
     """A reading end; `typed` makes our errors of librdkafka's."""
 
     def __init__(self, settings: KafkaSettings, admin: Any, typed: Typed, group: str) -> None:
-        self._hosts = settings.hosts
+        self._settings = settings
         self._admin = admin
         self._group = group
         self._typed = typed
@@ -82,13 +70,17 @@ class KafkaReader:
         self._lost: dict[Place, OnceboxError] = {}
         self._held: list[Any] = []
         self._woken = threading.Event()
-        self._probes = _Probes(settings, admin, typed)
+        self._probes = Probes(settings, admin, typed)
         self._to_acknowledge: dict[Place, int] = {}
         self._acknowledging: Future[Any] | None = None
-        self._consumer = settings.client(
+        self._standstill = Standstill(admin)
+        self._consumer = self._client()
+
+    def _client(self) -> Any:
+        return self._settings.client(
             Consumer,
             {
-                "group.id": group,
+                "group.id": self._group,
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "error",
@@ -133,6 +125,8 @@ class KafkaReader:
                 return records
             if not self._held and not self._lost:
                 self._held = self._consumer.consume(1, min(SLICE_S, left_s))
+                if not self._held:
+                    self._look_for_standstill()
 
     def wake(self) -> None:
         self._woken.set()
@@ -245,79 +239,20 @@ class KafkaReader:
         if self._lost:
             raise next(iter(self._lost.values()))
 
+    def _look_for_standstill(self) -> None:
+        """Where the log has more than the client brings, another client reads on."""
+        still = self._standstill.look(self._next)
+        if still:
+            logger.warning(
+                "%s: nothing comes of %s: another client reads on",
+                self._group,
+                ", ".join(f"{t}/{n}@{self._next[t, n]} of {end}" for (t, n), end in still),
+            )
+            self._consumer.close()
+            self._consumer = self._client()
+            self._consumer.assign([TopicPartition(*p, at) for p, at in self._next.items()])
+
     def _lose(self, place: Place, expected: str) -> None:
-        self._lost[place] = truncated(f"Kafka at {self._hosts}", place, self._next[place], expected)
-
-
-class _Probes:
-    """Questions about a reader's topics, asked in the background and again and again."""
-
-    def __init__(self, settings: KafkaSettings, admin: Any, typed: Typed) -> None:
-        self._settings = settings
-        self._admin = admin
-        self._typed = typed
-        self._identities: dict[str, str] = {}
-        self._unknown_since: dict[str, float] = {}
-        self._answers: dict[str, Future[Any]] = {}
-        self._asked_from: dict[Place, int] = {}
-        self._due = 0.0
-
-    def watch(self, topics: set[str], anew: set[str]) -> None:
-        """From now on these topics; those in `anew` may be others than before."""
-        known = self._identities
-        self._identities = {t: i for t, i in known.items() if t in topics and t not in anew}
-        if topics - self._identities.keys():
-            self._answers, self._due = {}, 0.0
-
-    def look(self, positions: Mapping[Place, int]) -> list[tuple[Place, str]]:
-        """Ask when it is time. Partitions that are gone, with what was expected.
-
-        Raises Unreachable, unless records came since it asked, and MissingRight.
-        """
-        now = time.monotonic()
-        if not self._answers:
-            if positions and now >= self._due:
-                self._asked_from = dict(positions)
-                topics = TopicCollection(sorted({topic for topic, _ in positions}))
-                self._answers = self._admin.describe_topics(topics, request_timeout=PROBE_TIMEOUT_S)
-            return []
-        if not all(answer.done() for answer in self._answers.values()):
-            return []
-        answers, self._answers = self._answers, {}
-        self._due = now + PROBE_S
-        gone = []
-        for topic, answer in answers.items():
-            numbers = [number for name, number in positions if name == topic]
-            try:
-                lost = self._judge(topic, answer, numbers, now)
-            except Unreachable:
-                if positions == self._asked_from:
-                    raise
-                continue
-            gone += [((topic, number), expected) for number, expected in lost]
-        return gone
-
-    def _judge(
-        self, topic: str, answer: Future[Any], numbers: list[int], now: float
-    ) -> list[tuple[int, str]]:
-        error = answer.exception()
-        if isinstance(error, KafkaException):
-            problem = self._typed(error.args[0], f"describe topic {topic}")
-            if not isinstance(problem, NotFound):
-                raise problem
-            since = self._unknown_since.setdefault(topic, now)
-            if topic in self._identities or now - since >= UNKNOWN_S:
-                return [(number, "a topic that exists") for number in numbers]
-            self._due = now + UNKNOWN_PROBE_S
-            return []
-        found = answer.result()
-        self._unknown_since.pop(topic, None)
-        identity = str(found.topic_id)
-        if self._identities.setdefault(topic, identity) != identity:
-            return [(number, "a topic that was not made anew") for number in numbers]
-        for partition in found.partitions:
-            if partition.leader is None and partition.id in numbers:
-                raise self._settings.unreachable(
-                    f"serve topic {topic}", f"partition {partition.id} has no leader"
-                )
-        return [(n, "a partition that exists") for n in numbers if n >= len(found.partitions)]
+        self._lost[place] = truncated(
+            f"Kafka at {self._settings.hosts}", place, self._next[place], expected
+        )
