@@ -19,6 +19,9 @@ import psycopg
 import pytest
 from msgspec import json
 
+from conftest import hint_if_missing
+from engines.postgres import postgres as own_postgres
+
 WAIT_S = 60.0
 TICK_S = 0.05
 
@@ -259,6 +262,19 @@ def test_run_refuses_without_tables_and_makes_them_when_told(tmp_path: Path) -> 
     site.emit(("a", 1))
     site.until(lambda: site.ledger() == {"a": [1]})
     assert stop(process, signal.SIGTERM)[0] == 0
+
+
+def test_a_store_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None:
+    with hint_if_missing(), own_postgres() as server:
+        site = Site(tmp_path, server.url_of(server.create_database()))
+        assert site.oncebox("db", "migrate").returncode == 0
+        site.emit(("a", 1))
+        server.stop()
+        process = site.start("run")
+        wait_for(process, "billing: waiting: ")
+        server.start()
+        site.until(lambda: site.ledger() == {"a": [1]})
+        assert stop(process, signal.SIGTERM)[0] == 0
 
 
 def test_what_init_makes_works_as_it_says(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import inspect
 import os
 import signal
 from collections.abc import Sequence
-from functools import partial
 from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
@@ -17,7 +16,6 @@ from cyclopts import Group, Parameter
 from ..config import SOURCES, configure, imported, with_settings
 from ..endpoints import serving
 from ..errors import ConfigurationError
-from ..migrate import check
 from ..places import chosen, in_loop, place_of
 from ..reading import Settings
 from ..running import check_runnable, running
@@ -111,14 +109,14 @@ def _named(names: tuple[str, ...]) -> list[Service]:
 
 
 def _make_ready(services: Sequence[Service], *, migrate: bool) -> None:
-    """Stores and logs are known, tables fit, and an embedded log has the topics to read."""
+    """Stores and logs are known, and an embedded log has the topics to read. Whether tables fit is
+    seen when it runs: a store that is away now is waited for.
+    """
     for service in services:
         check_runnable(service)
         place = place_of(service)
         if migrate:
             bring_up_to_date(place)
-        else:
-            place.perform(partial(check, schema=service.schema))
         if str(service.log).startswith("sqlite:"):
             with place.open_log() as log:
                 for topic in {topic for c in service.consumers.values() for topic in c.streams}:
