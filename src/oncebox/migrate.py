@@ -29,22 +29,27 @@ class Applied(NamedTuple):
 
 
 def migrate(
-    session: Session, schema: str = "oncebox", lock_wait_s: float = LOCK_WAIT_S
+    session: Session,
+    schema: str = "oncebox",
+    lock_wait_s: float = LOCK_WAIT_S,
+    known: tuple[Migration, ...] | None = None,
 ) -> Program[list[Migration]]:
     """Bring the tables to this code's version; what was done. In a transaction of its own.
+    `known`: other tables than a service's, in a schema of their own.
 
     Raises MissingTables for tables of a version that this code does not know, MissingRight, and
     the driver's error when a lock is not to be had in time: nothing is changed then.
     """
     sql = statements(session.dialect, schema)
+    known = known or migrations(session.dialect, schema)
     yield from call(session.begin)
     try:
         yield from call(session.run, sql["begin_migration"], (str(int(lock_wait_s * 1000)),))
         versions = yield from _versions(session, schema)
-        _check_known(versions, migrations(session.dialect, schema))
+        _check_known(versions, known)
         if not versions:
             yield from _begin(session, schema)
-        pending = [m for m in migrations(session.dialect, schema) if m.version not in versions]
+        pending = [m for m in known if m.version not in versions]
         for migration in pending:
             for statement in split(migration.sql):
                 yield from call(session.run, statement)

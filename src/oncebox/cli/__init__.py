@@ -40,6 +40,7 @@ COMMANDS = (
     ("quarantine", "records:app", OPERATE, "Records that cannot be read."),
     ("doctor", "doctor:doctor", SET_UP, "What cannot work, before it does not."),
     ("db", "tables:app", SET_UP, "oncebox's own tables: migrate, status, check, sql, prune."),
+    ("schema", "schema:app", SET_UP, "Versions of events; a registry of schemas."),
     ("topics", "topics:app", SET_UP, "Topics of the log: check, create."),
     ("config", "start:config_app", SET_UP, "Settings in force, and where each came from."),
     ("version", "start:version", SET_UP, "Versions of oncebox and of what it uses."),

@@ -1,0 +1,10 @@
+"""Schemas: the versions of events, and whether a change would break somebody."""
+
+from __future__ import annotations
+
+from cyclopts import App
+
+app = App(name="schema", help="Versions of events: serve, user.")
+
+app.command(f"{__package__}.schema_serve:serve", name="serve")
+app.command(f"{__package__}.schema_serve:user", name="user")

@@ -1,0 +1,1 @@
+"""Registries of schemas: a server of Confluent's REST protocol, and a client for any."""

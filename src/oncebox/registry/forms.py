@@ -1,0 +1,145 @@
+"""What a schema is to the registry: a text that can be read, in one form, with what it refers to.
+
+White space in JSON means nothing, so it is not kept; `normalize` also sorts the names of objects,
+and takes comments and white space out of .proto files. Nothing else changes a text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from msgspec.json import encode
+
+from ..errors import MissingDependency, SchemaError
+from ..schema.compat.finding import Finding
+from .protocol import Reference, digest, guid
+
+
+class Candidate(NamedTuple):
+    """A schema to register or to look for. `format` as the protocol says it: AVRO, JSON, PROTOBUF;
+    `more`: metadata and rules as JSON.
+    """
+
+    format: str
+    text: str
+    references: tuple[Reference, ...] = ()
+    more: str = ""
+
+    @property
+    def refs(self) -> str:
+        """The references as the tables keep them."""
+        return encode(self.references).decode()
+
+    @property
+    def guid(self) -> str:
+        """Its name by content."""
+        return guid(self.text, self.references, self.more.encode())
+
+    @property
+    def digest(self) -> str:
+        """What it is known by."""
+        return digest(self.format, self.text, self.references, self.more.encode())
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Its columns in the tables, behind id and digest."""
+        return self.guid, self.format, self.text, self.refs, self.more
+
+
+_JSON_SPACE = re.compile(r'("(?:[^"\\]|\\.)*")|\s+')
+_PROTO_SPACE = re.compile(
+    r"""("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|//[^\n]*|/\*.*?\*/|\s+""", re.DOTALL
+)
+
+
+def formed(format: str, text: str, *, normalize: bool) -> str:
+    """A text in the form in which it is kept. Raises SchemaError for what is not JSON."""
+    if format == "PROTOBUF":
+        if descriptor(text) is not None:
+            return "".join(text.split())
+        return _PROTO_SPACE.sub(_one_space, text).strip() if normalize else text.strip() + "\n"
+    value = parsed(text)
+    if normalize:
+        try:
+            return json.dumps(
+                value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+            )
+        except ValueError:  # a number beyond floats
+            pass
+    return _JSON_SPACE.sub(r"\1", text)
+
+
+def _one_space(match: re.Match[str]) -> str:
+    return match[1] or " "
+
+
+def parsed(text: str) -> Any:
+    """JSON as Python's values. Raises SchemaError."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise SchemaError("the schema is nested too deeply") from error
+    except ValueError as error:
+        raise SchemaError(f"the schema is not JSON: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise SchemaError(f"the schema has {twice!r} twice in one object")
+    return found
+
+
+def descriptor(text: str) -> bytes | None:
+    """A Protobuf file that came as Base64 of its FileDescriptorProto, as some clients send it."""
+    try:
+        return base64.b64decode("".join(text.split()), validate=True) or None
+    except (binascii.Error, ValueError):
+        return None
+
+
+def check_avro(text: str, references: Mapping[str, str]) -> None:
+    """Raises SchemaError unless it is a schema of Avro; `references` in the order of need."""
+    try:
+        from fastavro.schema import SchemaParseException, UnknownType, parse_schema
+    except ModuleNotFoundError as error:
+        raise MissingDependency(
+            "fastavro is not installed", hint="pip install 'oncebox[avro]'"
+        ) from error
+    known: dict[str, Any] = {}
+    try:
+        for one in references.values():
+            parse_schema(parsed(one), named_schemas=known)
+        parse_schema(parsed(text), named_schemas=known)
+    except RecursionError as error:
+        raise SchemaError("the schema is nested too deeply") from error
+    except (SchemaParseException, UnknownType, ValueError, TypeError, KeyError) as error:
+        kind = "" if isinstance(error, SchemaParseException) else f"{type(error).__name__}: "
+        raise SchemaError(f"no Avro schema: {kind}{error}") from error
+
+
+def checked(candidate: Candidate, references: Mapping[str, str]) -> None:
+    """Raises SchemaError unless it is a schema of its format, with all that it refers to."""
+    if candidate.format == "AVRO":
+        check_avro(candidate.text, references)
+
+
+Side = tuple[str, Mapping[str, str]]
+"""A text, and the texts that it refers to by name."""
+
+
+def findings(format: str, old: Side, new: Side) -> list[Finding]:  # noqa: ARG001
+    """What breaks readers between two schemas."""
+    return []
+
+
+def described(text: str, references: Mapping[str, str]) -> str:  # noqa: ARG001
+    """A .proto file as Base64 of its FileDescriptorProto."""
+    return text

@@ -1,0 +1,113 @@
+"""The words of Confluent's REST protocol: what is registered, asked and refused. Pure.
+
+Source: the protocol's public reference and the behaviour of its clients.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType, field
+from msgspec.json import encode
+
+from ..errors import OnceboxError
+from ..schema.compat.finding import Format, Mode
+
+CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
+
+FORMATS: dict[str, Format] = {"AVRO": "avro", "JSON": "json", "PROTOBUF": "protobuf"}
+TYPES = {format: name for name, format in FORMATS.items()}
+
+DEFAULT_LEVEL = Mode.BACKWARD_TRANSITIVE
+"""Where nobody said another one: new readers can read all that a topic may still hold."""
+
+MODES = ("READWRITE", "READONLY", "IMPORT")
+
+SUBJECT_CHARS_MAX = 255
+SCHEMA_BYTES_MAX = 1 << 20
+REFERENCES_MAX = 100
+"""Schemas that one refers to, with those that they refer to."""
+
+LEVELS_MAX = 20
+"""How far references lead on to references."""
+
+SUBJECT_NOT_FOUND, VERSION_NOT_FOUND, SCHEMA_NOT_FOUND = 40401, 40402, 40403
+SUBJECT_SOFT_DELETED, SUBJECT_NOT_SOFT_DELETED = 40404, 40405
+VERSION_SOFT_DELETED, VERSION_NOT_SOFT_DELETED = 40406, 40407
+LEVEL_NOT_CONFIGURED, MODE_NOT_CONFIGURED = 40408, 40409
+INCOMPATIBLE = 409
+INVALID_SCHEMA, INVALID_VERSION, INVALID_LEVEL, INVALID_MODE = 42201, 42202, 42203, 42204
+NOT_PERMITTED, REFERENCE_EXISTS, ID_DOES_NOT_MATCH = 42205, 42206, 42207
+INVALID_SUBJECT, SCHEMA_TOO_LARGE = 42208, 42209
+STORE_FAILED = 50001
+
+
+class Declined(OnceboxError):
+    """A request that the registry refuses: `code` as the protocol has it, its status in front."""
+
+    def __init__(self, code: int, what: str = "", **more: Any) -> None:
+        super().__init__(what, **more)
+        self.code = code
+
+    @property
+    def status(self) -> int:
+        """Of HTTP."""
+        return self.code if self.code < 1000 else self.code // 100
+
+
+class Reference(Struct, frozen=True, omit_defaults=True):
+    """`name`: how a schema calls another one (a type's full name, an import, a $ref)."""
+
+    name: str
+    subject: str
+    version: int
+
+
+class Body(Struct, frozen=True, rename={"format": "schemaType", "rules": "ruleSet"}):
+    """A schema as clients send it."""
+
+    schema: str = ""
+    format: str | None = None
+    references: list[Reference] | None = None
+    metadata: dict[str, Any] | None = None
+    rules: dict[str, Any] | None = None
+    id: int | None = None
+    version: int | None = None
+
+
+class Registered(
+    Struct, frozen=True, omit_defaults=True, rename={"format": "schemaType", "rules": "ruleSet"}
+):
+    """A schema as registries answer it; `subject` and `version` where they were asked for."""
+
+    schema: str
+    subject: str | UnsetType = UNSET
+    version: int | UnsetType = UNSET
+    id: int | UnsetType = UNSET
+    guid: str | UnsetType = UNSET
+    format: str = field(default="")
+    references: tuple[Reference, ...] = ()
+    metadata: dict[str, Any] | UnsetType = UNSET
+    rules: dict[str, Any] | UnsetType = UNSET
+    deleted: bool = False
+
+
+def guid(text: str, references: tuple[Reference, ...] = (), more: bytes = b"") -> str:
+    """The name of a schema by its content, the same in every registry.
+
+    Confluent's: MD5 over the text, then name, subject and version (four bytes) of each reference.
+    `more` (metadata and rules as JSON) counts here, too, but not as theirs does.
+    """
+    digest = hashlib.md5(text.encode(), usedforsecurity=False)
+    for reference in references:
+        digest.update(reference.name.encode() + reference.subject.encode())
+        digest.update(reference.version.to_bytes(4, "big", signed=True))
+    digest.update(more)
+    return str(uuid.UUID(bytes=digest.digest()))
+
+
+def digest(format: str, text: str, references: tuple[Reference, ...], more: bytes) -> str:
+    """What is the same schema: SHA-256, since two texts with one MD5 can be made."""
+    return hashlib.sha256(encode((format, text, references, more))).hexdigest()
