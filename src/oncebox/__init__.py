@@ -25,6 +25,22 @@ if TYPE_CHECKING:
         Unreachable,
     )
     from .inbox import claim
+    from .lens.chain import evolve
+    from .lens.steps import (
+        add,
+        convert,
+        each,
+        hoist,
+        merge,
+        nest,
+        remove,
+        rename,
+        retype,
+        split,
+        unwrap,
+        values,
+        wrap,
+    )
     from .order import Chain
     from .others import Foreign, foreign
     from .ports import Record
@@ -50,10 +66,24 @@ __all__ = [
     "Settings",
     "UnknownId",
     "Unreachable",
+    "add",
     "claim",
+    "convert",
+    "each",
     "errors",
     "event",
+    "evolve",
     "foreign",
+    "hoist",
+    "merge",
+    "nest",
+    "remove",
+    "rename",
+    "retype",
+    "split",
+    "unwrap",
+    "values",
+    "wrap",
 ]
 
 _HOME = {
@@ -73,8 +103,22 @@ _HOME = {
     "Settings": "reading",
     "UnknownId": "errors",
     "Unreachable": "errors",
+    "add": "lens.steps",
     "claim": "inbox",
+    "convert": "lens.steps",
+    "each": "lens.steps",
+    "evolve": "lens.chain",
     "foreign": "others",
+    "hoist": "lens.steps",
+    "merge": "lens.steps",
+    "nest": "lens.steps",
+    "remove": "lens.steps",
+    "rename": "lens.steps",
+    "retype": "lens.steps",
+    "split": "lens.steps",
+    "unwrap": "lens.steps",
+    "values": "lens.steps",
+    "wrap": "lens.steps",
 }
 """The module that each name comes from."""
 

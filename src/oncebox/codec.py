@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import accumulate
 from math import isfinite
 from typing import Any, NamedTuple, TypeVar
@@ -34,6 +35,8 @@ class Codec(NamedTuple):
 
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
+    of: Callable[[Any], Any]
+    """From JSON values, as `json.loads` gives them."""
 
 
 def encode(event: object) -> bytes:
@@ -67,17 +70,41 @@ def decode(cls: type[T], payload: bytes) -> T:
     Raises DecodeFailed with the path (`$.lines[2].cents`) and what was expected there.
     """
     codec = _codecs.get(cls) or codec_of(cls)
-    if len(payload) > VALUE_BYTES_MAX:
-        raise DecodeFailed(
-            f"{cls.__name__}: {len(payload)} bytes", expected=f"at most {VALUE_BYTES_MAX}"
-        )
-    if _is_deeper(payload, DEPTH_MAX):
-        raise DecodeFailed(f"{cls.__name__}: too deep", expected=f"at most {DEPTH_MAX} levels")
+    _check_bounds(cls.__name__, payload)
     try:
         event: T = codec.decode(payload)
     except Exception as error:
-        raise _unreadable(cls, error) from error
+        raise _unreadable(cls.__name__, error) from error
     return event
+
+
+def document_of(name: str, payload: bytes) -> Any:
+    """A payload as JSON values. `name`: what it is, for DecodeFailed."""
+    _check_bounds(name, payload)
+    try:
+        return _decode_any(payload)
+    except Exception as error:
+        raise _unreadable(name, error) from error
+
+
+def event_of(cls: type[T], document: Any) -> T:
+    """An event of `cls` from its JSON values; otherwise as `decode`."""
+    codec = _codecs.get(cls) or codec_of(cls)
+    try:
+        event: T = codec.of(document)
+    except Exception as error:
+        raise _unreadable(cls.__name__, error) from error
+    return event
+
+
+_decode_any = msgspec.json.Decoder().decode
+
+
+def _check_bounds(name: str, payload: bytes) -> None:
+    if len(payload) > VALUE_BYTES_MAX:
+        raise DecodeFailed(f"{name}: {len(payload)} bytes", expected=f"at most {VALUE_BYTES_MAX}")
+    if _is_deeper(payload, DEPTH_MAX):
+        raise DecodeFailed(f"{name}: too deep", expected=f"at most {DEPTH_MAX} levels")
 
 
 def codec_of(cls: type) -> Codec:
@@ -88,7 +115,9 @@ def codec_of(cls: type) -> Codec:
             codec = _pydantic_codec(cls)
         else:
             try:
-                codec = Codec(msgspec.json.Encoder().encode, msgspec.json.Decoder(cls).decode)
+                convert = partial(msgspec.convert, type=cls, str_keys=True)
+                coder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(cls)
+                codec = Codec(msgspec.json.Encoder().encode, coder.decode, convert)
             except TypeError as error:
                 raise ConfigurationError(
                     f"{cls.__name__} cannot be an event: {error}",
@@ -109,7 +138,10 @@ def _pydantic_codec(cls: type) -> Codec:
     def encode(event: Any) -> bytes:
         return adapter.dump_json(event, by_alias=True, warnings="error")
 
-    return Codec(encode, adapter.validate_json)
+    def of(document: Any) -> Any:
+        return adapter.validate_json(msgspec.json.encode(document))  # as strict as for JSON
+
+    return Codec(encode, adapter.validate_json, of)
 
 
 def _is_deeper(payload: bytes, limit: int) -> bool:
@@ -193,8 +225,7 @@ def _parts(value: object) -> list[tuple[str, object]] | None:
 # ---- what could not be read
 
 
-def _unreadable(cls: type, error: Exception) -> DecodeFailed:
-    name = cls.__name__
+def _unreadable(name: str, error: Exception) -> DecodeFailed:
     if isinstance(error, RecursionError):
         return DecodeFailed(f"{name}: too deep", expected=f"at most {DEPTH_MAX} levels")
     path, what = _where_and_what(error)

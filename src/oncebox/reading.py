@@ -53,7 +53,7 @@ OUTAGES_MAX = 10_000
 
 class Handler(NamedTuple):
     """A user's function for one event type, in the version that its class names. `listed`: it takes
-    events in lists.
+    events in lists. `translate` reads events that say another version, from theirs and the record.
     """
 
     function: Callable[..., Any]
@@ -61,6 +61,7 @@ class Handler(NamedTuple):
     decode: Callable[[bytes], Any]
     with_context: bool
     listed: bool = False
+    translate: Callable[[int, Record], Any] | None = None
 
     @property
     def name(self) -> str:
@@ -361,18 +362,16 @@ def abandon(reading: Reading) -> Program[None]:
 
 def decoded(handler: Handler, item: Item) -> Any:
     """The event in the version that its handler names. Raises DecodeFailed."""
-    version = item.version
-    if version is not None and version != handler.type.version:
-        what = f"{item.type} came in version {version}"
-        expected: str | None = f"version {handler.type.version}, which {handler.name} takes"
-    else:
-        try:
+    version, translate, hint = item.version, handler.translate, None
+    try:
+        if version is None or version == handler.type.version or translate is None:
             return handler.decode(item.record.value or b"")
-        except DecodeFailed as error:
-            what, expected = error.what, error.expected
+        return translate(version, item.record)
+    except DecodeFailed as error:
+        what, expected, hint = error.what, error.expected, error.hint
     record, envelope = item.record, item.envelope
     raise DecodeFailed(
         what, event=envelope.id, source=envelope.source, key=envelope.key, expected=expected,
         position=f"{record.topic}/{record.partition}@{record.offset}",
-        hint="the event is kept: deploy a handler that takes it, then oncebox redrive",
+        hint=hint or "the event is kept: deploy a handler that takes it, then oncebox redrive",
     )  # fmt: skip

@@ -15,6 +15,7 @@ from .codec import codec_of, decode
 from .emit import Emitter
 from .errors import ConfigurationError
 from .event import check_name, event_type, source_name
+from .lens.reading import Translator
 from .others import Foreign
 from .reading import Handler, Settings
 from .statements import check_schema
@@ -82,11 +83,11 @@ class Consumer(Generic[Tx]):
                 )
             with_context = _positional_count(function) >= 3
             if isinstance(cls, Foreign):
-                read = cls.read
+                read, translate = cls.read, None
             else:
                 codec_of(cls)  # a class that cannot be decoded is found now
-                read = partial(decode, cls)
-            handler = Handler(function, declared, read, with_context, listed)
+                read, translate = partial(decode, cls), Translator(declared)
+            handler = Handler(function, declared, read, with_context, listed, translate)
             for other in self.handlers.values():
                 if _is_coroutine(other.function) != _is_coroutine(function):
                     raise ConfigurationError(
