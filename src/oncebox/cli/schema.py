@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cyclopts import App
 
-app = App(name="schema", help="Versions of events: serve, user.")
+app = App(name="schema", help="Versions of events: compat, serve, user.")
 
+app.command(f"{__package__}.schema_compat:compat", name="compat")
 app.command(f"{__package__}.schema_serve:serve", name="serve")
 app.command(f"{__package__}.schema_serve:user", name="user")

@@ -77,13 +77,20 @@ class Checker(Protocol):
     """A format's checker: `compare` in `compat/avro.py`, `protobuf.py`, `jsonschema.py`."""
 
     def __call__(
-        self, old: str, new: str, *, references: Mapping[str, str] | None = None
+        self,
+        old: str,
+        new: str,
+        *,
+        references: Mapping[str, str] | None = None,
+        old_references: Mapping[str, str] | None = None,
     ) -> list[Finding]:
         """Every difference that breaks old or new readers, sorted by path and rule.
 
         `old`, `new`: texts of schemas (.avsc, .proto, .json); `references`: texts of what they
-        refer to, by the name they use. Raises SchemaError (with path, expectation, hint) for a
-        text that cannot be read, that is too large or too deep, or that refers to what is not
-        there.
+        refer to, by the name they use; `old_references`: those of the old one, if they are others.
+        Beside it, `read(text, references, which)` raises if the text is no schema.
+
+        Raises SchemaError (with path, expectation, hint) for a text that cannot be read, that is
+        too large or too deep, or that refers to what is not there.
         """
         ...

@@ -1,0 +1,166 @@
+"""Proofs by fastavro: a document written with the writer's schema, read with the reader's."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro.validation import validate
+
+from .avro_types import NOTHING, Field, Type, bare, smallest
+from .finding import Witness
+
+if TYPE_CHECKING:
+    from .avro import Problem, Trail
+
+SHOWN_MAX = 200
+"""Characters of what a library says, or of a value that was read."""
+
+
+class Proof:
+    """What fastavro makes of a writer's documents."""
+
+    def __init__(self, writer: Type) -> None:
+        self._root = writer
+        self._schema: Any = None
+
+    def of(self, problem: Problem) -> Witness | None:
+        """A witness, if readers refuse the problem's value or read it differently. The value alone
+        is tried, as the rest of a document may have problems of its own.
+        """
+        outcome = _outcome(problem)
+        if outcome is None:
+            return None
+        if self._schema is None:
+            self._schema = parse_schema(bare(self._root, defaults=False))
+        document = built(problem.trail, problem.value)
+        return Witness(plain(document), outcome, encode(self._schema, document))
+
+
+def _outcome(problem: Problem) -> str | None:
+    w, r = problem.types
+    if problem.field is not None:
+        return _lacking(problem.field, r.name)
+    taken = any(step == "branch" for step, *_ in problem.trail[-1:])
+    value = (w.tag, problem.value) if taken else problem.value
+    bares = bare(w, defaults=False), bare(r, defaults=True)
+    writer = parse_schema([bares[0]] if taken else bares[0])
+    try:
+        was_read = decode(encode(writer, value), writer, parse_schema(bares[1]))
+    except Exception as error:
+        return refused(error)
+    if problem.logical:
+        return understood(w, r, problem.value, was_read)
+    if r.kind == "float":  # what a float can hold: fastavro gives back more
+        was_read = decode(encode("float", was_read), "float", None)
+    return None if same(problem.value, was_read) else f"read as {shown(was_read)}"
+
+
+def _lacking(one: Field, record: str) -> str | None:
+    """What readers do that lack a field: with no default for it, or one of another type."""
+    field = {"name": one.name, "type": bare(one.type, defaults=True)}
+    if one.default is not NOTHING:
+        field["default"] = one.default
+    empty = {"type": "record", "name": record or "record_", "fields": []}
+    try:
+        was_read = decode(b"", parse_schema(empty), parse_schema({**empty, "fields": [field]}))
+        validate(was_read[one.name], field["type"])
+    except Exception as error:
+        return refused(error)
+    return None
+
+
+def understood(w: Type, r: Type, value: Any, was_read: Any) -> str | None:
+    """How a raw value is understood by the writer's logical type and by the reader's: readers in
+    other languages take the reader's, fastavro the writer's.
+    """
+    meant = _by(w, value)
+    try:
+        got = _by(r, was_read)
+    except Exception as error:
+        return refused(error)
+    return None if same(meant, got) else f"read as {shown(got)} instead of {shown(meant)}"
+
+
+def _by(kind: Type, raw: Any) -> Any:
+    schema = bare(kind, defaults=False)
+    if not isinstance(schema, dict):
+        schema = {"type": schema}
+    plain_schema, full = parse_schema(dict(schema)), parse_schema({**schema, **kind.logical})
+    return decode(encode(plain_schema, raw), full, None)
+
+
+def encode(schema: Any, document: Any) -> bytes:
+    """As fastavro writes it, without a frame."""
+    out = io.BytesIO()
+    schemaless_writer(out, schema, document)
+    return out.getvalue()
+
+
+def decode(data: bytes, writer: Any, reader: Any) -> Any:
+    """As fastavro reads it."""
+    return schemaless_reader(io.BytesIO(data), writer, reader)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether a value was kept. Text counts as its UTF-8."""
+    if isinstance(a, str) and isinstance(b, bytes):
+        return a.encode() == b
+    if isinstance(a, bytes) and isinstance(b, str):
+        return a == b.encode()
+    if isinstance(a, float) and isinstance(b, float) and math.isnan(a):
+        return math.isnan(b)
+    return bool(a == b) and (type(a) is not int or not isinstance(b, float) or int(b) == a)
+
+
+def built(trail: Trail, value: Any) -> Any:
+    """The smallest document that has the value at the end of the trail."""
+    for step, record, name in reversed(trail):
+        if step == "field":
+            value = {**smallest(record), name[0]: value}
+        elif step == "item":
+            value = [value]
+        elif step == "value":
+            value = {"k": value}
+        else:
+            value = (name, value)
+    return value
+
+
+def fetched(trail: Trail, document: Any) -> Any:
+    """What the reader has at the end of the trail."""
+    for step, _, name in trail:
+        if step == "field":
+            document = document[name[1]]
+        elif step == "item":
+            document = document[0]
+        elif step == "value":
+            document = document["k"]
+    return document
+
+
+def plain(value: Any) -> Any:
+    """As JSON values: branches without their names, bytes as base64."""
+    if isinstance(value, tuple):
+        return plain(value[1])
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [plain(part) for part in value]
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else value
+
+
+def refused(error: Exception) -> str:
+    """What a library said when it refused."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return "refused: " + (text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 1] + "…")
+
+
+def shown(value: Any) -> str:
+    """A value that was read."""
+    text = str(value) if isinstance(value, Decimal) or hasattr(value, "isoformat") else repr(value)
+    return text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 1] + "…"

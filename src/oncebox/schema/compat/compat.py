@@ -1,0 +1,121 @@
+"""The face of the checkers: two schemas compared, or a new one against those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+
+from msgspec import Struct
+
+from ...errors import SchemaError
+from .bounds import read_json
+from .finding import Finding, Format, Mode
+
+_CHECKERS = {"avro": ".avro", "protobuf": ".protobuf", "json": ".jsonschema"}
+
+References = Mapping[str, str]
+
+
+class Against(Struct, frozen=True):
+    """What was found against one of the earlier schemas: `version` counts them from 1."""
+
+    version: int
+    finding: Finding
+
+
+class Report(Struct, frozen=True):
+    """What a new schema breaks. A mode that asks nothing finds nothing."""
+
+    mode: Mode
+    found: tuple[Against, ...]
+
+    @property
+    def compatible(self) -> bool:
+        """Whether nobody is proved to break; warnings remain to be read."""
+        return not self.errors
+
+    @property
+    def errors(self) -> list[Against]:
+        """What is proved."""
+        return [one for one in self.found if one.finding.error]
+
+    @property
+    def warnings(self) -> list[Against]:
+        """What could not be proved."""
+        return [one for one in self.found if not one.finding.error]
+
+
+def compare(
+    format: Format,
+    old: str,
+    new: str,
+    references: References | None = None,
+    old_references: References | None = None,
+) -> list[Finding]:
+    """Every difference that breaks old or new readers, sorted by path and rule.
+
+    `references`: texts of what the schemas refer to, by the name that they use; `old_references`:
+    those of the old schema, where they are others. Nothing is fetched. Raises SchemaError for a
+    text that cannot be read, MissingDependency if the format's library is not installed.
+    """
+    module = import_module(_checker(format), __package__)
+    more = {} if old_references is None else {"old_references": old_references}
+    found: list[Finding] = module.compare(old, new, references=references, **more)
+    return found
+
+
+def read(
+    format: Format, text: str, references: References | None = None, which: str = "schema"
+) -> None:
+    """Raises SchemaError if the text is no schema of its format; `which`: what errors call it."""
+    import_module(_checker(format), __package__).read(text, references, which)
+
+
+def guess(name: str, text: str) -> Format:
+    """The format of a file, by its name's end or, where that says nothing, by its text."""
+    ends: dict[str, Format] = {".avsc": "avro", ".proto": "protobuf"}
+    for end, format in ends.items():
+        if name.endswith(end):
+            return format
+    try:
+        found = read_json(text, name)
+    except SchemaError:
+        return "json" if name.endswith(".json") else "protobuf"
+    types = ("record", "enum", "fixed")
+    avro = isinstance(found, list) or (isinstance(found, dict) and found.get("type") in types)
+    return "avro" if avro or isinstance(found, str) else "json"
+
+
+def check(
+    format: Format,
+    earlier: Sequence[str],
+    new: str,
+    mode: Mode,
+    references: References | None = None,
+    earlier_references: Sequence[References] | None = None,
+) -> Report:
+    """What a new schema breaks of those before it (oldest first): of the last, or of each in a
+    transitive mode. `earlier_references` has one mapping for each earlier schema, where they
+    are not all the same. Raises as `compare` does.
+    """
+    if mode is Mode.NONE or not earlier:
+        read(format, new, references, "the new schema")
+        return Report(mode, ())
+    first = 0 if mode.transitive else len(earlier) - 1
+    met: dict[object, int] = {}  # the latest version with the same text stands for all
+    for n in range(first, len(earlier)):
+        theirs = None if earlier_references is None else earlier_references[n]
+        met[earlier[n], None if theirs is None else tuple(sorted(theirs.items()))] = n
+    found = []
+    for n in sorted(met.values()):
+        theirs = None if earlier_references is None else earlier_references[n]
+        for one in compare(format, earlier[n], new, references, theirs):
+            if one.breaks in mode.asks:
+                found.append(Against(n + 1, one))
+    return Report(mode, tuple(found))
+
+
+def _checker(format: Format) -> str:
+    if format not in _CHECKERS:
+        raise SchemaError(f"the format {format!r}", expected="avro, protobuf or json")
+    return _CHECKERS[format]
