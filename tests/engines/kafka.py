@@ -108,14 +108,21 @@ class OwnKafka(Kafka):
     """A broker that this process started, and may stop and start as a test wants."""
 
     def __init__(
-        self, settings: dict[str, str] | None = None, users: dict[str, str] | None = None
+        self,
+        settings: dict[str, str] | None = None,
+        users: dict[str, str] | None = None,
+        certificate: tuple[str, str] | None = None,
     ) -> None:
         self._java = str(lookup.java())
         self._class_path = str(lookup.kafka_jars() / "*")
         self._server = Server("kafka")
-        self.port, controller_port, self.users_port = free_ports(3)
+        self.port, controller_port, self.third_port = free_ports(3)
         super().__init__(f"{SCHEME}{LOOPBACK}:{self.port}")
-        more = self._with_users(controller_port, users) if users else {}
+        more: dict[str, str] = {}
+        if users:
+            more = self._third_listener(controller_port, "SASL_PLAINTEXT") | _for_users(users)
+        elif certificate:
+            more = self._third_listener(controller_port, "SSL") | _with_certificate(*certificate)
         try:
             self._configure(controller_port, more | (settings or {}))
             self.start()
@@ -167,30 +174,19 @@ class OwnKafka(Kafka):
         options = [f"-Xmx{HEAP}", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         return [self._java, *options, "-cp", self._class_path, main, *arguments]
 
-    def _with_users(self, controller_port: int, users: dict[str, str]) -> dict[str, str]:
-        """A third listener, for users with passwords; they may do what they are granted, and
-        whoever comes by the first, everything.
-        """
-        known = " ".join(f'user_{user}="{password}"' for user, password in users.items())
-        place = "listener.name.sasl_plaintext"
+    def _third_listener(self, controller_port: int, protocol: str) -> dict[str, str]:
         return {
             "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},"
-            f"CONTROLLER://{LOOPBACK}:{controller_port},"
-            f"SASL_PLAINTEXT://{LOOPBACK}:{self.users_port}",
+            f"CONTROLLER://{LOOPBACK}:{controller_port},{protocol}://{LOOPBACK}:{self.third_port}",
             "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},"
-            f"SASL_PLAINTEXT://{LOOPBACK}:{self.users_port}",
+            f"{protocol}://{LOOPBACK}:{self.third_port}",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
-            "SASL_PLAINTEXT:SASL_PLAINTEXT",
-            f"{place}.sasl.enabled.mechanisms": "PLAIN",
-            f"{place}.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain"
-            f".PlainLoginModule required {known};",
-            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "super.users": "User:ANONYMOUS",
+            f"{protocol}:{protocol}",
         }
 
     def url_of(self, user: str, password: str) -> str:
         """The URL for one of `users`."""
-        place = f"{user}:{password}@{LOOPBACK}:{self.users_port}"
+        place = f"{user}:{password}@{LOOPBACK}:{self.third_port}"
         return f"{SCHEME}{place}?security.protocol=SASL_PLAINTEXT"
 
     def _configure(self, controller_port: int, settings: dict[str, str]) -> None:
@@ -225,16 +221,44 @@ class OwnKafka(Kafka):
             return False
 
 
+def _for_users(users: dict[str, str]) -> dict[str, str]:
+    """Users with passwords, who may do what they are granted; whoever comes by the first listener
+    may do everything.
+    """
+    known = " ".join(f'user_{user}="{password}"' for user, password in users.items())
+    place = "listener.name.sasl_plaintext"
+    return {
+        f"{place}.sasl.enabled.mechanisms": "PLAIN",
+        f"{place}.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain"
+        f".PlainLoginModule required {known};",
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "super.users": "User:ANONYMOUS",
+    }
+
+
+def _with_certificate(chain: str, key: str) -> dict[str, str]:
+    """PEM texts, the key as PKCS#8; a property's lines are joined by a backslash."""
+    place = "listener.name.ssl.ssl.keystore"
+    return {
+        f"{place}.type": "PEM",
+        f"{place}.certificate.chain": chain.strip().replace("\n", " \\\n"),
+        f"{place}.key": key.strip().replace("\n", " \\\n"),
+    }
+
+
 @contextlib.contextmanager
 def kafka(
-    settings: dict[str, str] | None = None, users: dict[str, str] | None = None
+    settings: dict[str, str] | None = None,
+    users: dict[str, str] | None = None,
+    certificate: tuple[str, str] | None = None,
 ) -> Iterator[OwnKafka]:
     """Start a broker on free ports and remove it after.
 
     `settings` are added to, or replace, those of `SETTINGS`; `users`: passwords of users with
-    no right but those that a test grants. Raises `EngineMissing`.
+    no right but those that a test grants; `certificate`: a chain and its key for a TLS listener at
+    `third_port`. Raises `EngineMissing`.
     """
-    broker = OwnKafka(settings, users)
+    broker = OwnKafka(settings, users, certificate)
     try:
         yield broker
     finally:
