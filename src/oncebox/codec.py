@@ -8,26 +8,22 @@ otherwise overflow the C stack or fill the memory. No schema is ever fetched fro
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import accumulate
 from math import isfinite
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from .codecs import bounds
+from .codecs.bounds import check_json, is_deeper
 from .envelope import VALUE_BYTES_MAX
 from .errors import BadEvent, ConfigurationError, DecodeFailed
 
 T = TypeVar("T")
 
-DEPTH_MAX = 100
-"""Arrays and objects inside each other, at most."""
+DEPTH_MAX = bounds.DEPTH_MAX
 
-_STRINGS = re.compile(rb'"(?:[^"\\]+|\\.)*+"?', re.DOTALL)
-_BRACKETS = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _EXPECTED = re.compile(r"Expected (.+), got (.+)", re.DOTALL)
 
 
@@ -60,7 +56,7 @@ def encode(event: object) -> bytes:
             expected=f"at most {VALUE_BYTES_MAX}",
             hint="store the large part elsewhere and emit where it is",
         )
-    if _is_deeper(payload, DEPTH_MAX):
+    if is_deeper(payload, DEPTH_MAX):
         raise _too_deep(cls.__name__)
     return payload
 
@@ -71,7 +67,7 @@ def decode(cls: type[T], payload: bytes) -> T:
     Raises DecodeFailed with the path (`$.lines[2].cents`) and what was expected there.
     """
     codec = _codecs.get(cls) or codec_of(cls)
-    _check_bounds(cls.__name__, payload)
+    check_json(cls.__name__, payload)
     try:
         event: T = codec.decode(payload)
     except Exception as error:
@@ -81,7 +77,7 @@ def decode(cls: type[T], payload: bytes) -> T:
 
 def document_of(name: str, payload: bytes) -> Any:
     """A payload as JSON values. `name`: what it is, for DecodeFailed."""
-    _check_bounds(name, payload)
+    check_json(name, payload)
     try:
         return _decode_any(payload)
     except Exception as error:
@@ -99,13 +95,6 @@ def event_of(cls: type[T], document: Any) -> T:
 
 
 _decode_any = msgspec.json.Decoder().decode
-
-
-def _check_bounds(name: str, payload: bytes) -> None:
-    if len(payload) > VALUE_BYTES_MAX:
-        raise DecodeFailed(f"{name}: {len(payload)} bytes", expected=f"at most {VALUE_BYTES_MAX}")
-    if _is_deeper(payload, DEPTH_MAX):
-        raise DecodeFailed(f"{name}: too deep", expected=f"at most {DEPTH_MAX} levels")
 
 
 def codec_of(cls: type) -> Codec:
@@ -145,18 +134,6 @@ def _pydantic_codec(cls: type) -> Codec:
     return Codec(encode, adapter.validate_json, of)
 
 
-def _is_deeper(payload: bytes, limit: int) -> bool:
-    """Whether brackets nest deeper than `limit`, in time linear in the payload.
-
-    Counting openings decides nearly always. Otherwise strings are cut out, and each bracket left
-    is a step up or down: "[" is 91 and "]" is 93.
-    """
-    if payload.count(b"[") + payload.count(b"{") <= limit:
-        return False
-    brackets = _STRINGS.sub(b"", payload).translate(_BRACKETS, _NO_BRACKET)
-    return max(accumulate(map((92).__sub__, brackets)), default=0) > limit
-
-
 # ---- what could not be written
 
 
@@ -188,7 +165,7 @@ def _no_json(what: str) -> BadEvent:
 
 def _bad_values(value: object, path: str, depth: int) -> Iterator[tuple[str, str]]:
     """Paths to what JSON has no form for, with a reason: innermost, in order."""
-    if value is None or isinstance(value, bool | int | bytes) or _is_absent(value):
+    if value is None or isinstance(value, bool | int | bytes):
         return
     if isinstance(value, str):
         if not value.isascii() and value != value.encode("utf-8", "ignore").decode():
@@ -207,14 +184,6 @@ def _bad_values(value: object, path: str, depth: int) -> Iterator[tuple[str, str
                 yield path, f"a {type(value).__name__}"
 
 
-def _is_absent(value: object) -> bool:
-    """Whether a field's value says that the field is left out."""
-    if value is msgspec.UNSET:
-        return True
-    missing = getattr(sys.modules.get("pydantic"), "MISSING", None)
-    return missing is not None and value is missing
-
-
 def _parts(value: object) -> list[tuple[str, object]] | None:
     """The values inside a value with their path steps; None for what has none."""
     if isinstance(value, Mapping):
@@ -226,8 +195,8 @@ def _parts(value: object) -> list[tuple[str, object]] | None:
         if names is not None:
             return [(f".{name}", getattr(value, name, None)) for name in names]
     names = getattr(type(value), "model_fields", None)
-    if isinstance(names, Mapping):  # not by getattr: that warns of fields that are deprecated
-        return [(f".{name}", vars(value).get(name)) for name in names]
+    if isinstance(names, Mapping):
+        return [(f".{name}", getattr(value, name, None)) for name in names]
     return None
 
 

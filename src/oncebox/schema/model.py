@@ -127,15 +127,12 @@ class Field(Struct, frozen=True, omit_defaults=True):
 
 
 class Record(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="record"):
-    """In a document: an object. Readers leave out what they do not know. `omits`: its writers
-    leave out fields that have their default.
-    """
+    """In a document: an object. Readers leave out what they do not know."""
 
     fields: tuple[Field, ...]
     retired_numbers: tuple[int, ...] = ()
     retired_names: tuple[str, ...] = ()
     doc: str = ""
-    omits: bool = False
 
 
 class Symbol(Struct, frozen=True, omit_defaults=True):

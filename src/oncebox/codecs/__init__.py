@@ -1,0 +1,1 @@
+"""Events as bytes: JSON, Avro, Protobuf; their framing; and the bounds of every decoder."""

@@ -1,0 +1,214 @@
+"""Avro: documents written by fastavro, and read by functions compiled per writer and reader.
+
+fastavro cannot be told to stop: a short record may nest until the process ends, or ask for a
+billion nulls. So bytes of others never reach it; see `avro_reader`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from io import BytesIO
+from typing import Any
+
+from msgspec import MsgspecError, json
+
+from ..errors import MissingDependency, SchemaError
+from ..schema import leaves
+from ..schema.images.avro import (
+    ABSENT,
+    avro_image,
+    branches_of,
+    decimal_bytes,
+    ordered,
+    symbols_of,
+)
+from ..schema.images.names import names_of, namespace
+from ..schema.model import (
+    Bytes,
+    Date,
+    Decimal,
+    Document,
+    Duration,
+    Enum,
+    Field,
+    Kind,
+    Named,
+    Nullable,
+    Record,
+    Schema,
+    Time,
+    Timestamp,
+    Type,
+    Union,
+)
+from . import avro_leaves
+from .avro_reader import Decoder, compile_reader
+from .avro_shapes import Foreign, Leaf, Shapes
+from .bounds import is_deeper
+from .convert import LEAVES, Conversion, Converter, member_of, text
+
+SCHEMA_BYTES_MAX = 5 * 1024 * 1024
+SCHEMA_DEPTH_MAX = 400
+"""Brackets inside each other in a schema's text, at most."""
+
+
+class AvroCodec:
+    """Documents of a schema as Avro, and back."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.image = avro_image(schema)
+        self._parsed, self._named = parsed(self.image)
+        self._datum = Datums(schema).root()
+        self._shape = Shapes(schema).root()
+        self._write = _fastavro().schemaless_writer
+        self.decode: Decoder = compile_reader(
+            self._parsed, self._named, self._shape, label=f"{schema.type} in Avro"
+        )
+
+    def encode(self, document: Document) -> bytes:
+        """Its bytes. Raises ValueError, with the path, for what its schema does not allow."""
+        out = BytesIO()
+        self._write(out, self._parsed, self._datum(document), strict=False)
+        return out.getvalue()
+
+    def reader(self, writer: str) -> Decoder:
+        """What decodes what another schema wrote, into documents of this one. Raises SchemaError
+        for a text that is no Avro schema.
+        """
+        parsed, named = parsed_text(writer)
+        return _compiled(parsed, named, self._shape, label=f"{self.schema.type} in Avro")
+
+
+def foreign_reader(writer: str, reader: str | None = None, *, values: bool = False) -> Decoder:
+    """What decodes Avro that oncebox did not write, into documents: with the writer's schema, and
+    the reader's where it is another. `values`: into what fastavro gives. Raises SchemaError.
+    """
+    schema, named = parsed_text(writer)
+    wanted, wanted_named = (schema, named) if reader is None else parsed_text(reader)
+
+    def leaf(shape: Leaf, raw: Any) -> Any:
+        convert = avro_leaves.conversion(shape, shape, values=values)
+        return raw if convert is None else convert(raw)
+
+    return _compiled(schema, named, Foreign(wanted_named, leaf).of(wanted), values=values)
+
+
+def _compiled(
+    writer: Any, named: dict[str, Any], shape: Any, *, values: bool = False, label: str = "Avro"
+) -> Decoder:
+    try:
+        return compile_reader(writer, named, shape, values=values, label=label)
+    except (ValueError, RecursionError, KeyError) as error:
+        raise SchemaError(
+            f"an Avro schema that cannot be used: {error}", expected="defaults that fit their types"
+        ) from error
+
+
+def parsed(schema: Any) -> tuple[Any, dict[str, Any]]:
+    """A schema with full names, and its named types by them. Raises SchemaError."""
+    named: dict[str, Any] = {}
+    try:
+        found = _fastavro().parse_schema(schema, named_schemas=named, _force=True)
+    except Exception as error:
+        raise SchemaError(
+            f"an Avro schema that cannot be read: {type(error).__name__}: {error}"[:500],
+            expected="a schema as Avro 1.12 has it",
+        ) from error
+    return found, named
+
+
+@lru_cache(maxsize=1000)
+def parsed_text(text: str) -> tuple[Any, dict[str, Any]]:
+    """The same of a schema's text, with bounds."""
+    raw = text.encode()
+    if len(raw) > SCHEMA_BYTES_MAX or is_deeper(raw, SCHEMA_DEPTH_MAX):
+        raise SchemaError(
+            f"an Avro schema of {len(raw)} bytes",
+            expected=f"at most {SCHEMA_BYTES_MAX} bytes and {SCHEMA_DEPTH_MAX} levels",
+        )
+    try:
+        schema = json.decode(raw)
+    except (MsgspecError, RecursionError) as error:
+        if not text.isidentifier():
+            raise SchemaError(f"an Avro schema that is no JSON: {error}") from error
+        schema = text
+    return parsed(schema)
+
+
+def fingerprint(schema: Schema) -> str:
+    """The CRC-64-AVRO fingerprint of what a schema writes, as 16 hexadecimal digits."""
+    module = _fastavro().schema
+    found: str = module.fingerprint(
+        module.to_parsing_canonical_form(avro_image(schema)), "CRC-64-AVRO"
+    )
+    return found
+
+
+def _fastavro() -> Any:
+    try:
+        import fastavro
+    except ImportError as error:
+        raise MissingDependency(
+            "Avro needs fastavro", hint='pip install "oncebox[avro]"'
+        ) from error
+    return fastavro
+
+
+class Datums(Converter):
+    """What fastavro writes of a document's values: raw numbers and bytes, unions by name."""
+
+    def __init__(self, schema: Schema) -> None:
+        super().__init__(schema)
+        self.names = names_of(schema, "Avro")
+        self.namespace = namespace(schema.type)
+
+    def leaf(self, type: Type) -> Conversion:
+        if isinstance(type, Decimal):
+            precision, scale = type.precision, type.scale
+            return text(lambda t: decimal_bytes(leaves.unscaled_of(t, precision, scale)))
+        raw = _RAW.get(type.__class__)
+        return LEAVES[type.__class__](type) if raw is None else text(raw)
+
+    def enum(self, name: str, enum: Enum) -> Conversion:
+        return self.symbols(symbols_of(name, enum), enum)
+
+    def union(self, _name: str, union: Union) -> Conversion:
+        tag_field = union.tag_field
+        members = {
+            member.tag: (f"{self.namespace}.{self.names[member.name]}", self.named(member.name))
+            for member in union.members
+        }
+        alone = len(members) == 1
+
+        def of_union(value: Any) -> Any:
+            _, (full, convert) = member_of(value, tag_field, members)
+            return convert(value) if alone else (full, convert(value))
+
+        return of_union
+
+    def field(
+        self, record: str, field: Field
+    ) -> tuple[Conversion, Callable[[dict[str, Any], str], None] | None]:
+        convert, otherwise = super().field(record, field)
+        if not field.absent:
+            return convert, otherwise
+        nullable = isinstance(field.type, Nullable)
+        left_out: Any = (f"{self.namespace}.{ABSENT}", {}) if nullable else None
+
+        def leave_out(found: dict[str, Any], key: str) -> None:
+            found[key] = left_out
+
+        return convert, leave_out
+
+
+_RAW: dict[type[Kind], Callable[[str], Any]] = {
+    Bytes: leaves.bytes_of,
+    Date: leaves.days_of,
+    Time: leaves.time_us_of,
+    Timestamp: leaves.timestamp_us_of,
+    Duration: leaves.duration_us_of,
+}
+
+__all__ = ["AvroCodec", "Named", "Record", "branches_of", "foreign_reader", "ordered", "parsed"]

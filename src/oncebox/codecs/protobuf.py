@@ -1,0 +1,403 @@
+"""Protobuf: documents written and read by google's protobuf (upb), with classes made at run time
+from a schema's descriptor.
+
+upb stops at 100 levels and reads nothing behind the end; what it does not bound is how many
+records a few bytes may ask for. Where the size of a payload leaves that open, it is walked first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import UNSET
+
+from ..envelope import VALUE_BYTES_MAX
+from ..errors import DecodeFailed, SchemaError
+from ..schema import leaves
+from ..schema.images.protobuf import (
+    Keyed,
+    Plain,
+    Repeated,
+    Shape,
+    Shapes,
+    Wrapped,
+    descriptor,
+)
+from ..schema.model import (
+    Bool,
+    Bytes,
+    Date,
+    Decimal,
+    Document,
+    Duration,
+    Enum,
+    Field,
+    Float,
+    Int,
+    Kind,
+    Named,
+    Nullable,
+    Record,
+    Schema,
+    Str,
+    Time,
+    Timestamp,
+    Type,
+    Union,
+    Uuid,
+)
+from .bounds import ELEMENTS_MAX
+from .convert import FAILURES, LEAVES, Conversion, Converter, Unfit, at, decimal, member_of, text
+from .wire import Layout, check_wire, layout_of
+
+_SECOND_US = 1_000_000
+_NANOS_MAX = 999_999_999
+
+
+class ProtobufCodec:
+    """Documents of a schema as Protobuf, and back."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.file = descriptor(schema)
+        self.cls = message_class(self.file, self.file.message_type[0].name)
+        self._layout: Layout = layout_of(self.cls.DESCRIPTOR)
+        self._made = Messages(schema, self.cls.DESCRIPTOR.file).root()
+        self._read = Documents(schema).root()
+        self._label = f"{schema.type} in Protobuf"
+
+    def encode(self, document: Document) -> bytes:
+        """Its bytes. Raises ValueError, with the path, for what its schema does not allow."""
+        raw: bytes = self._made(document).SerializeToString(deterministic=True)
+        if self._layout.recursive:
+            try:
+                self.cls.FromString(raw)
+            except Exception as error:
+                raise Unfit("too deep for Protobuf, which reads 100 levels") from error
+        return raw
+
+    def decode(self, raw: bytes) -> Document:
+        """The document. Raises DecodeFailed with the path of what could not be read."""
+        if len(raw) > VALUE_BYTES_MAX:
+            raise DecodeFailed(
+                f"{self._label}: {len(raw)} bytes", expected=f"at most {VALUE_BYTES_MAX}"
+            )
+        if len(raw) * self._layout.weight_max > 2 * ELEMENTS_MAX:
+            check_wire(self._label, raw, self._layout)
+        try:
+            found: Document = self._read(self.cls.FromString(raw))
+        except FAILURES as error:
+            unfit = at("", error)
+            raise DecodeFailed(
+                f"{self._label} at ${unfit.path}: {unfit.what}", expected="what its schema says"
+            ) from None
+        except Exception as error:  # protobuf's own DecodeError
+            raise DecodeFailed(
+                f"{self._label}: {error}", expected="Protobuf of at most 100 levels"
+            ) from None
+        return found
+
+
+def message_class(file: Any, name: str) -> Any:
+    """The class of a file's record, in a pool of its own. Raises SchemaError for a descriptor that
+    Protobuf refuses.
+    """
+    from google.protobuf import descriptor_pool, duration_pb2, message_factory, timestamp_pb2
+
+    pool = descriptor_pool.DescriptorPool()
+    for known in (timestamp_pb2, duration_pb2):
+        pool.AddSerializedFile(known.DESCRIPTOR.serialized_pb)
+    try:
+        pool.Add(file)
+        found = pool.FindMessageTypeByName(f"{file.package}.{name}")
+    except Exception as error:
+        raise SchemaError(f"a Protobuf schema that cannot be used: {error}"[:500]) from error
+    return message_factory.GetMessageClass(found)
+
+
+# ---- from documents
+
+
+class Messages(Converter):
+    """What Protobuf's classes are made of: `dict`s, but a message where a map needs one."""
+
+    def __init__(self, schema: Schema, file: Any) -> None:
+        super().__init__(schema)
+        self.shapes = Shapes(schema)
+        self.file = file
+
+    def root(self) -> Conversion:
+        convert, cls = super().root(), self.cls(self.shapes.names[self.schema.root])
+        return lambda document: cls(**convert(document))
+
+    def cls(self, name: str) -> Any:
+        """The class of a record of the file's, or of google's."""
+        from google.protobuf import message_factory
+
+        full = name if "." in name else f"{self.file.package}.{name}"
+        return message_factory.GetMessageClass(self.file.pool.FindMessageTypeByName(full))
+
+    def leaf(self, type: Type) -> Conversion:
+        raw = _RAW.get(type.__class__)
+        if isinstance(type, Decimal):
+            return text(decimal(type))
+        return LEAVES[type.__class__](type) if raw is None else text(raw)
+
+    def enum(self, _name: str, enum: Enum) -> Conversion:
+        return self.symbols({symbol.value: symbol.number for symbol in enum.symbols}, enum)
+
+    def union(self, name: str, union: Union) -> Conversion:
+        names = self.shapes.member_names(name, union)
+        tag_field = union.tag_field
+        members = {m.tag: (names[m.tag], self.named(m.name)) for m in union.members}
+
+        def of_union(value: Any) -> Any:
+            _, (field, convert) = member_of(value, tag_field, members)
+            return {field: convert(value)}
+
+        return of_union
+
+    def field(
+        self, _record: str, field: Field
+    ) -> tuple[Conversion, Callable[[dict[str, Any], str], None] | None]:
+        shape = self.shapes.field(field)
+        convert = self.shaped(shape, field.type)
+        if isinstance(field.type, Nullable) and not (isinstance(shape, Wrapped) and shape.null):
+            inner = convert
+            convert = lambda value: None if value is None else inner(value)  # noqa: E731
+        if field.absent:
+            return convert, lambda _found, _key: None
+        default = field.default
+        if default is UNSET:
+            return convert, None
+
+        def fill(found: dict[str, Any], key: str) -> None:
+            found[key] = convert(default)
+
+        return convert, fill
+
+    def shaped(self, shape: Shape, type: Type) -> Conversion:
+        """A value as its shape stands in a message."""
+        if isinstance(shape, Wrapped):
+            if shape.null:
+                assert isinstance(type, Nullable)
+                inner = self.shaped(shape.of, type.of)
+                return lambda value: {} if value is None else {"value": inner(value)}
+            inner = self.shaped(shape.of, type)
+            name = "items" if isinstance(shape.of, Repeated) else "entries"
+            return lambda value: {name: inner(value)}
+        if isinstance(type, Nullable):
+            return self.shaped(shape, type.of)
+        if isinstance(shape, Repeated):
+            return self.list(self.shaped(shape.of, type.of))  # type: ignore[union-attr]
+        if isinstance(shape, Keyed):
+            return self.map(self.in_map(shape.of, type.of))  # type: ignore[union-attr]
+        return self.type(type)
+
+    def in_map(self, shape: Shape, type: Type) -> Conversion:
+        """A map's value: protobuf takes no dict for a message there."""
+        convert = self.shaped(shape, type)
+        if isinstance(shape, Wrapped):
+            cls = self.cls(shape.name)
+        elif isinstance(type, Named) and not isinstance(self.schema.definitions[type.name], Enum):
+            cls = self.cls(self.shapes.names[type.name])
+        elif isinstance(type, Timestamp | Duration):
+            cls = self.cls(f"google.protobuf.{type.__class__.__name__}")
+        else:
+            return convert
+        return lambda value: cls(**convert(value))
+
+
+def _moment(us: int) -> dict[str, int]:
+    return {"seconds": us // _SECOND_US, "nanos": us % _SECOND_US * 1000}
+
+
+def _duration(value: str) -> dict[str, int]:
+    us = leaves.duration_us_of(value)
+    seconds, rest = divmod(abs(us), _SECOND_US)  # both parts have the sign
+    if seconds > 315_576_000_000:
+        raise ValueError("more than the 10,000 years of Protobuf's Duration")
+    sign = -1 if us < 0 else 1
+    return {"seconds": sign * seconds, "nanos": sign * rest * 1000}
+
+
+_RAW: dict[type[Kind], Callable[[str], Any]] = {
+    Bytes: leaves.bytes_of,
+    Timestamp: lambda value: _moment(leaves.timestamp_us_of(value)),
+    Duration: _duration,
+}
+
+
+# ---- to documents
+
+
+class Documents:
+    """What makes a document of a message of ours."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.shapes = Shapes(schema)
+        self.converter = Converter(schema)
+        self._named: dict[str, Conversion] = {}
+
+    def root(self) -> Conversion:
+        return self.named(self.schema.root)
+
+    def named(self, name: str) -> Conversion:
+        known = self._named.get(name)
+        if known is None:
+
+            def later(value: Any) -> Any:
+                return self._named[name](value)
+
+            self._named[name] = later
+            definition = self.schema.definitions[name]
+            if isinstance(definition, Enum):
+                known = _symbols(definition)
+            elif isinstance(definition, Union):
+                known = self.union(name, definition)
+            else:
+                known = self.record(definition)
+            self._named[name] = known
+        return known
+
+    def record(self, record: Record) -> Conversion:
+        fields = [(f.name, *self.field(f)) for f in record.fields]
+
+        def of_record(value: Any) -> Any:
+            found: dict[str, Any] = {}
+            key = ""
+            try:
+                for key, read, has, missing in fields:
+                    if not has or value.HasField(key):
+                        found[key] = read(getattr(value, key))
+                    elif missing is None:
+                        raise Unfit("missing")
+                    else:
+                        missing(found, key)
+            except FAILURES as error:
+                raise at(f".{key}", error) from None
+            return found
+
+        return of_record
+
+    def field(
+        self, field: Field
+    ) -> tuple[Conversion, bool, Callable[[dict[str, Any], str], None] | None]:
+        """What reads a field, whether it may be missing, and what happens then."""
+        shape = self.shapes.field(field)
+        read, has = self.shaped(shape, field.type), not isinstance(shape, Repeated | Keyed)
+        if field.absent:
+            return read, has, lambda _found, _key: None
+        if field.default is UNSET and not isinstance(field.type, Nullable):
+            return read, has, None
+        convert = self.converter.type(field.type)
+        default = None if field.default is UNSET else field.default
+
+        def fill(found: dict[str, Any], key: str) -> None:
+            found[key] = convert(default)
+
+        return read, has, fill
+
+    def shaped(self, shape: Shape, type: Type) -> Conversion:  # noqa: PLR0911
+        if isinstance(shape, Wrapped):
+            if shape.null:
+                assert isinstance(type, Nullable)
+                inner, plain = self.shaped(shape.of, type.of), shape.of
+                assert not isinstance(plain, Repeated | Keyed)
+                return lambda m: inner(m.value) if m.HasField("value") else None
+            of = type.of if isinstance(type, Nullable) else type
+            inner = self.shaped(shape.of, of)
+            if isinstance(shape.of, Repeated):
+                return lambda m: inner(m.items)
+            return lambda m: inner(m.entries)
+        if isinstance(type, Nullable):
+            return self.shaped(shape, type.of)
+        if isinstance(shape, Repeated):
+            return _list(self.shaped(shape.of, type.of))  # type: ignore[union-attr]
+        if isinstance(shape, Keyed):
+            return _map(self.shaped(shape.of, type.of))  # type: ignore[union-attr]
+        assert isinstance(shape, Plain)
+        return self.named(type.name) if isinstance(type, Named) else _leaf(type)
+
+    def union(self, name: str, union: Union) -> Conversion:
+        names = self.shapes.member_names(name, union)
+        tag_field = union.tag_field
+        members = {names[m.tag]: (m.tag, self.named(m.name)) for m in union.members}
+
+        def of_union(value: Any) -> Any:
+            field = value.WhichOneof("value")
+            if field is None:
+                raise Unfit("none of the union's records")
+            tag, read = members[field]
+            return {tag_field: tag, **read(getattr(value, field))}
+
+        return of_union
+
+
+def _symbols(enum: Enum) -> Conversion:
+    known = {symbol.number: symbol.value for symbol in enum.symbols}
+    default = enum.default if isinstance(enum.default, str) else None
+
+    def of_enum(value: Any) -> Any:
+        found = known.get(value, default)
+        if found is None:
+            raise Unfit(f"got symbol {value}, which the schema does not have")
+        return found
+
+    return of_enum
+
+
+def _list(read: Conversion) -> Conversion:
+    def of_list(value: Any) -> Any:
+        found: list[Any] = []
+        try:
+            for part in value:
+                found.append(read(part))
+        except FAILURES as error:
+            raise at(f"[{len(found)}]", error) from None
+        return found
+
+    return of_list
+
+
+def _map(read: Conversion) -> Conversion:
+    def of_map(value: Any) -> Any:
+        found: dict[str, Any] = {}
+        key = ""
+        try:
+            for key in value:
+                found[key] = read(value[key])
+        except FAILURES as error:
+            raise at(f"[{key!r}]", error) from None
+        return found
+
+    return of_map
+
+
+def _leaf(type: Type) -> Conversion:
+    if isinstance(type, Decimal):
+        return decimal(type)
+    return _READ[type.__class__]
+
+
+def _us_of(value: Any) -> int:
+    seconds, nanos = value.seconds, value.nanos
+    if abs(nanos) > _NANOS_MAX:
+        raise ValueError(f"{nanos} nanoseconds")
+    return int(seconds * _SECOND_US + (nanos // 1000 if nanos >= 0 else -(-nanos // 1000)))
+
+
+_READ: dict[type[Kind], Conversion] = {
+    Bool: lambda value: value,
+    Int: lambda value: value,
+    Str: lambda value: value,
+    Float: leaves.finite,
+    Bytes: leaves.bytes_text,
+    Uuid: leaves.uuid_text,
+    Date: lambda value: leaves.date_text(leaves.days_of(value)),
+    Time: lambda value: leaves.time_text(leaves.time_us_of(value)),
+    Timestamp: lambda value: leaves.timestamp_text(_us_of(value)),
+    Duration: lambda value: leaves.duration_text(_us_of(value)),
+}

@@ -1,0 +1,1 @@
+"""Images of a canonical schema in other formats: Avro, Protobuf, JSON Schema."""

@@ -1,0 +1,429 @@
+"""A schema as Protobuf writes it: proto3, as a descriptor made directly and as text.
+
+Numbers are the schema's own; what was retired is reserved. What Protobuf has no word for: presence
+is explicit (`optional`), and no value of its own stands for null. So a wrapper record holds what
+would otherwise be lost: a null inside a list or map, or beside "left out" or a default that is not
+null; a list inside a list; a list or map that may be missing. Whole numbers are int64, decimals,
+UUIDs, dates and times strings as in documents, moments and durations google.protobuf's. `pii` is
+`debug_redact`, and the JSON names are the documents' names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from msgspec import UNSET
+
+from ...errors import MissingDependency, SchemaError
+from ..model import (
+    Bool,
+    Bytes,
+    Duration,
+    Enum,
+    Field,
+    Float,
+    Int,
+    Kind,
+    List,
+    Map,
+    Named,
+    Nullable,
+    Schema,
+    Set,
+    Timestamp,
+    Type,
+    Union,
+)
+from .names import checked, identifier, names_of, namespace
+
+NUMBER_MAX = 2**29 - 1
+RESERVED = range(19_000, 20_000)
+"""Field numbers that Protobuf keeps for itself."""
+
+TIMESTAMP, DURATION = ".google.protobuf.Timestamp", ".google.protobuf.Duration"
+_SCALARS: dict[type[Kind], str] = {Bool: "bool", Int: "int64", Float: "double", Bytes: "bytes"}
+"""All others are strings."""
+
+_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+
+class Plain(NamedTuple):
+    """A field or element as it stands: of a type that is neither nullable nor a container."""
+
+    type: Type
+
+
+class Repeated(NamedTuple):
+    """A repeated field of elements."""
+
+    of: Shape
+
+
+class Keyed(NamedTuple):
+    """A map field of values."""
+
+    of: Shape
+
+
+class Wrapped(NamedTuple):
+    """A record of its own with one field, `value`, `items` or `entries`, that has number 1."""
+
+    name: str
+    of: Shape
+    null: bool
+    """Whether an empty one stands for null."""
+
+
+Shape = Plain | Repeated | Keyed | Wrapped
+
+
+class Shapes:
+    """How the types of a schema stand in Protobuf."""
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.names = names_of(schema, "Protobuf")
+
+    def field(self, field: Field) -> Shape:
+        """The shape of a field. Without a wrapper, one that is not there stands for null, for an
+        empty container, or for what is missing.
+        """
+        type, default = field.type, field.default
+        if isinstance(type, Nullable):
+            if field.absent or (default is not UNSET and default is not None):
+                return self.element(type)
+            return self.element(type.of)
+        if isinstance(type, List | Set | Map):
+            wrapped = self.element(type)
+            assert isinstance(wrapped, Wrapped)
+            return wrapped if field.absent or default else wrapped.of  # UNSET is false
+        return Plain(type)
+
+    def element(self, type: Type) -> Shape:
+        """The shape of a value that has to be there whole: in a list, map or wrapper."""
+        match type:
+            case Nullable(of):
+                inner = self.element(of)
+                return Wrapped(f"Nullable{self.said(of)}", inner, null=True)
+            case List(of) | Set(of):
+                return Wrapped(f"List{self.said(of)}", Repeated(self.element(of)), null=False)
+            case Map(of):
+                return Wrapped(f"Map{self.said(of)}", Keyed(self.element(of)), null=False)
+        return Plain(type)
+
+    def said(self, type: Type) -> str:
+        """A type in the name of a wrapper."""
+        match type:
+            case Nullable(of):
+                return f"Nullable{self.said(of)}"
+            case List(of) | Set(of):
+                return f"List{self.said(of)}"
+            case Map(of):
+                return f"Map{self.said(of)}"
+            case Named(name):
+                return self.names.get(name, name)
+        return type.__class__.__name__
+
+    def member_names(self, name: str, union: Union) -> dict[str, str]:
+        """What the members of a union are called in its oneof, by tag."""
+        return _apart(
+            name, {member.tag: (_snake(member.tag), member.number) for member in union.members}
+        )
+
+    def symbol_names(self, name: str, enum: Enum) -> dict[str, str]:
+        """What the symbols of an enum are called, by value; all within one package."""
+        prefix = _CAPITAL.sub("_", self.names[name]).upper()
+        found = {
+            s.value: (f"{prefix}_{identifier(s.value).upper()}", s.number) for s in enum.symbols
+        }
+        return _apart(name, found, f"{prefix}_UNSPECIFIED")
+
+
+def _snake(text: str) -> str:
+    return identifier(_CAPITAL.sub("_", text)).lower()
+
+
+def _apart(name: str, names: dict[str, tuple[str, int]], *taken: str) -> dict[str, str]:
+    """Names that are different: of two that are the same the later one gets its number."""
+    found: dict[str, str] = {}
+    seen = set(taken)
+    for key, (said, number) in names.items():
+        found[key] = said if said not in seen else f"{said}_{number}"
+        if found[key] in seen:
+            raise SchemaError(f"{name}: {key!r} has no name of its own in Protobuf")
+        seen.add(found[key])
+    return found
+
+
+def descriptor(schema: Schema) -> Any:
+    """A `FileDescriptorProto` whose first record is the event itself. Raises SchemaError for names
+    and numbers that Protobuf does not allow.
+    """
+    return _File(schema).made()
+
+
+def proto(schema: Schema) -> str:
+    """The text of a .proto file."""
+    file = _File(schema)
+    return "\n".join(_Text(file.made(), file.docs).lines()) + "\n"
+
+
+def file_name(schema: Schema) -> str:
+    """The name of a schema's .proto file."""
+    return f"{namespace(schema.type).replace('.', '/')}.proto"
+
+
+def descriptor_pb2() -> Any:
+    """Protobuf's descriptors. Raises MissingDependency."""
+    try:
+        from google.protobuf import descriptor_pb2
+    except ImportError as error:
+        raise MissingDependency(
+            "Protobuf needs google's protobuf", hint='pip install "oncebox[protobuf]"'
+        ) from error
+    return descriptor_pb2
+
+
+class _File:
+    """A file descriptor in the making; `docs`: comments by full name."""
+
+    def __init__(self, schema: Schema) -> None:
+        pb2 = descriptor_pb2()
+        self.types: Any = pb2.FieldDescriptorProto
+        self.schema = schema
+        self.shapes = Shapes(schema)
+        self.package = namespace(schema.type)
+        self.docs: dict[str, str] = {}
+        self.file = pb2.FileDescriptorProto(
+            name=file_name(schema), package=self.package, syntax="proto3"
+        )
+        self.wrappers: dict[str, Wrapped] = {}
+
+    def made(self) -> Any:
+        if not self.file.message_type:
+            definitions = self.schema.definitions
+            order = [self.schema.root, *(n for n in definitions if n != self.schema.root)]
+            for name in order:
+                self.definition(name)
+            for needs in ("timestamp", "duration"):
+                if f".google.protobuf.{needs.capitalize()}" in str(self.file):
+                    self.file.dependency.append(f"google/protobuf/{needs}.proto")
+        return self.file
+
+    def definition(self, name: str) -> None:
+        definition = self.schema.definitions[name]
+        full = self.shapes.names[name]
+        self.docs[full] = definition.doc
+        if isinstance(definition, Enum):
+            self.enum(name, full, definition)
+            return
+        made = self.file.message_type.add(name=full)
+        if isinstance(definition, Union):
+            made.oneof_decl.add(name="value")
+            names = self.shapes.member_names(name, definition)
+            for member in definition.members:
+                field = self.add(made, names[member.tag], member.number, Plain(Named(member.name)))
+                field.oneof_index = 0
+        else:
+            for field in definition.fields:
+                self.field(made, name, field)
+        for number in sorted(set(definition.retired_numbers)):
+            made.reserved_range.add(start=number, end=number + 1)
+        retired = definition.retired_names
+        if isinstance(definition, Union):
+            retired = tuple(map(_snake, retired))
+        live = {field.name for field in made.field}
+        made.reserved_name.extend(n for n in dict.fromkeys(retired) if n not in live)
+
+    def enum(self, name: str, full: str, enum: Enum) -> None:
+        made = self.file.enum_type.add(name=full)
+        names = self.shapes.symbol_names(name, enum)
+        prefix = _CAPITAL.sub("_", full).upper()
+        made.value.add(name=f"{prefix}_UNSPECIFIED", number=0)
+        for symbol in enum.symbols:
+            made.value.add(name=names[symbol.value], number=symbol.number)
+        for number in sorted(set(enum.retired_numbers)):
+            made.reserved_range.add(start=number, end=number)
+        retired = dict.fromkeys(f"{prefix}_{identifier(n).upper()}" for n in enum.retired_names)
+        made.reserved_name.extend(n for n in retired if n not in names.values())
+
+    def field(self, message: Any, record: str, field: Field) -> None:
+        path = f"{record}.{field.name}"
+        name = checked(field.name, path, "Protobuf")
+        made = self.add(message, name, field.number, self.shapes.field(field))
+        if _camel(name) != name:
+            made.json_name = name
+        comment = [field.doc] if field.doc else []
+        if field.deprecated:
+            made.options.deprecated = True
+            comment.append(f"Deprecated: {field.deprecated}")
+        if field.pii:
+            made.options.debug_redact = True
+        self.docs[f"{message.name}.{name}"] = "\n".join(comment)
+
+    def add(self, message: Any, name: str, number: int, shape: Shape) -> Any:
+        """A field with a shape. Raises SchemaError for a number outside the rules."""
+        if not 1 <= number <= NUMBER_MAX or number in RESERVED:
+            raise SchemaError(
+                f"{message.name}.{name}: number {number}",
+                expected=f"1 to {NUMBER_MAX}, and not 19000 to 19999",
+            )
+        made = message.field.add(name=name, number=number, label=self.types.LABEL_OPTIONAL)
+        if isinstance(shape, Repeated):
+            made.label = self.types.LABEL_REPEATED
+            self.set_type(made, shape.of)
+        elif isinstance(shape, Keyed):
+            entry = message.nested_type.add(name=f"{_pascal(name)}Entry")
+            entry.options.map_entry = True
+            for part, its_number in (("key", 1), ("value", 2)):
+                inner = entry.field.add(name=part, number=its_number)
+                inner.label = self.types.LABEL_OPTIONAL
+                if part == "key":
+                    inner.type = self.types.TYPE_STRING
+                else:
+                    self.set_type(inner, shape.of)
+            made.label, made.type = self.types.LABEL_REPEATED, self.types.TYPE_MESSAGE
+            made.type_name = f".{self.package}.{message.name}.{entry.name}"
+        else:
+            self.set_type(made, shape)
+            if made.type != self.types.TYPE_MESSAGE:
+                made.proto3_optional = True
+                made.oneof_index = len(message.oneof_decl)
+                message.oneof_decl.add(name=f"_{name}")
+        return made
+
+    def set_type(self, made: Any, shape: Shape) -> None:
+        types = self.types
+        if isinstance(shape, Wrapped):
+            made.type, made.type_name = types.TYPE_MESSAGE, f".{self.package}.{self.wrapper(shape)}"
+            return
+        assert isinstance(shape, Plain)
+        type = shape.type
+        if isinstance(type, Named):
+            enum = isinstance(self.schema.definitions[type.name], Enum)
+            made.type = types.TYPE_ENUM if enum else types.TYPE_MESSAGE
+            made.type_name = f".{self.package}.{self.shapes.names[type.name]}"
+        elif isinstance(type, Timestamp | Duration):
+            made.type = types.TYPE_MESSAGE
+            made.type_name = TIMESTAMP if isinstance(type, Timestamp) else DURATION
+        else:
+            scalar = _SCALARS.get(type.__class__, "string")
+            made.type = types.Type.Value(f"TYPE_{scalar.upper()}")
+
+    def wrapper(self, shape: Wrapped) -> str:
+        known = self.wrappers.get(shape.name)
+        if known is None:
+            self.wrappers[shape.name] = shape
+            if shape.name in self.shapes.names.values():
+                raise SchemaError(
+                    f"{self.schema.type}: a record called {shape.name}",
+                    expected="another name: Protobuf's image needs this one for a wrapper",
+                )
+            made = self.file.message_type.add(name=shape.name)
+            of = shape.of
+            name = (
+                "items"
+                if isinstance(of, Repeated)
+                else "entries"
+                if isinstance(of, Keyed)
+                else "value"
+            )
+            self.add(made, name, 1, of)
+        return shape.name
+
+
+def _pascal(name: str) -> str:
+    return "".join(word[:1].upper() + word[1:] for word in name.split("_"))
+
+
+def _camel(name: str) -> str:
+    """The JSON name that Protobuf gives a field by itself."""
+    return re.sub(r"_+([^_])", lambda m: m[1].upper(), name).replace("_", "")
+
+
+class _Text:
+    """A file descriptor of ours as text."""
+
+    def __init__(self, file: Any, docs: dict[str, str]) -> None:
+        self.file = file
+        self.docs = docs
+        self.types: Any = descriptor_pb2().FieldDescriptorProto
+
+    def lines(self) -> Iterator[str]:
+        yield 'syntax = "proto3";'
+        yield ""
+        yield f"package {self.file.package};"
+        if self.file.dependency:
+            yield ""
+        for name in self.file.dependency:
+            yield f'import "{name}";'
+        for message in self.file.message_type:
+            yield ""
+            yield from self.message(message)
+        for enum in self.file.enum_type:
+            yield ""
+            yield from self.enum(enum)
+
+    def comment(self, name: str, indent: str = "") -> Iterator[str]:
+        for line in self.docs.get(name, "").splitlines():
+            yield f"{indent}// {line}".rstrip()
+
+    def message(self, message: Any) -> Iterator[str]:
+        yield from self.comment(message.name)
+        yield f"message {message.name} {{"
+        yield from self.reserved(message, end=1)
+        maps = {entry.name: entry for entry in message.nested_type}
+        oneof = bool(message.oneof_decl) and message.oneof_decl[0].name == "value"
+        oneof = oneof and not message.field[0].proto3_optional
+        if oneof:
+            yield "  oneof value {"
+        for field in message.field:
+            indent = "    " if oneof else "  "
+            yield from self.comment(f"{message.name}.{field.name}", indent)
+            yield f"{indent}{self.field(field, maps)}"
+        if oneof:
+            yield "  }"
+        yield "}"
+
+    def field(self, field: Any, maps: dict[str, Any]) -> str:
+        entry = maps.get(field.type_name.rpartition(".")[2])
+        if entry is not None:
+            said = f"map<string, {self.type(entry.field[1])}>"
+        else:
+            said = self.type(field)
+            if field.label == self.types.LABEL_REPEATED:
+                said = f"repeated {said}"
+            elif field.proto3_optional:
+                said = f"optional {said}"
+        options = []
+        if field.HasField("json_name"):
+            options.append(f'json_name = "{field.json_name}"')
+        options += [n for n in ("deprecated", "debug_redact") if getattr(field.options, n)]
+        options = [o if "=" in o else f"{o} = true" for o in options]
+        last = f" [{', '.join(options)}]" if options else ""
+        return f"{said} {field.name} = {field.number}{last};"
+
+    def type(self, field: Any) -> str:
+        if not field.type_name:
+            return str(self.types.Type.Name(field.type).removeprefix("TYPE_").lower())
+        if field.type_name.startswith(".google."):
+            return str(field.type_name[1:])
+        return str(field.type_name.rpartition(".")[2])
+
+    def reserved(self, what: Any, end: int) -> Iterator[str]:
+        numbers = [r.start for r in what.reserved_range for _ in range(r.end - r.start + 1 - end)]
+        if numbers:
+            yield f"  reserved {', '.join(map(str, numbers))};"
+        if what.reserved_name:
+            names = ", ".join(f'"{name}"' for name in what.reserved_name)
+            yield f"  reserved {names};"
+
+    def enum(self, enum: Any) -> Iterator[str]:
+        yield from self.comment(enum.name)
+        yield f"enum {enum.name} {{"
+        yield from self.reserved(enum, end=0)
+        for value in enum.value:
+            yield f"  {value.name} = {value.number};"
+        yield "}"

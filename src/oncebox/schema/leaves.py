@@ -1,0 +1,126 @@
+"""Values without parts: their form in a document, and as the numbers and bytes of other formats.
+
+All raise ValueError for what is not a value of the kind. Times are microseconds since 1970 or
+since midnight, dates days since 1970, decimals an integer beside a known scale.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from binascii import a2b_base64
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from math import isfinite
+from uuid import UUID
+
+import msgspec
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
+_US = timedelta(microseconds=1)
+_DAY_US = 24 * 3600 * 1_000_000
+_DECIMAL = re.compile(r"-?[0-9]{1,400}(\.[0-9]{1,400})?\Z")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+_DURATION = msgspec.json.Decoder(timedelta)
+
+
+def bytes_of(text: str) -> bytes:
+    """The bytes of base64 with padding."""
+    return a2b_base64(text.encode("ascii"), strict_mode=True)
+
+
+def bytes_text(raw: bytes) -> str:
+    """Base64 with padding."""
+    return b64encode(raw).decode()
+
+
+def unscaled_of(text: str, precision: int, scale: int) -> int:
+    """A decimal as an integer: 1250 of "12.5" with scale 2."""
+    if not _DECIMAL.match(text):
+        raise ValueError(f"{text[:40]!r} is no decimal number")
+    number = Decimal(text).scaleb(scale)
+    unscaled = int(number)
+    if unscaled != number or abs(unscaled) >= 10**precision:
+        raise ValueError(f"{text[:40]} has more than {precision} digits, {scale} behind the point")
+    return unscaled
+
+
+def decimal_text(unscaled: int, precision: int, scale: int) -> str:
+    """The decimal with all digits of its scale: "12.50" of 1250 with scale 2."""
+    if abs(unscaled) >= 10**precision:
+        raise ValueError(f"more than {precision} digits")
+    digits = f"{abs(unscaled):0{scale + 1}d}"
+    sign = "-" if unscaled < 0 else ""
+    return f"{sign}{digits[:-scale]}.{digits[-scale:]}" if scale else sign + digits
+
+
+def uuid_text(text: str) -> str:
+    """A UUID in the one form that documents have."""
+    return text if _UUID.match(text) else str(UUID(text))
+
+
+def days_of(text: str) -> int:
+    """Days since 1970-01-01."""
+    return date.fromisoformat(text).toordinal() - _EPOCH_DAY
+
+
+def date_text(days: int) -> str:
+    """The date so many days after 1970-01-01."""
+    return date.fromordinal(days + _EPOCH_DAY).isoformat()
+
+
+def time_us_of(text: str) -> int:
+    """Microseconds since midnight of a time without a zone."""
+    at = time.fromisoformat(text)
+    if at.tzinfo is not None:
+        raise ValueError(f"{text[:40]!r} has a zone")
+    return ((at.hour * 60 + at.minute) * 60 + at.second) * 1_000_000 + at.microsecond
+
+
+def time_text(us: int) -> str:
+    """The time so many microseconds after midnight."""
+    if not 0 <= us < _DAY_US:
+        raise ValueError(f"{us} µs are no time of a day")
+    return (_EPOCH + timedelta(microseconds=us)).time().isoformat()
+
+
+def timestamp_us_of(text: str) -> int:
+    """Microseconds since 1970, UTC."""
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError(f"{text[:40]!r} has no zone")
+    return (at - _EPOCH) // _US
+
+
+def timestamp_text(us: int) -> str:
+    """The moment so many microseconds after 1970, with "Z"."""
+    try:
+        at = _EPOCH + timedelta(microseconds=us)
+    except OverflowError:
+        raise ValueError(f"{us} µs after 1970 are not in the years 1 to 9999") from None
+    return at.isoformat().removesuffix("+00:00") + "Z"
+
+
+def duration_us_of(text: str) -> int:
+    """Microseconds of an ISO 8601 duration in days, hours, minutes, seconds."""
+    try:
+        return _DURATION.decode(msgspec.json.encode(text)) // _US
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{text[:40]!r}: {error}") from None
+
+
+def duration_text(us: int) -> str:
+    """The duration of so many microseconds, as msgspec writes it."""
+    try:
+        text: str = msgspec.to_builtins(timedelta(microseconds=us))
+    except OverflowError:
+        raise ValueError(f"{us} µs are more than a timedelta holds") from None
+    return text
+
+
+def finite(number: float) -> float:
+    """A number that JSON has a form for."""
+    if not isfinite(number):
+        raise ValueError(f"{number} has no form in JSON")
+    return number
