@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from .calling import Calls, Setback, describe, is_outage
 from .context import Suspend
-from .errors import Fenced, HandlerBroke
+from .errors import Fenced, HandlerBroke, UnknownSchema
 from .keys import Entry, Keys
 from .lease import Held
 from .order import (
@@ -400,7 +400,8 @@ class Batch:
         self, entry: Entry, link: Link, reason: str, *, again: bool = True, spent: bool = True
     ) -> bool:
         """An event failed: its key is parked as poison, to be tried again later or by somebody.
-        Not `spent`: it met an outage, and is tried again for as long as it takes.
+        Not `spent`: it met an outage, or its schema is not registered yet, and is tried again
+        for as long as it takes.
         """
         state = entry.state
         if state.sequence < 0:  # the row stands before it, wherever the floor will be
@@ -410,7 +411,7 @@ class Batch:
         entry.attempts += spent
         settings, tries = self.reading.settings, entry.attempts
         if not spent:
-            outages = self.reading.outages[entry.place, *link[:2]]
+            outages = self.reading.outages.get((entry.place, *link[:2]), 0)
             tries = max(outages - settings.outage_tries_max, 1)
         wait_s = min(settings.backoff_s * 2 ** min(tries - 1, 30), settings.backoff_max_s)
         again = again and entry.attempts < settings.attempts_max
@@ -435,7 +436,10 @@ class Batch:
         go on the list of its handler.
         """
         if handler.listed:
-            return (yield from self.calls.put_on_list(entry, item, handler))
+            try:
+                return (yield from self.calls.put_on_list(entry, item, handler))
+            except UnknownSchema as error:
+                self.set_back(entry, item.link, error)
         yield from self.calls.cut_list(item.place)
         try:
             yield from self.calls.invoke(entry, item, handler)
@@ -478,7 +482,8 @@ class Batch:
                 raise
             yield from self.undo(item, handler, error)  # if the store is away, this fails
             self.failures.append(error)
-            return self.fail(entry, link, describe(error), spent=not away)
+            spent = not (away or isinstance(error, UnknownSchema))
+            return self.fail(entry, link, describe(error), spent=spent)
         try:
             yield from call(session.release)
         except Exception as error:

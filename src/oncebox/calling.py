@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from .context import Context, rebuilding
-from .errors import DecodeFailed, HandlerBroke
+from .errors import DecodeFailed, HandlerBroke, UnknownSchema
 from .keys import Entry
 from .program import Program, call
 from .reading import Handler, Item, Place, Reading, decoded
@@ -111,6 +111,8 @@ class Calls:
         """
         try:
             event = decoded(handler, item)
+        except UnknownSchema:  # not its own fault, as others are: see `perform_alone`
+            raise
         except DecodeFailed as error:
             return describe(error)
         yield from self.cut_list(item.place, item.type)

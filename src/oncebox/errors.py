@@ -125,6 +125,14 @@ class DecodeFailed(OnceboxError):
     """An event whose payload does not fit the type that its handler names. Parks its key."""
 
 
+class UnknownSchema(DecodeFailed):
+    """A payload whose schema the registry does not know. Its key waits until it does."""
+
+
+class WrongSchema(OnceboxError):
+    """A registry gave another schema under an id or GUID that is known."""
+
+
 class PublishRefused(OnceboxError):
     """The log refused a record for good (too large, no rights). Its key waits in the outbox."""
 

@@ -368,9 +368,9 @@ def decoded(handler: Handler, item: Item) -> Any:
             return handler.decode(item.record.value or b"")
         return translate(version, item.record)
     except DecodeFailed as error:
-        what, expected, hint = error.what, error.expected, error.hint
+        kind, what, expected, hint = type(error), error.what, error.expected, error.hint
     record, envelope = item.record, item.envelope
-    raise DecodeFailed(
+    raise kind(
         what, event=envelope.id, source=envelope.source, key=envelope.key, expected=expected,
         position=f"{record.topic}/{record.partition}@{record.offset}",
         hint=hint or "the event is kept: deploy a handler that takes it, then oncebox redrive",

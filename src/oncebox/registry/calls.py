@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 from msgspec import UNSET, DecodeError, json
 
 from ..errors import SchemaError
+from ..schema.compat.compat import check, read
 from ..schema.compat.finding import Finding, Mode
-from .forms import Candidate, checked, described, findings, formed
+from .forms import Candidate, described, formed
 from .protocol import (
     FORMATS,
     INCOMPATIBLE,
@@ -197,22 +198,29 @@ def texts_of(store: RegistryStore, references: Sequence[Reference]) -> dict[str,
     return found
 
 
+def readable(store: RegistryStore, candidate: Candidate) -> None:
+    """Raises SchemaError unless it is a schema of its format, with all that it refers to."""
+    read(FORMATS[candidate.format], candidate.text, texts_of(store, candidate.references))
+
+
 def differences(
     store: RegistryStore, candidate: Candidate, earlier: Sequence[Stored], level: Mode
 ) -> list[str]:
-    """What breaks whom between earlier versions and a candidate; empty if nothing does."""
+    """What breaks whom between earlier versions and a candidate; empty if nothing is proved to."""
     if not level.asks:
         return []
-    mine, told = texts_of(store, candidate.references), []
-    for one in reversed(earlier):
-        if one.format != candidate.format:
-            told.append(f"version {one.version} is {one.format}, this is {candidate.format}")
-            continue
-        theirs = texts_of(store, one.references)
-        pair = (one.text, theirs), (candidate.text, mine)
-        found = [f for f in findings(candidate.format, *pair) if f.breaks in level.asks and f.error]
-        told += [_told(one.version, finding) for finding in found[:FINDINGS_MAX]]
-    return told
+    alike = [one for one in earlier if one.format == candidate.format]
+    told = [
+        f"version {one.version} is {one.format}, this is {candidate.format}"
+        for one in earlier
+        if one not in alike
+    ]
+    mine = texts_of(store, candidate.references)
+    theirs = [texts_of(store, one.references) for one in alike]
+    texts = [one.text for one in alike]
+    report = check(FORMATS[candidate.format], texts, candidate.text, level, mine, theirs)
+    found = report.errors[:FINDINGS_MAX]
+    return told + [_told(alike[one.version - 1].version, one.finding) for one in found]
 
 
 def _told(version: int, finding: Finding) -> str:
@@ -270,7 +278,7 @@ def _register(store: RegistryStore, asked: Asked) -> dict[str, Any]:
     subject, body = asked.subject, asked.json(Body)
     settings = store.read(lambda at: at.settings(subject))
     candidate = candidate_of(asked, settings)
-    checked(candidate, texts_of(store, candidate.references))
+    readable(store, candidate)
     importing = settings["mode"] == "IMPORT"
     given = body.id is not None and body.id > 0
     if given and not importing:
@@ -433,7 +441,7 @@ def _compatible(store: RegistryStore, asked: Asked) -> dict[str, Any]:
                 raise version_not_found(number) if facts.live else subject_not_found(subject)
     candidate = candidate_of(asked, facts.settings)
     try:
-        checked(candidate, texts_of(store, candidate.references))
+        readable(store, candidate)
         told = differences(store, candidate, earlier, level)
     except SchemaError as error:
         if not asked.on("verbose"):

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 from msgspec.json import encode
 
-from ..errors import MissingDependency, SchemaError
-from ..schema.compat.finding import Finding
+from ..errors import SchemaError
 from .protocol import Reference, digest, guid
 
 
@@ -103,41 +102,6 @@ def descriptor(text: str) -> bytes | None:
         return base64.b64decode("".join(text.split()), validate=True) or None
     except (binascii.Error, ValueError):
         return None
-
-
-def check_avro(text: str, references: Mapping[str, str]) -> None:
-    """Raises SchemaError unless it is a schema of Avro; `references` in the order of need."""
-    try:
-        from fastavro.schema import SchemaParseException, UnknownType, parse_schema
-    except ModuleNotFoundError as error:
-        raise MissingDependency(
-            "fastavro is not installed", hint="pip install 'oncebox[avro]'"
-        ) from error
-    known: dict[str, Any] = {}
-    try:
-        for one in references.values():
-            parse_schema(parsed(one), named_schemas=known)
-        parse_schema(parsed(text), named_schemas=known)
-    except RecursionError as error:
-        raise SchemaError("the schema is nested too deeply") from error
-    except (SchemaParseException, UnknownType, ValueError, TypeError, KeyError) as error:
-        kind = "" if isinstance(error, SchemaParseException) else f"{type(error).__name__}: "
-        raise SchemaError(f"no Avro schema: {kind}{error}") from error
-
-
-def checked(candidate: Candidate, references: Mapping[str, str]) -> None:
-    """Raises SchemaError unless it is a schema of its format, with all that it refers to."""
-    if candidate.format == "AVRO":
-        check_avro(candidate.text, references)
-
-
-Side = tuple[str, Mapping[str, str]]
-"""A text, and the texts that it refers to by name."""
-
-
-def findings(format: str, old: Side, new: Side) -> list[Finding]:  # noqa: ARG001
-    """What breaks readers between two schemas."""
-    return []
 
 
 def described(text: str, references: Mapping[str, str]) -> str:  # noqa: ARG001
