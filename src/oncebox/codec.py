@@ -8,6 +8,7 @@ otherwise overflow the C stack or fill the memory. No schema is ever fetched fro
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from math import isfinite
@@ -165,7 +166,7 @@ def _no_json(what: str) -> BadEvent:
 
 def _bad_values(value: object, path: str, depth: int) -> Iterator[tuple[str, str]]:
     """Paths to what JSON has no form for, with a reason: innermost, in order."""
-    if value is None or isinstance(value, bool | int | bytes):
+    if value is None or isinstance(value, bool | int | bytes) or _is_absent(value):
         return
     if isinstance(value, str):
         if not value.isascii() and value != value.encode("utf-8", "ignore").decode():
@@ -184,6 +185,14 @@ def _bad_values(value: object, path: str, depth: int) -> Iterator[tuple[str, str
                 yield path, f"a {type(value).__name__}"
 
 
+def _is_absent(value: object) -> bool:
+    """Whether a field's value says that the field is left out."""
+    if value is msgspec.UNSET:
+        return True
+    missing = getattr(sys.modules.get("pydantic"), "MISSING", None)
+    return missing is not None and value is missing
+
+
 def _parts(value: object) -> list[tuple[str, object]] | None:
     """The values inside a value with their path steps; None for what has none."""
     if isinstance(value, Mapping):
@@ -195,8 +204,8 @@ def _parts(value: object) -> list[tuple[str, object]] | None:
         if names is not None:
             return [(f".{name}", getattr(value, name, None)) for name in names]
     names = getattr(type(value), "model_fields", None)
-    if isinstance(names, Mapping):
-        return [(f".{name}", getattr(value, name, None)) for name in names]
+    if isinstance(names, Mapping):  # not by getattr: that warns of fields that are deprecated
+        return [(f".{name}", vars(value).get(name)) for name in names]
     return None
 
 

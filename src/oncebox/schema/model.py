@@ -127,12 +127,15 @@ class Field(Struct, frozen=True, omit_defaults=True):
 
 
 class Record(Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="record"):
-    """In a document: an object. Readers leave out what they do not know."""
+    """In a document: an object. Readers leave out what they do not know. `omits`: its writers
+    leave out fields that have their default.
+    """
 
     fields: tuple[Field, ...]
     retired_numbers: tuple[int, ...] = ()
     retired_names: tuple[str, ...] = ()
     doc: str = ""
+    omits: bool = False
 
 
 class Symbol(Struct, frozen=True, omit_defaults=True):

@@ -1,0 +1,94 @@
+"""The smallest document of a schema: for witnesses, and to see that there is one at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import UNSET
+
+from ..errors import SchemaError
+from .model import (
+    Bool,
+    Bytes,
+    Date,
+    Decimal,
+    Duration,
+    Enum,
+    Float,
+    Int,
+    Map,
+    Named,
+    Nullable,
+    Record,
+    Schema,
+    Str,
+    Time,
+    Timestamp,
+    Type,
+    Union,
+    Uuid,
+)  # fmt: skip
+
+_SMALLEST: dict[type, Any] = {
+    Bool: False,
+    Float: 0.5,
+    Str: "",
+    Bytes: "",
+    Decimal: "0",
+    Uuid: "00000000-0000-4000-8000-000000000000",
+    Date: "2026-01-01",
+    Time: "00:00:00",
+    Timestamp: "2026-01-01T00:00:00Z",
+    Duration: "PT0S",
+}
+
+
+def smallest(schema: Schema, type: Type | None = None) -> Any:
+    """A document of the schema, or a value of a type in it, with as little in it as can be: null,
+    empty, the first symbol. Fields with a default are left out.
+
+    Raises SchemaError for a record that has to hold itself: no document could end.
+    """
+    return _smallest(schema, Named(schema.root) if type is None else type, ())
+
+
+def _smallest(schema: Schema, type: Type, inside: tuple[str, ...]) -> Any:
+    match type:
+        case Nullable():
+            return None
+        case Int():
+            return min(max(0, type.low), type.high)
+        case Map():
+            return {}
+        case Named():
+            return _of_definition(schema, type.name, inside)
+        case _:
+            return _SMALLEST.get(type.__class__, [])
+
+
+def _of_definition(schema: Schema, name: str, inside: tuple[str, ...]) -> Any:
+    definition = schema.definitions[name]
+    if isinstance(definition, Enum):
+        return definition.symbols[0].value
+    if name in inside:
+        raise SchemaError(
+            f"{schema.type} {schema.version}: {name} has to hold itself without end",
+            expected="a way out: an optional field, a list, or another member of the union",
+        )
+    inside = (*inside, name)
+    if isinstance(definition, Record):
+        required = [f for f in definition.fields if f.default is UNSET and not f.absent]
+        return {field.name: _smallest(schema, field.type, inside) for field in required}
+    return _of_union(schema, definition, inside)
+
+
+def _of_union(schema: Schema, union: Union, inside: tuple[str, ...]) -> Any:
+    for place, member in enumerate(union.members, 1):
+        try:
+            value = _of_definition(schema, member.name, inside)
+        except SchemaError:
+            if place == len(union.members):
+                raise
+        else:
+            return {union.tag_field: member.tag, **value}
+    raise AssertionError("a union has members")
