@@ -136,3 +136,16 @@ def test_references_of_the_command(files: Path) -> None:
     (files / "outer.avsc").write_bytes(outer)
     assert main(["schema", "compat", "outer.avsc", "outer.avsc", "--reference", "In=in.avsc"]) == 0
     assert main(["schema", "compat", "outer.avsc", "outer.avsc"]) == 2
+
+
+def test_the_command_reads_protobuf(files: Path, capsys: Any) -> None:
+    text = 'syntax = "proto3"; message A {{ {} x = 1; }}'
+    for name, kind in (("old", "int64"), ("new", "int32")):
+        (files / f"{name}.proto").write_text(text.format(kind))
+    assert main(["schema", "compat", "old.proto", "new.proto"]) == 3
+    out = capsys.readouterr().out
+    assert 'witness: {"x":"1099511627783"}' in out
+    assert "read as 7 instead of 1099511627783" in out
+    (files / "new.proto").write_text("message A {")
+    assert main(["schema", "compat", "old.proto", "new.proto"]) == 2
+    assert "new.proto: 1:" in capsys.readouterr().err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
@@ -13,12 +12,10 @@ from fastavro.validation import validate
 
 from .avro_types import NOTHING, Field, Type, bare, smallest
 from .finding import Witness
+from .outcome import refused, shown
 
 if TYPE_CHECKING:
     from .avro import Problem, Trail
-
-SHOWN_MAX = 200
-"""Characters of what a library says, or of a value that was read."""
 
 
 class Proof:
@@ -152,15 +149,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return [plain(part) for part in value]
     return base64.b64encode(value).decode() if isinstance(value, bytes) else value
-
-
-def refused(error: Exception) -> str:
-    """What a library said when it refused."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return "refused: " + (text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 1] + "…")
-
-
-def shown(value: Any) -> str:
-    """A value that was read."""
-    text = str(value) if isinstance(value, Decimal) or hasattr(value, "isoformat") else repr(value)
-    return text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 1] + "…"

@@ -106,6 +106,16 @@ def check(
     for n in range(first, len(earlier)):
         theirs = None if earlier_references is None else earlier_references[n]
         met[earlier[n], None if theirs is None else tuple(sorted(theirs.items()))] = n
+    prepare = getattr(import_module(_checker(format), __package__), "prepare", None)
+    if prepare is not None:  # what is dear to parse is parsed at once
+        mine = [(new, references, "the new schema")]
+        prepare(
+            mine
+            + [
+                (earlier[n], _of(earlier_references, n, references), f"version {n + 1}")
+                for n in met.values()
+            ]
+        )
     found = []
     for n in sorted(met.values()):
         theirs = None if earlier_references is None else earlier_references[n]
@@ -113,6 +123,10 @@ def check(
             if one.breaks in mode.asks:
                 found.append(Against(n + 1, one))
     return Report(mode, tuple(found))
+
+
+def _of(each: Sequence[References] | None, n: int, all: References | None) -> References | None:
+    return all if each is None else each[n]
 
 
 def _checker(format: Format) -> str:

@@ -1,0 +1,284 @@
+"""Proofs by protobuf: messages of the writer's class, in bytes and in ProtoJSON, read by the
+reader's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import json_format
+
+from ...errors import SchemaError
+from .finding import Witness
+from .outcome import refused, shown
+from .proto_types import Field, Message, Proto
+
+if TYPE_CHECKING:
+    from .protobuf import Pair
+
+Trail = tuple[Field, ...]
+"""The writer's fields from a document down to a message in it."""
+
+INSIDE_MAX = 50
+"""Required messages in required messages, before a schema counts as cyclic."""
+
+_T = {
+    "double": 1, "float": 2, "int64": 3, "uint64": 4, "int32": 5, "fixed64": 6, "fixed32": 7,
+    "bool": 8, "string": 9, "bytes": 12, "uint32": 13, "sfixed32": 15, "sfixed64": 16,
+    "sint32": 17, "sint64": 18,
+}  # fmt: skip
+_SIGNED32, _SIGNED64 = [1, -1, 2**31 - 1, -(2**31)], [1, -1, 2**40 + 7, 2**63 - 1, -(2**63)]
+_UNSIGNED32, _UNSIGNED64 = [1, 2**32 - 1], [1, 2**40 + 7, 2**64 - 1]
+_SAMPLES: dict[int, list[Any]] = {
+    **{_T[name]: _SIGNED32 for name in ("int32", "sint32", "sfixed32")},
+    **{_T[name]: _SIGNED64 for name in ("int64", "sint64", "sfixed64")},
+    **{_T[name]: _UNSIGNED32 for name in ("uint32", "fixed32")},
+    **{_T[name]: _UNSIGNED64 for name in ("uint64", "fixed64")},
+    _T["double"]: [0.1, 1e300],
+    _T["float"]: [1.5],
+    _T["bool"]: [True],
+    _T["string"]: ["a", "été"],
+    _T["bytes"]: [b"a", b"\xff"],
+}
+
+
+def samples(one: Field) -> list[Any]:
+    """Values of a field that show what a change of its type may lose; none is its default."""
+    if one.map and one.message is not None:
+        key, value = one.message.fields[1], one.message.fields[2]
+        first, last = samples(key)[0], samples(key)[-1]
+        return [{first: v} for v in samples(value)] + [{last: samples(value)[0]}]
+    plain = _plain(one)
+    return [[v] for v in plain] + [[plain[0], plain[-1]]] if one.repeated else plain
+
+
+def _plain(one: Field) -> list[Any]:
+    if one.enum is not None:
+        known = [number for number in one.enum.names if number != one.default]
+        found = known or [one.default]
+        return found if one.enum.closed else [*found, max(one.enum.names) + 1]
+    if one.message is not None:
+        made = filled(one.message)
+        for inner in one.message.fields.values():
+            if inner.message is None:
+                put(made, inner, samples(inner)[0])
+                break
+        return [made]
+    return _SAMPLES[one.type]
+
+
+def _of_enum(one: Field, value: Any) -> Any:
+    """A number of an enum as a value of a field, which may hold many."""
+    if isinstance(value, list | dict) or not one.repeated:
+        return value
+    if one.map and one.message is not None:
+        return {samples(one.message.fields[1])[0]: value}
+    return [value]
+
+
+def filled(message: Message, depth: int = 0) -> Any:
+    """A message with its required fields and nothing else."""
+    made = message.cls()
+    for one in message.fields.values():
+        if one.required:
+            if depth > INSIDE_MAX:
+                raise SchemaError(
+                    f"{message.full} always holds itself, so no document can end",
+                    expected="a way out of the cycle: no required field in it",
+                )
+            inner = one.message
+            put(made, one, samples(one)[0] if inner is None else filled(inner, depth + 1))
+    return made
+
+
+def put(made: Any, one: Field, value: Any) -> None:
+    """Set a field."""
+    if one.map:
+        into = getattr(made, one.name)
+        for key, part in value.items():
+            if hasattr(part, "CopyFrom"):
+                into[key].CopyFrom(part)
+            else:
+                into[key] = part
+    elif one.repeated:
+        getattr(made, one.name).extend(value)
+    elif one.message is not None:
+        getattr(made, one.name).CopyFrom(value)
+        getattr(made, one.name).SetInParent()
+    else:
+        setattr(made, one.name, value)
+
+
+def got(made: Any, one: Field) -> Any:
+    """A field's value as plain Python: text as UTF-8, messages as {number: value}."""
+    value = getattr(made, one.name)
+    if one.map:
+        return [{1: _one(key), 2: _one(value[key])} for key in sorted(value)]
+    if one.repeated:
+        return [_one(part) for part in value]
+    if one.message is not None and not made.HasField(one.name):
+        return None
+    return _one(value)
+
+
+def _one(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode()
+    if not hasattr(value, "ListFields"):
+        return value
+    return {d.number: _listed(v) for d, v in value.ListFields()}
+
+
+def _listed(value: Any) -> Any:
+    if hasattr(value, "ListFields") or isinstance(value, str | bytes):
+        return _one(value)
+    if hasattr(value, "items"):
+        return [{1: _one(key), 2: _one(value[key])} for key in sorted(value)]
+    return [_one(part) for part in value] if hasattr(value, "__len__") else value
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether a value was kept; one that became a list of one was."""
+    if isinstance(a, list) != isinstance(b, list):
+        many, one = (a, b) if isinstance(a, list) else (b, a)
+        return len(many) == 1 and same(many[0], one)
+    return bool(a == b) and isinstance(a, bytes) == isinstance(b, bytes)
+
+
+class Proof:
+    """Makes witnesses, at most so many."""
+
+    def __init__(self, proofs_max: int) -> None:
+        self.left = proofs_max
+
+    def either(self, pair: Pair, one: Field, twin: Field, values: Iterable[Any]) -> Witness | None:
+        """A value that is lost in binary or, else, in ProtoJSON."""
+        values = [_of_enum(one, value) for value in values]
+        for through in (_binary, _json):
+            for value in values:
+                witness = self._tried(pair, [(one, twin, value)], through)
+                if witness is not None:
+                    return witness
+        return None
+
+    def json(self, pair: Pair, one: Field, twin: Field) -> Witness | None:
+        """A value that is lost in ProtoJSON."""
+        return self._tried(pair, [(one, twin, samples(one)[0])], _json)
+
+    def elsewhere(self, pair: Pair, one: Field, namesake: Field) -> Witness | None:
+        """A value that the reader's field of the same name does not have, in binary."""
+        return self._tried(pair, [(one, namesake, samples(one)[0])], _binary)
+
+    def misnamed(self, pair: Pair, one: Field, number: int) -> Witness | None:
+        """A value of an enum that binary readers take for another."""
+        made = filled(pair.writer)
+        put(made, one, _of_enum(one, number))
+        try:
+            was_read = pair.reader.cls.FromString(made.SerializePartialToString())
+        except Exception as error:
+            outcome = refused(error)
+        else:
+            mine, theirs = (json_format.MessageToDict(m) for m in (made, was_read))
+            if mine == theirs or self.left <= 0:
+                return None
+            outcome = f"read as {shown(theirs)} instead of {shown(mine)}"
+        return self._witness(pair, made, outcome)
+
+    def together(self, pair: Pair, first: Field, second: Field) -> Witness | None:
+        """Two fields, one of which is lost in binary."""
+        sets = [(one, pair.reader.fields[one.number], samples(one)[0]) for one in (first, second)]
+        return self._tried(pair, sets, _binary)
+
+    def default(self, pair: Pair, one: Field, twin: Field) -> Witness | None:
+        """A document without the field."""
+        made = filled(pair.writer)
+        if self.left <= 0:
+            return None
+        was_read = pair.reader.cls.FromString(made.SerializePartialToString())
+        mine, theirs = _one(getattr(made, one.name)), _one(getattr(was_read, twin.name))
+        if mine == theirs:
+            return None
+        outcome = f"read as {shown(theirs)} instead of {shown(mine)}"
+        return self._witness(pair, made, outcome)
+
+    def required(self, pair: Pair, twin: Field) -> Witness | None:
+        """A document without a field that the reader requires."""
+        made = filled(pair.writer)
+        was_read = pair.reader.cls.FromString(made.SerializePartialToString())
+        if self.left <= 0 or was_read.IsInitialized():
+            return None
+        return self._witness(pair, made, f"refused: not initialized: {twin.name} is required")
+
+    def nameless(self, message: Message, reader: Proto) -> Witness | None:
+        """A message whose name the reader does not have."""
+        try:
+            reader.pool.FindMessageTypeByName(message.full)
+        except KeyError as error:
+            made = filled(message)
+            return Witness({"@type": message.full}, refused(error), made.SerializeToString())
+        return None
+
+    def _tried(
+        self, pair: Pair, sets: list[tuple[Field, Field, Any]], through: Any
+    ) -> Witness | None:
+        if self.left <= 0:
+            return None
+        made = filled(pair.writer)
+        for one, _, value in sets:
+            put(made, one, value)
+        outcome = through(made, pair.reader, sets)
+        if outcome is None:
+            return None
+        return self._witness(pair, made, outcome, as_json=through is _json)
+
+    def _witness(self, pair: Pair, made: Any, outcome: str, *, as_json: bool = False) -> Witness:
+        self.left -= 1
+        document = _within(pair, made)
+        if as_json:
+            encoded = json_format.MessageToJson(document, indent=None).encode()
+        else:
+            encoded = document.SerializePartialToString()
+        return Witness(json_format.MessageToDict(document), outcome, encoded)
+
+
+def _within(pair: Pair, made: Any) -> Any:
+    """The message inside the smallest document that has it."""
+    for one in reversed(pair.trail):
+        holder = filled(one.owner)
+        value = made
+        if one.map and one.message is not None:
+            value = {samples(one.message.fields[1])[0]: made}
+        elif one.repeated:
+            value = [made]
+        put(holder, one, value)
+        made = holder
+    return made
+
+
+def _binary(made: Any, reader: Message, sets: list[tuple[Field, Field, Any]]) -> str | None:
+    try:
+        was_read = reader.cls.FromString(made.SerializePartialToString())
+    except Exception as error:
+        return refused(error)
+    return _lost(made, was_read, sets, "")
+
+
+def _json(made: Any, reader: Message, sets: list[tuple[Field, Field, Any]]) -> str | None:
+    document = json_format.MessageToDict(made)
+    try:
+        was_read = json_format.ParseDict(document, reader.cls(), ignore_unknown_fields=True)
+    except Exception as error:
+        return f"{refused(error)} (ProtoJSON)"
+    for one, twin, _ in sets:  # in JSON a list of one is not the one
+        if isinstance(got(made, one), list) != isinstance(got(was_read, twin), list):
+            return f"read as {shown(got(was_read, twin))} (ProtoJSON)"
+    return _lost(made, was_read, sets, " (ProtoJSON)")
+
+
+def _lost(made: Any, was_read: Any, sets: list[tuple[Field, Field, Any]], where: str) -> str | None:
+    for one, twin, _ in sets:
+        mine, theirs = got(made, one), got(was_read, twin)
+        if not same(mine, theirs):
+            return f"read as {shown(theirs)} instead of {shown(mine)}{where}"
+    return None
