@@ -231,10 +231,13 @@ class Shop(World):
 
             return fetch_or_rest
 
-        return ConsumerLoop(
-            reading, store, self.broker, actor.name,
+        return self.loop_of(
+            actor, reading, store, self.broker, actor.name,
             stopping=lambda: self.stopping(actor), sleep=actor.rest, fetch=fetch,
         )  # fmt: skip
+
+    def loop_of(self, actor: Actor, *arguments: Any, **more: Any) -> ConsumerLoop:
+        return ConsumerLoop(*arguments, **more)
 
     def stopping(self, actor: Actor) -> bool:
         return False

@@ -15,8 +15,10 @@ import pytest
 from oncebox import consumer, relay
 from oncebox.explorer import Bounds, explore
 from oncebox.explorer.explore import Report
+from oncebox.lanes import Lanes
 
 from . import mutants
+from .abreast import ABREAST, AbreastAtWork, AbreastFailing, AbreastRivals
 from .cases import DUELS, PREEMPTIONS, Make
 from .engines import Engine
 from .postgres import PostgresEngine
@@ -91,6 +93,20 @@ def test_a_relay_crashes_before_every_step(engine: PostgresEngine, make: Make) -
     report.expect_clean("crash", "stall", "preemption", "refusal", "lost answer")
 
 
+ABREAST_FACTS = (Fact("a", 1), Fact("b", 1, 1), Fact("a", 2))
+"""Two keys on two partitions."""
+
+AT_WORK = "at work"
+ABREAST_CASES: dict[str, Make] = {
+    AT_WORK: lambda e: AbreastAtWork(e, ABREAST_FACTS, settings=ABREAST).arranged(),
+    "rivals": lambda e: AbreastRivals(
+        e, ABREAST_FACTS, settings=ABREAST, duplicates=False
+    ).arranged(),
+    "failing": lambda e: AbreastFailing(
+        e, ABREAST_FACTS, settings=ABREAST, duplicates=False, failing=[("a", 1)]
+    ).arranged(),
+}
+
 PLANTED: list[tuple[mutants.Plant, Make]] = [
     (mutants.rows_read_before_locked, DUELS["retries"]),
     (mutants.locks_in_any_order, DUELS["retries of two keys"]),
@@ -98,6 +114,18 @@ PLANTED: list[tuple[mutants.Plant, Make]] = [
     (mutants.select_then_insert, DUELS["claims"]),
     (mutants.above_the_last_position, numbered_early),
 ]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_a_position_that_moves_past_what_is_open_is_found(
+    engine: PostgresEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lanes, "position", lambda lanes, partition: lanes.ends[partition])
+    bounds = Bounds(2, {"preemption": 0, "duplicate": 0, "reordering": 0})
+    report = explored(ABREAST_CASES[AT_WORK](engine), bounds)
+    assert report.failure is not None, "not found"
+    assert set(report.failure.fired) == {"crash", "stall"}
 
 
 @pytest.mark.parametrize(("plant", "make"), PLANTED, ids=[p.__name__ for p, _ in PLANTED])
@@ -112,6 +140,23 @@ def test_a_planted_bug_is_found(
     report = explored(shop, PREEMPTIONS)
     assert report.failure is not None, "not found"
     assert set(report.failure.fired) == {"preemption"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long, pytest.mark.timeout(7200)] * (name != AT_WORK))
+        for name in ABREAST_CASES
+    ],
+)
+def test_events_side_by_side(engine: PostgresEngine, name: str) -> None:
+    explored(ABREAST_CASES[name](engine), Bounds(1)).expect_clean("crash", "stall", "preemption")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_every_pair_of_deviations_side_by_side(engine: PostgresEngine) -> None:
+    explored(ABREAST_CASES[AT_WORK](engine), Bounds(2)).expect_clean("crash", "stall", "preemption")
 
 
 @pytest.mark.long

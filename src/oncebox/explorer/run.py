@@ -137,7 +137,9 @@ class Actor:
 
 
 class Run:
-    """One run of a world on one tape. `now_ms` is the virtual time, Unix ms."""
+    """One run of a world on one tape. `now_ms` is the virtual time, Unix ms; `turn`: whose step it
+    is.
+    """
 
     def __init__(
         self,
@@ -153,6 +155,7 @@ class Run:
         self.was_left = was_left
         self.now_ms = BEGIN_MS
         self.actors: list[Actor] = []
+        self.turn: Actor | None = None
         self.moves = 0
         self.pointless = False
         self._waiting = False
@@ -185,7 +188,7 @@ class Run:
             self._turns()
         finally:
             for actor in self.actors:
-                _unwind(actor)
+                unwind(actor)
         if not self.pointless:
             self.choices.finish()
         return not self.pointless
@@ -269,6 +272,7 @@ class Run:
     def _step(self, actor: Actor, forced: bool) -> None:
         """Make the call that an actor asks for, and bring its program to the next."""
         function, arguments = actor.function, actor.arguments
+        self.turn = actor
         actor.steps += 1
         if self.timeline is not None:
             self._tell(actor, self.world.describe(function, arguments))
@@ -373,7 +377,7 @@ class Run:
         """A process dies."""
         self.moves += 1
         self.actors.remove(actor)
-        _unwind(actor)
+        unwind(actor)
         self.world.crashed(actor)
 
     def _tell(self, actor: Actor, what: str, *, deviation: bool = False) -> None:
@@ -381,7 +385,7 @@ class Run:
             self.timeline.append(Moment(self.now_ms, actor.name, what, deviation))
 
 
-def _unwind(actor: Actor) -> None:
+def unwind(actor: Actor) -> None:
     """End a program as a crash does: whatever it asks for on its way out is not had."""
     actor.alive = False
     if actor.waiting is not None:
