@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from .errors import BadEvent, ConfigurationError
 
@@ -90,9 +91,18 @@ def event(
                     hint="key= names the field whose value orders the events",
                 )
         cls.__oncebox__ = EventType(type, stream, names, version, cls)  # type: ignore[attr-defined]
+        _classes[type, version] = cls
         return cls
 
     return declare
+
+
+_classes: WeakValueDictionary[tuple[str, int], type] = WeakValueDictionary()
+
+
+def event_classes() -> dict[tuple[str, int], type]:
+    """The event classes of this process by type and version; of two, the one declared last."""
+    return dict(_classes)
 
 
 def event_type(cls: type) -> EventType:

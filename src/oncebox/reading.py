@@ -41,6 +41,9 @@ BY_ID = "#id"
 """Events without a chain have a subscription of their own per source, where the key is the id."""
 
 
+EVERY = "*"
+"""In place of a type: whatever no other handler takes."""
+
 ANY_EVENT = (-1, -1)
 """In place of an event's sequence and stamp: whichever of its key is next."""
 
@@ -54,6 +57,7 @@ OUTAGES_MAX = 10_000
 class Handler(NamedTuple):
     """A user's function for one event type, in the version that its class names. `listed`: it takes
     events in lists. `translate` reads events that say another version, from theirs and the record.
+    `voids`: it takes events that were erased, too.
     """
 
     function: Callable[..., Any]
@@ -61,7 +65,8 @@ class Handler(NamedTuple):
     decode: Callable[[bytes], Any]
     with_context: bool
     listed: bool = False
-    translate: Callable[[int, Record], Any] | None = None
+    translate: Callable[[int | None, Record], Any] | None = None
+    voids: bool = False
 
     @property
     def name(self) -> str:
@@ -236,6 +241,7 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
     """Read headers, make links, find handlers and rows. No I/O."""
     items, new = [], []
     subscriptions, handlers, others = reading.subscriptions, reading.handlers, reading.foreign
+    every = handlers.get(EVERY)
     for record in records:
         foreign = others.get(record.topic) if others else None
         try:
@@ -252,7 +258,8 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
             continue
         source, type, version, _ = labels
         after, void = (None, False) if envelope is None else (envelope.after, envelope.void)
-        hashed = digest(type, void, record.value)
+        origin = None if envelope is None else envelope.digest
+        hashed = digest(type, void, record.value) if origin is None else origin
         chained = chain is not None and key is not None
         if chain is not None and key is not None:
             sequence, stamp, previous = chain
@@ -264,7 +271,7 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
             link = Link(1, stamp, None, id, hashed, void)
         known = subscriptions.get(source)
         place = (0 if known is None else known.id, key)
-        item = Item(record, type, version, handlers.get(type), link, place, chained, after)
+        item = Item(record, type, version, handlers.get(type, every), link, place, chained, after)
         items.append(item)
         if known is None:
             new.append((source, item))
@@ -364,7 +371,7 @@ def decoded(handler: Handler, item: Item) -> Any:
     """The event in the version that its handler names. Raises DecodeFailed."""
     version, translate, hint = item.version, handler.translate, None
     try:
-        if version is None or version == handler.type.version or translate is None:
+        if version == handler.type.version or translate is None:
             return handler.decode(item.record.value or b"")
         return translate(version, item.record)
     except DecodeFailed as error:
