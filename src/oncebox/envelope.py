@@ -271,6 +271,8 @@ def _read_labels(record: Record, raw: _RawLabels, names: Names) -> Labels:
     content_type = JSON
     if raw_content_type is not None:
         content_type = raw_content_type.decode("latin-1")
+        if content_type == JSON:
+            content_type = JSON  # the same object, so that looking is quick
     labels = Labels(source, type, _read_schema(record, type, raw_schema), content_type)
     if len(_labels) >= LABELS_MAX:
         _labels.clear()

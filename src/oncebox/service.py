@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, TypeVar
 
 from .codec import codec_of, decode
+from .codecs.events import EventReader
 from .emit import Emitter
 from .errors import ConfigurationError
 from .event import check_name, event_type, source_name
@@ -84,11 +85,14 @@ class Consumer(Generic[Tx]):
                 )
             with_context = _positional_count(function) >= 3
             if isinstance(cls, Foreign):
-                read, translate = cls.read, None
+                read, translate, formats = cls.read, None, None
             else:
                 codec_of(cls)  # a class that cannot be decoded is found now
                 read, translate = partial(decode, cls), Translator(declared)
-            handler = Handler(function, declared, read, with_context, listed, translate)
+                formats = EventReader(declared)
+            handler = Handler(
+                function, declared, read, with_context, listed, translate, read=formats
+            )
             for other in self.handlers.values():
                 if _is_coroutine(other.function) != _is_coroutine(function):
                     raise ConfigurationError(

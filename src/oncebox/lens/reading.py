@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..codec import decode, document_of, event_of
-from ..envelope import KAFKA
+from ..codec import decode, event_of
+from ..codecs.events import EventReader, document_in
+from ..envelope import JSON, KAFKA
 from ..errors import DecodeFailed
 from ..event import EventType
 from ..ports import Record
@@ -24,11 +25,11 @@ class Translator:
         """The event of a record that says this version, or none. Raises DecodeFailed."""
         cls, value = self.type.cls, record.value or b""
         if version is None:
-            return decode(cls, value)
+            return EventReader(self.type)(_content(record), value)
         translation = self.lenses.translation(self.type.type, version, self.type.version)
         if translation is None:
             raise self._unknown(version)
-        document = document_of(cls.__name__, value)
+        document = document_in(_content(record), value, self.type.type, version)
         if not isinstance(document, dict):
             return decode(cls, value)  # which says what is wrong
         return event_of(cls, translated(translation, document, record))
@@ -43,6 +44,11 @@ class Translator:
             expected=f"version {mine}, or what leads there: evolve({name!r}, {low}, {high}, …)",
             hint=f"{deploy}: the event is kept; then oncebox redrive",
         )
+
+
+def _content(record: Record) -> str:
+    raw = next((value for name, value in record.headers if name == "content-type"), None)
+    return JSON if raw is None else raw.decode("latin-1")
 
 
 def translated(translation: Translation, document: dict[str, Any], record: Record) -> Any:
