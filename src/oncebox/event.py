@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 from uuid import UUID
-from weakref import WeakValueDictionary
 
 from .errors import BadEvent, ConfigurationError
 
@@ -55,7 +54,6 @@ class EventType(NamedTuple):
     key: tuple[str, ...] | None
     version: int
     cls: AnyClass
-    format: Literal["json", "avro", "protobuf"] = "json"
 
     def key_of(self, event: object) -> str | None:
         """The canonical text of an event's key; None for an un-keyed type."""
@@ -68,19 +66,12 @@ class EventType(NamedTuple):
 
 
 def event(
-    type: str,
-    /,
-    *,
-    stream: str,
-    key: str | tuple[str, ...] | None,
-    version: int = 1,
-    format: Literal["json", "avro", "protobuf"] = "json",
+    type: str, /, *, stream: str, key: str | tuple[str, ...] | None, version: int = 1
 ) -> Callable[[C], C]:
     """Declare an event class.
 
     `type` is dotted words ("order.placed"); `stream` the log's topic; `key` the attribute, or
-    attributes, whose value orders events (None: un-keyed); `version` a number from 1; `format` what
-    its events are written in. Whoever handles them reads each format.
+    attributes, whose value orders events (None: un-keyed); `version` a number from 1.
     Raises ConfigurationError for names outside the rules or a key that is not a field.
     """
     check_type(type)
@@ -98,25 +89,10 @@ def event(
                     expected=f"one of {', '.join(sorted(fields))}",
                     hint="key= names the field whose value orders the events",
                 )
-        declared = EventType(type, stream, names, version, cls, format)
-        cls.__oncebox__ = declared  # type: ignore[attr-defined]
-        _classes[type, version] = cls
+        cls.__oncebox__ = EventType(type, stream, names, version, cls)  # type: ignore[attr-defined]
         return cls
 
     return declare
-
-
-_classes: WeakValueDictionary[tuple[str, int], type] = WeakValueDictionary()
-
-
-def event_classes() -> dict[tuple[str, int], type]:
-    """The event classes of this process by type and version; of two, the one declared last."""
-    return dict(_classes)
-
-
-def event_class(type: str, version: int) -> AnyClass | None:
-    """The class that was last declared for a version."""
-    return _classes.get((type, version))
 
 
 def event_type(cls: type) -> EventType:

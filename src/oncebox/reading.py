@@ -15,7 +15,6 @@ from msgspec import Struct, msgpack
 
 from .context import Effect
 from .envelope import (
-    JSON,
     NUMBER_MAX,
     STAMP_UNITS_PER_US,
     Envelope,
@@ -42,9 +41,6 @@ BY_ID = "#id"
 """Events without a chain have a subscription of their own per source, where the key is the id."""
 
 
-EVERY = "*"
-"""In place of a type: whatever no other handler takes."""
-
 ANY_EVENT = (-1, -1)
 """In place of an event's sequence and stamp: whichever of its key is next."""
 
@@ -57,9 +53,7 @@ OUTAGES_MAX = 10_000
 
 class Handler(NamedTuple):
     """A user's function for one event type, in the version that its class names. `listed`: it takes
-    events in lists. `translate` reads events that say another version, from theirs and the record;
-    `read` those of this version in another format than JSON, from their content type and bytes.
-    `voids`: it takes events that were erased, too.
+    events in lists. `translate` reads events that say another version, from theirs and the record.
     """
 
     function: Callable[..., Any]
@@ -67,9 +61,7 @@ class Handler(NamedTuple):
     decode: Callable[[bytes], Any]
     with_context: bool
     listed: bool = False
-    translate: Callable[[int | None, Record], Any] | None = None
-    voids: bool = False
-    read: Callable[[str, bytes], Any] | None = None
+    translate: Callable[[int, Record], Any] | None = None
 
     @property
     def name(self) -> str:
@@ -148,7 +140,7 @@ class Item(Struct, gc=False):
 
     `after`: the event of another key that it waits for. `chained`: it has a place in a chain, and
     is not known by its id alone. `bad`: it cannot be read, and why; then all else but `record` says
-    nothing. `foreign`: how to read it, if others wrote it. `content`: its content type.
+    nothing. `foreign`: how to read it, if others wrote it.
     """
 
     record: Record
@@ -161,7 +153,6 @@ class Item(Struct, gc=False):
     after: Reference | None
     bad: str | None = None
     foreign: Foreign[Any] | None = None
-    content: str = JSON
 
     @property
     def envelope(self) -> Envelope:
@@ -245,7 +236,6 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
     """Read headers, make links, find handlers and rows. No I/O."""
     items, new = [], []
     subscriptions, handlers, others = reading.subscriptions, reading.handlers, reading.foreign
-    every = handlers.get(EVERY)
     for record in records:
         foreign = others.get(record.topic) if others else None
         try:
@@ -260,10 +250,9 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
         except BadRecord as error:
             items.append(Item(record, "", None, None, _NO_LINK, (0, ""), False, None, str(error)))
             continue
-        source, type, version, content = labels
+        source, type, version, _ = labels
         after, void = (None, False) if envelope is None else (envelope.after, envelope.void)
-        origin = None if envelope is None else envelope.digest
-        hashed = digest(type, void, record.value) if origin is None else origin
+        hashed = digest(type, void, record.value)
         chained = chain is not None and key is not None
         if chain is not None and key is not None:
             sequence, stamp, previous = chain
@@ -275,9 +264,7 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
             link = Link(1, stamp, None, id, hashed, void)
         known = subscriptions.get(source)
         place = (0 if known is None else known.id, key)
-        item = Item(record, type, version, handlers.get(type, every), link, place, chained, after)
-        if content is not JSON:
-            item.content = content
+        item = Item(record, type, version, handlers.get(type), link, place, chained, after)
         items.append(item)
         if known is None:
             new.append((source, item))
@@ -377,9 +364,7 @@ def decoded(handler: Handler, item: Item) -> Any:
     """The event in the version that its handler names. Raises DecodeFailed."""
     version, translate, hint = item.version, handler.translate, None
     try:
-        if version == handler.type.version or translate is None:
-            if item.content is not JSON and handler.read is not None:
-                return handler.read(item.content, item.record.value or b"")
+        if version is None or version == handler.type.version or translate is None:
             return handler.decode(item.record.value or b"")
         return translate(version, item.record)
     except DecodeFailed as error:

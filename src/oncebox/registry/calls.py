@@ -439,8 +439,8 @@ def _compatible(store: RegistryStore, asked: Asked) -> dict[str, Any]:
             earlier = tuple(one for one in facts.live if one.version == number)
             if not earlier:
                 raise version_not_found(number) if facts.live else subject_not_found(subject)
-    candidate = candidate_of(asked, facts.settings)
     try:
+        candidate = candidate_of(asked, facts.settings)
         readable(store, candidate)
         told = differences(store, candidate, earlier, level)
     except SchemaError as error:

@@ -1,13 +1,13 @@
 """What a schema is to the registry: a text that can be read, in one form, with what it refers to.
 
-White space in JSON means nothing, so it is not kept; `normalize` also sorts the names of objects,
-and takes comments and white space out of .proto files. Nothing else changes a text.
+White space in JSON means nothing, so it is not kept; a descriptor of Protobuf becomes the text of
+a .proto file. `normalize` also sorts the names of objects, and takes comments and white space out
+of .proto files. Nothing else changes a text.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import re
 from collections.abc import Mapping
@@ -59,8 +59,10 @@ _PROTO_SPACE = re.compile(
 def formed(format: str, text: str, *, normalize: bool) -> str:
     """A text in the form in which it is kept. Raises SchemaError for what is not JSON."""
     if format == "PROTOBUF":
-        if descriptor(text) is not None:
-            return "".join(text.split())
+        from .prototext import read_base64, written
+
+        file = read_base64(text)
+        text = text if file is None else written(file)
         return _PROTO_SPACE.sub(_one_space, text).strip() if normalize else text.strip() + "\n"
     value = parsed(text)
     if normalize:
@@ -96,14 +98,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def descriptor(text: str) -> bytes | None:
-    """A Protobuf file that came as Base64 of its FileDescriptorProto, as some clients send it."""
-    try:
-        return base64.b64decode("".join(text.split()), validate=True) or None
-    except (binascii.Error, ValueError):
-        return None
+def described(text: str, references: Mapping[str, str]) -> str:
+    """A .proto file as Base64 of its FileDescriptorProto. Raises SchemaError."""
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+    from ..schema.compat.proto_compile import Source, compile_all
 
-def described(text: str, references: Mapping[str, str]) -> str:  # noqa: ARG001
-    """A .proto file as Base64 of its FileDescriptorProto."""
-    return text
+    (files,) = compile_all([Source(text, tuple(references.items()), "the schema")])
+    own = FileDescriptorSet.FromString(files).file[-1]
+    return base64.b64encode(own.SerializeToString(deterministic=True)).decode()
