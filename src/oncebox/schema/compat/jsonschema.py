@@ -1,0 +1,134 @@
+"""Does every document of one JSON Schema satisfy another: findings, each with its document.
+
+`compare` answers for both directions. Where it finds nothing, that is proved; where it finds an
+error, a document that the real validator takes on one side and refuses on the other is its proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from random import Random
+from typing import Any, Final
+
+from .finding import Broken, Finding, Witness
+from .jsonschema_cases import Cases
+from .jsonschema_keywords import keywords
+from .jsonschema_make import MISSING, Maker
+from .jsonschema_prove import OPEN, Failure, Prover
+from .jsonschema_read import Pool, gave_up, read_pair
+
+FINDINGS_MAX: Final = 100
+"""Failures of a direction that are reported; a schema with more is another schema."""
+TRIES_MAX: Final = 200
+"""Documents that are tried for a failure."""
+SAMPLES_MAX: Final = 100
+"""Documents that are tried at random for what is left then."""
+
+
+def compare(
+    old: str,
+    new: str,
+    *,
+    references: Mapping[str, str] | None = None,
+    producers_closed: bool = True,
+) -> list[Finding]:
+    """Every difference that breaks old or new readers, sorted by path and rule.
+
+    With `producers_closed`, a writer whose schema lists properties and says nothing of others is
+    taken to write only those that it lists: so adding an optional property breaks nobody. Without,
+    whatever a schema admits may have been written. Raises SchemaError, MissingDependency.
+    """
+    if old == new:
+        read_pair(old, new, references)
+        return []
+    earlier, later = read_pair(old, new, references)
+    found = [
+        *_direction(earlier, later, "new readers", closed=producers_closed),
+        *_direction(later, earlier, "old readers", closed=producers_closed),
+    ]
+    return sorted(found, key=lambda f: (f.path, f.rule, f.breaks))
+
+
+def _direction(writer: Pool, reader: Pool, breaks: Broken, *, closed: bool) -> Iterator[Finding]:
+    cases = Cases(writer if closed else None)
+    prover = Prover(cases, keywords)
+    failures = {(f.rule, f.path): f for f in prover.prove((writer.root,), reader.root)}
+    kept = list(failures.values())[:FINDINGS_MAX]
+    proofs = {id(f): _proof(writer, reader, cases, f) for f in kept}
+    _sample(writer, reader, cases, [f for f in kept if proofs[id(f)] is None], proofs)
+    for failure in kept:
+        yield _finding(failure, breaks, proofs[id(failure)])
+    notes = {note.path: note for note in prover.notes}
+    for note in list(notes.values())[:FINDINGS_MAX]:
+        yield _finding(note, breaks, None)
+
+
+def _proof(writer: Pool, reader: Pool, cases: Cases, failure: Failure) -> Witness | None:
+    for maker in (Maker(cases), Maker(cases, Random(0))):
+        for document in islice(maker.documents(failure), TRIES_MAX):
+            if (witness := judged(writer, reader, document)) is not None:
+                return witness
+    return None
+
+
+def _sample(
+    writer: Pool, reader: Pool, cases: Cases, open_: list[Failure], proofs: dict[int, Any]
+) -> None:
+    maker = Maker(cases, Random(1))
+    for _ in range(SAMPLES_MAX if open_ else 0):
+        document = maker.value((writer.root,))
+        if document is MISSING:
+            continue
+        witness = judged(writer, reader, document)
+        if witness is not None:
+            proofs[id(open_.pop(0))] = witness
+            if not open_:
+                return
+
+
+def judged(writer: Pool, reader: Pool, document: Any) -> Witness | None:
+    """The document as a witness, if the validator takes it on one side and not on the other."""
+    if reader.validator.is_valid(document) or not writer.validator.is_valid(document):
+        return None
+    if gave_up(reader.validator, document):
+        return None
+    error = next(iter(reader.validator.iter_errors(document)))
+    where = "".join(f"/{step}" for step in error.instance_path) or "/"
+    return Witness(document, f"refused: {error.message[:200]} (at {where})")
+
+
+def _finding(failure: Failure, breaks: Broken, witness: Witness | None) -> Finding:
+    written, read = failure.written, failure.read
+    old, new = (written, read) if breaks == "new readers" else (read, written)
+    return Finding(rule=failure.rule, path=failure.path or "/", old=old, new=new, breaks=breaks,
+                   instead=INSTEAD[failure.rule], witness=witness)  # fmt: skip
+
+
+_BOTH_READ = "Let readers take both forms first; write the new one when all of them do."
+_ANEW = "Add a property of another name with the new meaning, and keep this one as it is."
+_STAY = "Leave readers as wide as they were, and check the narrower rule where events are made."
+INSTEAD: dict[str, str] = {
+    **dict.fromkeys(("type-narrowed", "const-changed", "items-narrowed"), _ANEW),
+    **dict.fromkeys((
+        "minimum-raised", "maximum-lowered", "multiple-narrowed", "min-length-raised",
+        "max-length-lowered", "pattern-changed", "min-properties-raised",
+        "max-properties-lowered", "min-items-raised", "max-items-lowered", "unique-added",
+        "contains-narrowed", "max-contains-lowered", "not-widened", "additional-narrowed",
+    ), _STAY),
+    **dict.fromkeys(("enum-narrowed", "alternatives-narrowed"), _BOTH_READ),
+    "required-added": "Leave it optional: readers do not fill in a `default` by themselves.",
+    "dependent-required-added": "Leave it optional: what was written before does not have it.",
+    "property-removed": "Keep the property, deprecated, or let readers take others than they know.",
+    "object-closed": "Let readers take properties that they do not know.",
+    "items-closed": "Let readers take items that they do not know.",
+    OPEN: "Close the writer's schema with `additionalProperties: false`, or let readers take "
+          "any value there.",
+    "alternatives-overlap": "Use anyOf, or tell the alternatives apart by a constant in each.",
+    "refused": "Let readers take it; nothing satisfies `false`.",
+    "format-changed": "Readers that assert formats may refuse: see that none does, or check the "
+                      "format where events are made.",
+    "not-understood": "Use `$ref`: what this keyword means depends on who refers to the schema.",
+    "undecided": "Compare smaller schemas: this pair is beyond what is looked at.",
+}  # fmt: skip
+"""What to do instead, by rule."""

@@ -1,0 +1,482 @@
+"""JSON Schemas read with bounds: drafts, references, cycles. No reference leaves the texts given.
+
+A `Node` is a subschema at its place. `Node.plain` has its keywords in the words of 2020-12,
+whatever its draft, so that nothing behind this file asks for the draft.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, lru_cache
+from typing import Any, Final, NoReturn
+from urllib.parse import unquote, urldefrag, urljoin
+
+import msgspec
+
+from oncebox.errors import MissingDependency, SchemaError
+
+BYTES_MAX: Final = 4 * 2**20
+"""Of one text. The longest known registry's limit is a quarter of this."""
+LEVELS_MAX: Final = 200
+"""Of arrays and objects inside each other, in a schema's text."""
+NODES_MAX: Final = 100_000
+"""Subschemas of a schema and of what it refers to."""
+PATTERN_MAX: Final = 10_000
+"""Characters of a regular expression."""
+BACKTRACKS_MAX: Final = 100_000
+"""Steps of the regular expressions that cannot be matched in linear time (lookaround, …)."""
+
+DRAFT_7, DRAFT_2020 = "draft-07", "2020-12"
+_MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
+_ONES = (
+    "not", "if", "then", "else", "additionalProperties", "propertyNames", "items", "contains",
+    "unevaluatedProperties", "unevaluatedItems",
+)  # fmt: skip
+IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas")
+"""Keywords whose subschemas speak of the same value, not of a part of it."""
+_NOT_IN_7 = frozenset({
+    "$anchor", "$dynamicAnchor", "$dynamicRef", "$defs", "prefixItems", "minContains",
+    "maxContains", "dependentRequired", "dependentSchemas", "unevaluatedProperties",
+    "unevaluatedItems",
+})  # fmt: skip
+TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _count(value: Any) -> bool:
+    return _number(value) and value >= 0 and value == int(value)
+
+
+def _strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _types(value: Any) -> bool:
+    named = value if isinstance(value, list) else [value]
+    return bool(named) and all(isinstance(each, str) and each in TYPES for each in named)
+
+
+_SHAPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), ("a number", _number)
+    ),
+    **dict.fromkeys(
+        ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties",
+         "minContains", "maxContains"),
+        ("a number without a fraction, 0 or more", _count),
+    ),
+    **dict.fromkeys(_MAPS, ("an object of schemas", lambda v: isinstance(v, dict))),
+    **dict.fromkeys(_LISTS, ("an array of schemas", lambda v: isinstance(v, list) and bool(v))),
+    **dict.fromkeys(
+        ("$ref", "$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "format", "pattern"),
+        ("a string", lambda v: isinstance(v, str)),
+    ),
+    "type": ("one of JSON's types, or an array of them", _types),
+    "enum": ("an array", lambda v: isinstance(v, list)),
+    "required": ("an array of strings", _strings),
+    "multipleOf": ("a number above 0", lambda v: _number(v) and v > 0),
+    "uniqueItems": ("true or false", lambda v: isinstance(v, bool)),
+    "dependencies": (
+        "an object of schemas or arrays of strings",
+        lambda v: isinstance(v, dict)
+        and all(isinstance(e, dict | bool) or _strings(e) for e in v.values()),
+    ),
+    "dependentRequired": (
+        "an object of arrays of strings",
+        lambda v: isinstance(v, dict) and all(_strings(each) for each in v.values()),
+    ),
+}  # fmt: skip
+
+
+def refuse(what: str, where: str, expected: str, hint: str | None = None) -> NoReturn:
+    """Say what cannot be read, and where."""
+    raise SchemaError(what, position=where, expected=expected, hint=hint)
+
+
+def engine() -> Any:
+    """The validator's library. Raises MissingDependency."""
+    try:
+        import jsonschema_rs
+    except ImportError:
+        raise MissingDependency(
+            "JSON Schemas need a validator", hint="pip install 'oncebox[jsonschema]'"
+        ) from None
+    return jsonschema_rs
+
+
+class Node:
+    """A subschema: its value, its place as a JSON Pointer, and the URI that its references are
+    relative to. One object per place of a `Pool`, so identity is equality.
+    """
+
+    __slots__ = ("__dict__", "base", "pointer", "pool", "value")
+
+    def __init__(self, pool: Pool, value: Any, pointer: str, base: str) -> None:
+        self.pool, self.value, self.pointer, self.base = pool, value, pointer, base
+
+    @cached_property
+    def plain(self) -> dict[str, Any]:
+        """Its keywords, as 2020-12 names them; `{}` for true. Ask `false` first."""
+        if not isinstance(self.value, dict):
+            return {}
+        return _from_7(self.value) if self.pool.draft == DRAFT_7 else self.value
+
+    @property
+    def false(self) -> bool:
+        """Whether it is the schema that nothing satisfies."""
+        return self.value is False
+
+    def sub(self, keyword: str, *steps: str | int) -> Node:
+        """The subschema under a keyword of `plain`, and a name or index in it."""
+        value = self.plain[keyword]
+        for step in steps:
+            value = value[step]
+        written = keyword
+        if isinstance(self.value, dict) and self.pool.draft == DRAFT_7:
+            if keyword in ("prefixItems", "dependentSchemas"):
+                written = "items" if keyword == "prefixItems" else "dependencies"
+            elif keyword == "items" and "prefixItems" in self.plain:
+                written = "additionalItems"
+        path = "/".join(escape(str(step)) for step in (written, *steps))
+        return self.pool.node(value, f"{self.pointer}/{path}", self.base)
+
+    def subs(self, keyword: str) -> list[Node]:
+        """Those of a keyword that has an array."""
+        return [self.sub(keyword, at) for at in range(len(self.plain.get(keyword, ())))]
+
+    def named(self, keyword: str) -> dict[str, Node]:
+        """Those of a keyword that has an object."""
+        return {name: self.sub(keyword, name) for name in self.plain.get(keyword, ())}
+
+    @cached_property
+    def target(self) -> Node | None:
+        """What its `$ref` means."""
+        return self.pool.resolve(self) if "$ref" in self.plain else None
+
+    def below(self) -> Iterator[Node]:
+        """Each subschema right under it, without what it refers to."""
+        plain = self.plain
+        for keyword in _MAPS:
+            yield from self.named(keyword).values()
+        for keyword in _LISTS:
+            yield from self.subs(keyword)
+        for keyword in _ONES:
+            if keyword in plain:
+                yield self.sub(keyword)
+
+    def in_place(self) -> Iterator[Node]:
+        """Each that speaks of the same value."""
+        for keyword in IN_PLACE:
+            if keyword in _LISTS:
+                yield from self.subs(keyword)
+            elif keyword in _MAPS:
+                yield from self.named(keyword).values()
+            elif keyword in self.plain:
+                yield self.sub(keyword)
+        if self.target is not None:
+            yield self.target
+
+    @cached_property
+    def text(self) -> bytes:
+        """Its value as text; equal values have equal texts, but not the other way round."""
+        return msgspec.json.encode(self.value, order="sorted")
+
+
+def _from_7(value: dict[str, Any]) -> dict[str, Any]:
+    """Draft 7 in the words of 2020-12."""
+    if "$ref" in value:  # whatever stands beside it is ignored
+        return {"$ref": value["$ref"]}
+    plain = {word: each for word, each in value.items() if word not in _NOT_IN_7}
+    rest = plain.pop("additionalItems", True)
+    if isinstance(plain.get("items"), list):
+        plain["prefixItems"] = plain.pop("items")
+        plain["items"] = rest
+        if not plain["prefixItems"]:
+            del plain["prefixItems"]
+    depends = plain.pop("dependencies", {})
+    plain["dependentRequired"] = {n: d for n, d in depends.items() if isinstance(d, list)}
+    plain["dependentSchemas"] = {n: d for n, d in depends.items() if not isinstance(d, list)}
+    return plain
+
+
+def escape(step: str) -> str:
+    """A step of a JSON Pointer."""
+    return step.replace("~", "~0").replace("/", "~1")
+
+
+class Pool:
+    """A schema and all that it refers to. Raises SchemaError for what it cannot read."""
+
+    def __init__(self, text: str, references: Mapping[str, str], draft: str | None) -> None:
+        value = parse(text)
+        self.draft = draft_of(value, "#") or draft or _guess(value)
+        self.references = references
+        self.nodes: dict[str, Node] = {}
+        self.resources: dict[str, Node] = {}
+        self.anchors: dict[tuple[str, str], Node] = {}
+        self.dynamic = b'"$dynamicRef"' in text.encode()
+        self._walked: set[Node] = set()
+        self.root = self.node(value, "", "")
+        self.resources.setdefault("", self.root)
+        self._walk(self.root)
+        self._no_cycles()
+
+    def node(self, value: Any, pointer: str, base: str) -> Node:
+        """The one node of this place."""
+        found = self.nodes.get(pointer)
+        if found is None:
+            if len(self.nodes) >= NODES_MAX:
+                refuse("the schema is too large", _at(pointer), f"at most {NODES_MAX} subschemas")
+            own = value.get("$id") if isinstance(value, dict) else None
+            if isinstance(own, str) and not (self.draft == DRAFT_7 and "$ref" in value):
+                uri, anchor = urldefrag(own)
+                base = urljoin(base, uri) if uri else base
+            else:
+                uri = anchor = ""
+            found = self.nodes[pointer] = Node(self, value, pointer, base)
+            if uri:
+                self.resources.setdefault(base, found)
+            if anchor:
+                self.anchors.setdefault((base, anchor), found)
+        return found
+
+    def _walk(self, start: Node) -> None:
+        """Read everything below and everything referred to, so that later steps cannot fail."""
+        todo, referring = [start], list[Node]()
+        while todo or referring:
+            while todo:
+                node = todo.pop()
+                if node in self._walked:
+                    continue
+                self._walked.add(node)
+                _check(node, self.draft)
+                for word in ("$anchor", "$dynamicAnchor"):
+                    if word in node.plain:
+                        self.anchors.setdefault((node.base, node.plain[word]), node)
+                if "$ref" in node.plain:
+                    referring.append(node)
+                todo += node.below()
+            if referring:
+                target = referring.pop().target
+                assert target is not None
+                todo.append(target)
+
+    def resolve(self, node: Node) -> Node:
+        """What the reference of a node means, without any I/O."""
+        reference: str = node.plain["$ref"]
+        name, fragment = urldefrag(reference)
+        uri = (urljoin(node.base, name) or name) if name else node.base
+        root = self.resources.get(uri) or self._foreign(name, uri, node)
+        fragment = unquote(fragment)
+        if fragment and not fragment.startswith("/"):
+            found = self.anchors.get((root.base, fragment))
+            return found or self._unknown(node, reference)
+        value, pointer, base = root.value, root.pointer, root.base
+        for step in fragment.split("/")[1:]:
+            name = step.replace("~1", "/").replace("~0", "~")
+            try:
+                value = value[int(name)] if isinstance(value, list) else value[name]
+            except (KeyError, IndexError, ValueError, TypeError):
+                self._unknown(node, reference)
+            pointer += f"/{escape(name)}"
+            base = self.nodes[pointer].base if pointer in self.nodes else base
+        if not isinstance(value, dict | bool):
+            refuse(f"{reference!r} is no schema", _at(node.pointer), "an object, true or false")
+        return self.node(value, pointer, base)
+
+    def _foreign(self, name: str, uri: str, node: Node) -> Node:
+        """A text of the given references."""
+        for known in (uri, name):
+            if known in self.references:
+                value = parse(self.references[known])
+                draft = draft_of(value, known)
+                if draft not in (None, self.draft):
+                    refuse(f"{known!r} is {draft}", _at(node.pointer), f"{self.draft}, as here")
+                root = self.node(value, f"{known}#", uri)
+                self.resources[uri] = root
+                self._walk(root)
+                return root
+        return self._unknown(node, node.plain["$ref"])
+
+    def _unknown(self, node: Node, reference: str) -> NoReturn:
+        given = ", ".join(sorted(self.references)[:10]) or "none"
+        refuse(
+            f"nothing here is called {reference!r}", _at(node.pointer),
+            f"a place in this schema, or one of the given references ({given})",
+            "References are never fetched: give the schema that this one names.",
+        )  # fmt: skip
+
+    def _no_cycles(self) -> None:
+        """Refuse a schema that needs itself for the very same value: validators never end."""
+        done, open_ = set[Node](), list[tuple[Node, Iterator[Node]]]()
+        above = set[Node]()
+        for start in list(self._walked):
+            node: Node | None = start
+            while node is not None or open_:
+                if node is not None and node not in done:
+                    if node in above:
+                        refuse(
+                            "the schema refers to itself in a circle", _at(node.pointer),
+                            "a step into a property or an item between a schema and itself",
+                        )  # fmt: skip
+                    above.add(node)
+                    open_.append((node, node.in_place()))
+                if not open_:
+                    break
+                node = next(open_[-1][1], None)
+                if node is None:
+                    left, _ = open_.pop()
+                    above.discard(left)
+                    done.add(left)
+
+    @cached_property
+    def validator(self) -> Any:
+        """The real validator; formats are documentation, and nothing is fetched."""
+        rs = engine()
+        kind = rs.Draft7Validator if self.draft == DRAFT_7 else rs.Draft202012Validator
+        try:
+            return kind(
+                self.root.value, validate_formats=False, retriever=self._retrieve,
+                pattern_options=rs.FancyRegexOptions(backtrack_limit=BACKTRACKS_MAX),
+            )  # fmt: skip
+        except (rs.ValidationError, rs.ReferencingError, ValueError) as error:
+            raise SchemaError(
+                f"not a schema of {self.draft}: {str(error)[:300]}", expected=self.draft
+            ) from None
+
+    def _retrieve(self, uri: str) -> Any:
+        for known in (uri, uri.removeprefix("json-schema:///")):
+            if known in self.references:
+                return parse(self.references[known])
+        raise KeyError(uri)
+
+
+def _at(pointer: str) -> str:
+    return pointer if "#" in pointer else f"#{pointer}"
+
+
+def parse(text: str) -> Any:
+    """The JSON of a schema, within bounds."""
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) > BYTES_MAX:
+        refuse(f"the schema has {len(data):,} bytes", "#", f"at most {BYTES_MAX:,}")
+    try:
+        value = msgspec.json.decode(data)
+    except RecursionError:
+        refuse("the schema is too deep", "#", f"at most {LEVELS_MAX} levels")
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        refuse(f"not JSON: {error}", "#", "a JSON Schema as text")
+    level, row = 0, [value]
+    while row:
+        if level > LEVELS_MAX:
+            refuse("the schema is too deep", "#", f"at most {LEVELS_MAX} levels")
+        level += 1
+        row = [
+            each
+            for above in row
+            if isinstance(above, dict | list)
+            for each in (above.values() if isinstance(above, dict) else above)
+        ]
+    if not isinstance(value, dict | bool):
+        refuse("not a JSON Schema", "#", "an object, true or false")
+    return value
+
+
+def draft_of(value: Any, where: str) -> str | None:
+    """The draft that a schema names. Raises SchemaError for others than ours."""
+    named = value.get("$schema") if isinstance(value, dict) else None
+    if named is None:
+        return None
+    for draft in (DRAFT_7, DRAFT_2020):
+        if isinstance(named, str) and named.rstrip("#").endswith(f"{draft}/schema"):
+            return draft
+    refuse(f"the draft {named!r}", where, "draft-07 or 2020-12 in `$schema`")
+
+
+def _guess(value: Any) -> str:
+    """2020-12, if nobody says; but these words are of draft 7."""
+    older = isinstance(value, dict) and ("definitions" in value or "dependencies" in value)
+    return DRAFT_7 if older else DRAFT_2020
+
+
+def _check(node: Node, draft: str) -> None:
+    if not isinstance(node.value, dict | bool):
+        refuse("not a schema", _at(node.pointer), "an object, true or false")
+    for word, value in node.plain.items():
+        expected, fits = _SHAPES.get(word, ("", None))
+        if fits is not None and not fits(value):
+            refuse(f"{word!r} is {msgspec.json.encode(value)[:60].decode()}",
+                   _at(node.pointer), expected)  # fmt: skip
+        if word in _ONES and not isinstance(value, dict | bool):
+            hint = (
+                "arrays of `items` are of draft 7: say so in `$schema`"
+                if draft != DRAFT_7
+                else None
+            )
+            refuse(f"{word!r} is no schema", _at(node.pointer), "an object, true or false", hint)
+    for pattern in (node.plain.get("pattern"), *node.plain.get("patternProperties", ())):
+        if pattern is not None:
+            _regex(pattern, node.pointer)
+
+
+def _regex(pattern: str, pointer: str) -> None:
+    if len(pattern) > PATTERN_MAX or compiled(pattern) is None:
+        refuse(f"the regular expression {pattern[:100]!r}", _at(pointer),
+               "one of ECMA 262 that compiles to a small automaton")  # fmt: skip
+
+
+@lru_cache(maxsize=1024)
+def compiled(pattern: str) -> Any:
+    """A validator of strings that match, in bounded time; None if there is no such."""
+    rs = engine()
+    options = rs.FancyRegexOptions(backtrack_limit=BACKTRACKS_MAX)
+    try:
+        return rs.Draft202012Validator(
+            {"type": "string", "pattern": pattern}, pattern_options=options
+        )
+    except (rs.ValidationError, ValueError):
+        return None
+
+
+def matches(pattern: str, text: str) -> bool | None:
+    """Whether a text matches somewhere; None where the engine gave up."""
+    validator = compiled(pattern)
+    if validator.is_valid(text):
+        return True
+    return None if gave_up(validator, text) else False
+
+
+def matches_all(pattern: str) -> bool:
+    """Whether surely every text matches: what takes the empty text, whatever is around it."""
+    bare = not any(sign in pattern for sign in ("^", "$", "\\", "(?"))
+    return pattern in ("^", "$", "^.*", ".*$") or (bare and matches(pattern, "") is True)
+
+
+def gave_up(validator: Any, document: Any) -> bool:
+    """Whether a refusal rests on a limit of the engine, not on the schema."""
+    todo = list(validator.iter_errors(document))
+    while todo:
+        error = todo.pop()
+        if type(error.kind).__name__.endswith(("BacktrackLimitExceeded", "RegexEngineFailure")):
+            return True
+        for branch in getattr(error.kind, "context", ()):
+            todo += branch
+        if (inner := getattr(error.kind, "error", None)) is not None and hasattr(inner, "kind"):
+            todo.append(inner)
+    return False
+
+
+def read_pair(old: str, new: str, references: Mapping[str, str] | None = None) -> tuple[Pool, Pool]:
+    """Both schemas of a pair. One that names no draft has that of the other, or 2020-12."""
+    given = tuple(sorted((references or {}).items()))
+    drafts = [draft_of(parse(text), "#") for text in (old, new)]
+    return _read(old, given, drafts[1]), _read(new, given, drafts[0])
+
+
+@lru_cache(maxsize=4)  # a new version is compared with each earlier one
+def _read(text: str, references: tuple[tuple[str, str], ...], draft: str | None) -> Pool:
+    return Pool(text, dict(references), draft)

@@ -1,0 +1,301 @@
+"""What values of each type may look like, where nothing is left to choose. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import Final, TypeVar
+
+from .jsonschema_read import Node, matches
+
+FINITE_MAX: Final = 256
+"""Numbers of a range that are looked at one by one."""
+
+
+def fraction(value: float) -> Fraction:
+    """The number as it is written: 0.1 is a tenth."""
+    return Fraction(value) if isinstance(value, int) else Fraction(repr(value))
+
+
+def number(value: Fraction) -> int | float:
+    """As JSON."""
+    return value.numerator if value.denominator == 1 else float(value)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Multiples of `step` between the bounds, or of `values` if these are known."""
+
+    step: Fraction | None = None
+    low: Fraction | None = None
+    high: Fraction | None = None
+    low_open: bool = False
+    high_open: bool = False
+    values: frozenset[Fraction] | None = None
+
+    def holds(self, value: Fraction) -> bool:
+        """Whether it is one of them."""
+        if self.low is not None and (value < self.low or (self.low_open and value == self.low)):
+            return False
+        if self.high is not None and (value > self.high or (self.high_open and value == self.high)):
+            return False
+        if self.step is not None and (value / self.step).denominator != 1:
+            return False
+        return self.values is None or value in self.values
+
+    @cached_property
+    def tight(self) -> Numbers:
+        """The same numbers with the closest bounds, and one by one where they are few."""
+        if self.values is not None:
+            kept = frozenset(filter(self.holds, self.values))
+            return replace(self, values=kept, low=min(kept, default=Fraction(1)), low_open=False,
+                           high=max(kept, default=Fraction(0)), high_open=False)  # fmt: skip
+        if self.step is None:
+            return self
+        low, high, step = self.low, self.high, self.step
+        if low is not None:
+            low = math.ceil(low / step) * step
+            low += step if self.low_open and low == self.low else 0
+        if high is not None:
+            high = math.floor(high / step) * step
+            high -= step if self.high_open and high == self.high else 0
+        tight = replace(self, low=low, high=high, low_open=False, high_open=False)
+        if low is not None and high is not None and (high - low) / step < FINITE_MAX:
+            count = max(0, int((high - low) / step) + 1)
+            values = frozenset(low + at * step for at in range(count))
+            return replace(tight, values=values)
+        return tight
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is none."""
+        at = self.tight
+        if at.values is not None:
+            return not at.values
+        if at.low is None or at.high is None:
+            return False
+        return at.low > at.high or (at.low == at.high and (at.low_open or at.high_open))
+
+    def __and__(self, other: Numbers) -> Numbers:
+        low, low_open = _bound(
+            [(b, o) for b, o in ((self.low, self.low_open), (other.low, other.low_open))], up=True
+        )
+        high, high_open = _bound(
+            [(b, o) for b, o in ((self.high, self.high_open), (other.high, other.high_open))],
+            up=False,
+        )
+        step = self.step or other.step
+        if self.step is not None and other.step is not None:
+            a, b = self.step, other.step
+            step = Fraction(
+                math.lcm(a.numerator * b.denominator, b.numerator * a.denominator),
+                a.denominator * b.denominator,
+            )
+        return Numbers(step, low, high, low_open, high_open, _common(self.values, other.values))
+
+
+def _bound(bounds: list[tuple[Fraction | None, bool]], *, up: bool) -> tuple[Fraction | None, bool]:
+    known = [(b, o) for b, o in bounds if b is not None]
+    if not known:
+        return None, False
+    key = max if up else min
+    best = key(b for b, _ in known)
+    return best, any(o for b, o in known if b == best)
+
+
+_T = TypeVar("_T")
+
+
+def _common(a: frozenset[_T] | None, b: frozenset[_T] | None) -> frozenset[_T] | None:
+    return b if a is None else a if b is None else a & b
+
+
+def _least(a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else min(a, b)
+
+
+@dataclass(frozen=True)
+class Strings:
+    """Lengths in characters."""
+
+    low: int = 0
+    high: int | None = None
+    patterns: frozenset[str] = frozenset()
+    formats: frozenset[str] = frozenset()
+    values: frozenset[str] | None = None
+
+    def holds(self, value: str) -> bool:
+        """Whether it is one of them, as far as can be told."""
+        return (
+            self.low <= len(value)
+            and (self.high is None or len(value) <= self.high)
+            and (self.values is None or value in self.values)
+            and all(matches(pattern, value) is not False for pattern in self.patterns)
+        )
+
+    @cached_property
+    def kept(self) -> frozenset[str] | None:
+        """The values that there are, if they are known one by one."""
+        if self.values is None:
+            return frozenset({""}) if self.high == 0 else None
+        return frozenset(filter(self.holds, self.values))
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is none."""
+        return (self.high is not None and self.low > self.high) or self.kept == frozenset()
+
+    def __and__(self, other: Strings) -> Strings:
+        return Strings(
+            max(self.low, other.low), _least(self.high, other.high),
+            self.patterns | other.patterns, self.formats | other.formats,
+            _common(self.values, other.values),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """`parts`: what items are, by place and then for the rest; all of them hold."""
+
+    low: int = 0
+    high: int | None = None
+    unique: bool = False
+    parts: tuple[tuple[tuple[Node, ...], Node | None], ...] = ()
+    contains: tuple[tuple[Node, int, int | None], ...] = ()
+
+    @property
+    def places(self) -> int:
+        """Up to which place items differ by place."""
+        return max((len(prefix) for prefix, _ in self.parts), default=0)
+
+    def at(self, place: int) -> tuple[Node, ...]:
+        """What holds for the item there."""
+        nodes = (p[place] if place < len(p) else rest for p, rest in self.parts)
+        return tuple(node for node in nodes if node is not None)
+
+    def __and__(self, other: Arrays) -> Arrays:
+        return Arrays(
+            max(self.low, other.low), _least(self.high, other.high), self.unique or other.unique,
+            self.parts + other.parts, self.contains + other.contains,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one schema says of properties; `rest`: of those that it does not name."""
+
+    properties: Mapping[str, Node]
+    patterns: Mapping[str, Node]
+    rest: Node | None = None
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What objects may look like."""
+
+    low: int = 0
+    high: int | None = None
+    required: frozenset[str] = frozenset()
+    parts: tuple[Part, ...] = ()
+    names: tuple[Node, ...] = ()
+    dependents: tuple[tuple[str, frozenset[str]], ...] = ()
+
+    @cached_property
+    def known(self) -> dict[str, None]:
+        """Names that are spoken of, in order."""
+        names = {name: None for part in self.parts for name in part.properties}
+        return {**names, **dict.fromkeys(sorted(self.required - names.keys()))}
+
+    @cached_property
+    def patterns(self) -> dict[str, tuple[Node, ...]]:
+        """What holds for names that match, besides other things."""
+        found: dict[str, tuple[Node, ...]] = {}
+        for part in self.parts:
+            for pattern, node in part.patterns.items():
+                found[pattern] = (*found.get(pattern, ()), node)
+        return found
+
+    def closed(self, writer: object) -> bool:
+        """Whether its writer (a Pool) lists the properties and says nothing of others."""
+        own = [
+            part for part in self.parts
+            if any(n.pool is writer for n in (*part.properties.values(), *part.patterns.values()))
+        ]  # fmt: skip
+        return bool(own) and all(part.rest is None for part in self.parts)
+
+    def rest(self, writer: object | None) -> tuple[Node, ...] | None:
+        """What holds for a name that nobody speaks of; None if there is no such property."""
+        if writer is not None and self.closed(writer):
+            return None
+        nodes = tuple(part.rest for part in self.parts if part.rest is not None)
+        return None if any(node.false for node in nodes) else nodes
+
+    def at(self, name: str, writer: object | None) -> tuple[Node, ...] | None:
+        """What holds for the property; None if there is no such."""
+        nodes: list[Node] = []
+        spoken = name in self.required
+        for part in self.parts:
+            own = [part.properties[name]] if name in part.properties else []
+            unsure = False
+            for pattern, node in part.patterns.items():
+                verdict = matches(pattern, name)
+                own += [node] if verdict else []
+                unsure |= verdict is None
+            spoken |= bool(own) or unsure
+            if not own and not unsure and part.rest is not None:
+                own = [part.rest]
+            nodes += own
+        if not spoken and writer is not None and self.closed(writer):
+            return None
+        return None if any(node.false for node in nodes) else tuple(nodes)
+
+    def __and__(self, other: Objects) -> Objects:
+        return Objects(
+            max(self.low, other.low), _least(self.high, other.high),
+            self.required | other.required, self.parts + other.parts,
+            self.names + other.names, self.dependents + other.dependents,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """By type, None where no value has it. `nodes`, `nots`: what it was made of."""
+
+    null: bool = True
+    booleans: frozenset[bool] = frozenset({False, True})
+    numbers: Numbers | None = Numbers()
+    strings: Strings | None = Strings()
+    arrays: Arrays | None = Arrays()
+    objects: Objects | None = Objects()
+    nodes: tuple[Node, ...] = ()
+    nots: tuple[Node, ...] = ()
+
+    @property
+    def types(self) -> list[str]:
+        """The types that values may have."""
+        found = {
+            "null": self.null, "boolean": bool(self.booleans),
+            "number": self.numbers is not None and not self.numbers.empty,
+            "string": self.strings is not None and not self.strings.empty,
+            "array": self.arrays is not None, "object": self.objects is not None,
+        }  # fmt: skip
+        return [name for name, there in found.items() if there]
+
+    @cached_property
+    def key(self) -> tuple[frozenset[Node], frozenset[Node]]:
+        """Equal for equal cases."""
+        return frozenset(self.nodes), frozenset(self.nots)
+
+    def __and__(self, other: Case) -> Case:
+        a, b = self, other
+        return Case(
+            a.null and b.null, a.booleans & b.booleans,
+            a.numbers & b.numbers if a.numbers and b.numbers else None,
+            a.strings & b.strings if a.strings and b.strings else None,
+            a.arrays & b.arrays if a.arrays and b.arrays else None,
+            a.objects & b.objects if a.objects and b.objects else None,
+            a.nodes + b.nodes, a.nots + b.nots,
+        )  # fmt: skip

@@ -1,0 +1,159 @@
+"""JSON Schemas compared, keyword by keyword, in both directions; each error has its document."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import jsonschema_rs
+import pytest
+
+from oncebox.schema.compat.finding import Finding
+from oncebox.schema.compat.jsonschema import compare
+
+DRAFTS = {
+    "2020-12": "https://json-schema.org/draft/2020-12/schema",
+    "draft-07": "http://json-schema.org/draft-07/schema#",
+}
+
+
+def compared(old: Any, new: Any, *, draft: str = "2020-12", closed: bool = False) -> list[Finding]:
+    """Findings, after both validators have confirmed their documents."""
+    texts = [
+        json.dumps(each if isinstance(each, bool) else {"$schema": DRAFTS[draft], **each})
+        for each in (old, new)
+    ]
+    found = compare(*texts, producers_closed=closed)
+    for finding in found:
+        confirm(finding, *map(json.loads, texts))
+    return found
+
+
+def confirm(finding: Finding, old: Any, new: Any) -> None:
+    """Two validators of different authors say what the finding says."""
+    if finding.witness is None:
+        return
+    writer, reader = (old, new) if finding.breaks == "new readers" else (new, old)
+    document = finding.witness.document
+    seven = "draft-07" in json.dumps([old, new])
+    fast = jsonschema_rs.Draft7Validator if seven else jsonschema_rs.Draft202012Validator
+    slow = jsonschema.Draft7Validator if seven else jsonschema.Draft202012Validator
+    assert fast(writer).is_valid(document), document
+    assert not fast(reader, validate_formats=False).is_valid(document), document
+    assert slow(writer).is_valid(document), document
+    assert not slow(reader).is_valid(document), document
+
+
+def rules(found: list[Finding], breaks: str) -> list[str]:
+    assert all(f.error for f in found if f.breaks == breaks), found
+    return [f.rule for f in found if f.breaks == breaks]
+
+
+WIDER: list[tuple[str, Any, Any]] = [
+    ("type-narrowed", {"type": "string"}, {"type": ["string", "null"]}),
+    ("type-narrowed", {"type": "integer"}, {"type": "number"}),
+    ("enum-narrowed", {"enum": ["a", 1]}, {"enum": ["a", 1, None]}),
+    ("const-changed", {"const": 1}, {"enum": [1.0, 2]}),
+    ("minimum-raised", {"type": "integer", "minimum": 2}, {"type": "integer", "minimum": 1}),
+    ("minimum-raised", {"type": "number", "exclusiveMinimum": 1}, {"type": "number", "minimum": 1}),
+    ("maximum-lowered", {"type": "number", "maximum": 2}, {"type": "number", "maximum": 2.5}),
+    ("multiple-narrowed", {"type": "integer", "multipleOf": 6}, {"type": "integer", "multipleOf": 3}),
+    ("min-length-raised", {"type": "string", "minLength": 2}, {"type": "string", "minLength": 1}),
+    ("max-length-lowered", {"type": "string", "maxLength": 2}, {"type": "string", "maxLength": 3}),
+    ("pattern-changed", {"type": "string", "pattern": "^a{2,}$"}, {"type": "string"}),
+    ("required-added", {"type": "object", "required": ["a", "b"]}, {"type": "object", "required": ["a"]}),
+    ("object-closed", {"type": "object", "additionalProperties": False}, {"type": "object"}),
+    (
+        "property-removed",
+        {"properties": {"a": {}}, "additionalProperties": False},
+        {"properties": {"a": {}, "b": {"type": "integer"}}, "additionalProperties": False},
+    ),
+    (
+        "additional-narrowed",
+        {"additionalProperties": {"type": "integer"}},
+        {"additionalProperties": True},
+    ),
+    ("property-added-open", {"properties": {"a": {"type": "string"}}}, {"properties": {}}),
+    (
+        "type-narrowed",
+        {"patternProperties": {"^x": {"type": "integer"}}},
+        {"patternProperties": {"^x": {"type": ["integer", "null"]}}},
+    ),
+    ("pattern-changed", {"propertyNames": {"pattern": "^[a-z]+$"}}, {"propertyNames": True}),
+    ("min-properties-raised", {"type": "object", "minProperties": 2}, {"type": "object", "minProperties": 1}),
+    ("max-properties-lowered", {"type": "object", "maxProperties": 1}, {"type": "object", "maxProperties": 2}),
+    ("dependent-required-added", {"dependentRequired": {"a": ["b"]}}, {}),
+    ("required-added", {"dependentSchemas": {"a": {"required": ["b"]}}}, {}),
+    ("items-narrowed", {"items": {"type": "integer"}}, {"items": True}),
+    ("type-narrowed", {"items": {"type": "integer"}}, {"items": {"type": "number"}}),
+    ("items-closed", {"prefixItems": [{}], "items": False}, {"prefixItems": [{}]}),
+    ("items-narrowed", {"prefixItems": [{}, {"type": "null"}]}, {"prefixItems": [{}]}),
+    ("min-items-raised", {"type": "array", "minItems": 1}, {"type": "array"}),
+    ("max-items-lowered", {"type": "array", "maxItems": 1}, {"type": "array", "maxItems": 2}),
+    ("unique-added", {"type": "array", "uniqueItems": True}, {"type": "array"}),
+    ("contains-narrowed", {"contains": {"const": 1}}, {"contains": {"enum": [1, 2]}}),
+    ("contains-narrowed", {"contains": {"const": 1}, "minContains": 2}, {"contains": {"const": 1}}),
+    (
+        "max-contains-lowered",
+        {"contains": {"const": 1}, "maxContains": 1},
+        {"contains": {"const": 1}, "maxContains": 2},
+    ),
+    ("type-narrowed", {"allOf": [{"type": "string"}, {"maxLength": 3}]}, {"allOf": [{"maxLength": 3}]}),
+    (
+        "alternatives-narrowed",
+        {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+        {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]},
+    ),
+    (
+        "alternatives-narrowed",
+        {"oneOf": [{"type": "string"}, {"type": "integer"}]},
+        {"oneOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]},
+    ),
+    (
+        "alternatives-overlap",
+        {"oneOf": [{"multipleOf": 2}, {"multipleOf": 3}], "type": "integer"},
+        {"anyOf": [{"multipleOf": 2}, {"multipleOf": 3}], "type": "integer"},
+    ),
+    ("not-widened", {"not": {"type": ["null", "string"]}}, {"not": {"type": "null"}}),
+    (
+        "minimum-raised",
+        {"type": "integer", "if": {"maximum": 10}, "then": {"minimum": 5}},
+        {"type": "integer", "if": {"maximum": 10}, "then": {"minimum": 4}},
+    ),
+    (
+        "maximum-lowered",
+        {"type": "integer", "if": {"maximum": 10}, "else": {"maximum": 20}},
+        {"type": "integer", "if": {"maximum": 10}, "else": {"maximum": 21}},
+    ),
+    (
+        "property-removed",
+        {"allOf": [{"properties": {"a": {}}}], "unevaluatedProperties": False},
+        {"allOf": [{"properties": {"a": {}, "b": {}}}], "unevaluatedProperties": False},
+    ),
+    (
+        "items-closed",
+        {"allOf": [{"prefixItems": [{}]}], "unevaluatedItems": False},
+        {"allOf": [{"prefixItems": [{}, {}]}], "unevaluatedItems": False},
+    ),
+    (
+        "type-narrowed",
+        {"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"v": {"type": "integer"}, "n": {"$ref": "#/$defs/n"}}}}},
+        {"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"v": {"type": "number"}, "n": {"$ref": "#/$defs/n"}}}}},
+    ),
+    ("refused", False, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "narrow", "wide"), WIDER, ids=[f"{n}-{each[0]}" for n, each in enumerate(WIDER)]
+)
+def test_what_is_wider_reads_what_is_narrower_and_not_the_other_way_round(
+    rule: str, narrow: Any, wide: Any
+) -> None:
+    widened = compared(narrow, wide)
+    assert rules(widened, "new readers") == []
+    assert rule in rules(widened, "old readers")
+    narrowed = compared(wide, narrow)
+    assert rules(narrowed, "old readers") == []
+    assert rule in rules(narrowed, "new readers")
