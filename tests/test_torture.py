@@ -44,7 +44,6 @@ def test_a_crash_point_names_what_there_is(point: Point) -> None:
         )
 
 
-@pytest.mark.long  # until it is known why a consumer stood still in one of thirteen: docs/progress.md
 @pytest.mark.timeout(GUARD_S)
 def test_everything_is_right_after_sixty_faults(tmp_path: Path) -> None:
     with hint_if_missing(), place() as made:
