@@ -261,7 +261,7 @@ class Batch:
                 and not condemned
             ):
                 handler = item.handler
-                if link.void:
+                if link.void and not takes_voids(handler):
                     counts[VOIDED] += 1
                 elif handler is None:
                     counts[IGNORED] += 1
@@ -378,12 +378,12 @@ class Batch:
 
     def perform(self, entry: Entry, item: Item, link: Link) -> Program[bool]:
         """Apply, ignore or void one event. False: the key cannot go on, and waits."""
-        if link.void:
+        handler = item.handler
+        if link.void and not takes_voids(handler):
             self.counts[VOIDED] += 1
             return True
         if item.bad is not None:
             return self.fail(entry, link, item.bad)
-        handler = item.handler
         if handler is None:
             self.counts[IGNORED] += 1
             return True
@@ -520,7 +520,7 @@ class Batch:
             return False
         entry = self.keys.entries[place]
         if after.stamp < entry.floor or entry.state.stamp >= after.stamp:
-            yield from self.calls.cut_list(place, item.type)
+            yield from self.calls.cut_list(place, item.handler)
             return False
         if not entry.awaited:
             entry.awaited = entry.other = True
@@ -546,6 +546,11 @@ class Batch:
             (self.now_ms, str(what), reading.consumer, source, entry.place[1], link.sequence,
              link.stamp, link.id, detail)
         )  # fmt: skip
+
+
+def takes_voids(handler: Handler | None) -> bool:
+    """Whether a handler wants events that were erased."""
+    return handler is not None and handler.voids
 
 
 def storable(text: str) -> str:

@@ -57,7 +57,7 @@ class Calls:
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
         self.applied = 0
-        self.lists: dict[str, Listed] = {}  # by type
+        self.lists: dict[str, Listed] = {}  # by the type of their handler
         self.listed: dict[Place, Listed] = {}  # the last list that has an event of a key
 
     # ---- one event
@@ -115,16 +115,16 @@ class Calls:
             raise
         except DecodeFailed as error:
             return describe(error)
-        yield from self.cut_list(item.place, item.type)
+        yield from self.cut_list(item.place, handler)
         had = item.link.stamp <= entry.had
-        mine = self.lists.get(item.type)
+        mine = self.lists.get(handler.type.type)
         if mine is not None and (
             mine.had is not had or len(mine.events) >= self.reading.settings.list_max
         ):
             yield from self.perform_list(mine)
             mine = None
         if mine is None:
-            mine = self.lists[item.type] = Listed(handler, had=had)
+            mine = self.lists[handler.type.type] = Listed(handler, had=had)
         self.listed[item.place] = mine
         mine.items.append(item)
         mine.events.append(event)
@@ -132,10 +132,10 @@ class Calls:
             mine.contexts.append(self.context(entry, item, had=had, listed=True))
         return None
 
-    def cut_list(self, place: Place, type: str = "") -> Program[None]:
-        """Run the list that has an event of this key, unless it is the one of this type."""
+    def cut_list(self, place: Place, handler: Handler | None = None) -> Program[None]:
+        """Run the list that has an event of this key, unless it is the one of this handler."""
         listed = self.listed.get(place)
-        if listed is not None and listed.open and listed.handler.type.type != type:
+        if listed is not None and listed.open and listed.handler is not handler:
             yield from self.perform_list(listed)
 
     def perform_list(self, listed: Listed) -> Program[None]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from uuid import UUID
 
 from .codec import codec_of, encode
 from .context import rebuilding
 from .envelope import Reference
 from .errors import BadEvent, ConfigurationError
-from .event import event_type, new_id_and_text, source_name, stream_of
+from .event import EventType, event_type, new_id_and_text, source_name, stream_of
 from .program import Program, perform
 from .session import Session
 from .spans import created
@@ -23,6 +23,9 @@ from .statements import statements
 from .stores.adapt import adapt
 from .stores.base import raise_explained
 from .transaction import AsyncTransaction, SyncTransaction
+
+if TYPE_CHECKING:
+    from .codecs.events import EventCodec
 
 EMIT_COUNT_MAX = 10_000
 EMIT_BYTES_MAX = 64 * 1024 * 1024
@@ -47,6 +50,9 @@ class Plan(NamedTuple):
     version: int
     key_of: Callable[[object], str | None]
     key_fields: str
+    encode: Callable[[object], bytes] = encode
+    content: str | None = None
+    """The content type; None: JSON."""
 
 
 class Emitter:
@@ -130,6 +136,10 @@ def _planned(cls: type, service: str, instance: str | None) -> Plan:
     try:
         declared = event_type(cls)
         codec_of(cls)
+        write: Callable[[object], bytes] = encode
+        content: str | None = None
+        if declared.format != "json":
+            content, write = _codec(declared)
     except ConfigurationError as error:
         raise BadEvent(error.what, expected=error.expected, hint=error.hint) from error
     return Plan(
@@ -138,7 +148,15 @@ def _planned(cls: type, service: str, instance: str | None) -> Plan:
         declared.version,
         declared.key_of,
         ", ".join(declared.key or ()),
+        write,
+        content,
     )
+
+
+def _codec(declared: EventType) -> EventCodec:
+    from .codecs.events import event_codec
+
+    return event_codec(declared)
 
 
 def _row(plan: Plan, event: object, after: Emitted | Reference | None) -> tuple[Row, Emitted]:
@@ -153,10 +171,10 @@ def _row(plan: Plan, event: object, after: Emitted | Reference | None) -> tuple[
             hint="the key orders events; it is part of every record",
         ) from error
     id, text = new_id_and_text()
-    row: Row = (plan.source, text, key, plan.type, plan.version, encode(event))
+    row: Row = (plan.source, text, key, plan.type, plan.version, plan.encode(event))
     attributes = _attributes(plan, text, key) if "opentelemetry.trace" in sys.modules else None
-    if after is not None or attributes is not None:
-        row = (*row, None, attributes, *_awaited(plan, key, after))
+    if after is not None or attributes is not None or plan.content is not None:
+        row = (*row, plan.content, attributes, *_awaited(plan, key, after))
     return row, Emitted(id, plan.source, key)
 
 

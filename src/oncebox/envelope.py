@@ -2,8 +2,9 @@
 
 Pure. Attributes: `id`, `source`, `type`, `time`, `datacontenttype`, `dataschema`. Extensions:
 `chain` (sequence, stamp and previous in one value, since each header costs time), `after`,
-`void`, `residue`, `traceparent`. The key is the record's key. `time` is left out of keyed events:
-their stamp tells it. Source: CloudEvents 1.0.2, section 3, and its Kafka protocol binding.
+`void`, `residue`, `translated`, `traceparent`. The key is the record's key. `time` is left out of
+keyed events: their stamp tells it. Source: CloudEvents 1.0.2, section 3, and its Kafka protocol
+binding.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ JSON = "application/json"
 
 _AFTER = re.compile(r"(0|[1-9][0-9]{0,18}):([^:]+):(.+)\Z", re.DOTALL)
 _SCHEMA = re.compile(r"oncebox:([^/]+)/([1-9][0-9]{0,3})\Z")
+_ORIGIN = re.compile(rb"[1-9][0-9]{0,3}:(-?[0-9]{1,19})\Z")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TIME_MS_MAX = NUMBER_MAX // STAMP_UNITS_PER_US // 1000
 
@@ -54,6 +56,8 @@ class Names(NamedTuple):
     time: str
     after: str
     void: str
+    residue: str
+    translated: str
 
 
 def names_of(prefix: str) -> Names:
@@ -69,7 +73,7 @@ ATTRIBUTES_BYTES_MAX = 8192
 """Further attributes of an event, such as traceparent, as JSON: its headers stay in bounds."""
 
 _ATTRIBUTE = re.compile(r"[a-z0-9]{1,20}\Z")
-_OURS = {*Names._fields, "datacontenttype", "data", "residue"}
+_OURS = {*Names._fields, "datacontenttype", "data"}
 
 
 def read_attributes(text: str | bytes) -> dict[str, str]:
@@ -110,6 +114,8 @@ class Envelope(NamedTuple):
     after: Reference | None
     void: bool
     traceparent: str | None
+    digest: int | None = None
+    """Of what was emitted, where this is a translation of it."""
 
     @property
     def time(self) -> datetime:
@@ -216,7 +222,7 @@ def read_envelope(record: Record, names: Names = KAFKA) -> Envelope:
         time_us = min(max(record.time_ms, 0), TIME_MS_MAX) * 1000
     else:
         time_us = chain.stamp // STAMP_UNITS_PER_US
-    after = void = trace = None
+    after = void = trace = hashed = None
     if more:
         size = sum(len(name) + len(value or b"") for name, value in record.headers)
         if size > HEADER_BYTES_MAX:
@@ -227,11 +233,13 @@ def read_envelope(record: Record, names: Names = KAFKA) -> Envelope:
         trace = raw_trace.decode("latin-1")[:100] if raw_trace is not None else None
         if raw_time is not None and chain is None:
             time_us = _read_time(record, raw_time)
-        void = get(names.void)
+        void, raw_origin = get(names.void), get(names.translated)
+        hashed = None if raw_origin is None else _read_origin(record, raw_origin)
     source, type, version, content_type = labels
     return Envelope(
-        id, source, type, version, key, chain, time_us, content_type, after, void is not None, trace
-    )
+        id, source, type, version, key, chain, time_us, content_type, after, void is not None,
+        trace, hashed,
+    )  # fmt: skip
 
 
 _RawLabels = tuple[bytes | None, ...]
@@ -263,6 +271,8 @@ def _read_labels(record: Record, raw: _RawLabels, names: Names) -> Labels:
     content_type = JSON
     if raw_content_type is not None:
         content_type = raw_content_type.decode("latin-1")
+        if content_type == JSON:
+            content_type = JSON  # the same object, so that looking is quick
     labels = Labels(source, type, _read_schema(record, type, raw_schema), content_type)
     if len(_labels) >= LABELS_MAX:
         _labels.clear()
@@ -316,13 +326,27 @@ def _read_key(record: Record, chain: Chain | None) -> str | None:
     return key
 
 
+def read_schema(type: str, text: str) -> int | None:
+    """The version that a `dataschema` says; None in records of others."""
+    match = _SCHEMA.match(text)
+    return None if match is None or match[1] != type else int(match[2])
+
+
 def _read_schema(record: Record, type: str, raw: bytes | None) -> int | None:
     if raw is None or not raw.startswith(b"oncebox:"):
         return None
-    match = _SCHEMA.match(raw.decode("latin-1"))
-    if match is None or match[1] != type:
+    version = read_schema(type, raw.decode("latin-1"))
+    if version is None:
         raise bad_record(record, f"dataschema {raw[:60]!r}", f"oncebox:{type}/VERSION")
-    return int(match[2])
+    return version
+
+
+def _read_origin(record: Record, raw: bytes) -> int:
+    """The digest in `version:digest`, of the header `translated`."""
+    match = _ORIGIN.match(raw)
+    if match is None or abs(int(match[1])) > NUMBER_MAX + 1:
+        raise bad_record(record, f"translated {raw[:60]!r}", "version:digest")
+    return int(match[1])
 
 
 def _read_after(record: Record, raw: bytes) -> Reference:

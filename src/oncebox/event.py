@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from .errors import BadEvent, ConfigurationError
 
@@ -54,6 +55,7 @@ class EventType(NamedTuple):
     key: tuple[str, ...] | None
     version: int
     cls: AnyClass
+    format: Literal["json", "avro", "protobuf"] = "json"
 
     def key_of(self, event: object) -> str | None:
         """The canonical text of an event's key; None for an un-keyed type."""
@@ -66,12 +68,19 @@ class EventType(NamedTuple):
 
 
 def event(
-    type: str, /, *, stream: str, key: str | tuple[str, ...] | None, version: int = 1
+    type: str,
+    /,
+    *,
+    stream: str,
+    key: str | tuple[str, ...] | None,
+    version: int = 1,
+    format: Literal["json", "avro", "protobuf"] = "json",
 ) -> Callable[[C], C]:
     """Declare an event class.
 
     `type` is dotted words ("order.placed"); `stream` the log's topic; `key` the attribute, or
-    attributes, whose value orders events (None: un-keyed); `version` a number from 1.
+    attributes, whose value orders events (None: un-keyed); `version` a number from 1; `format` what
+    its events are written in. Whoever handles them reads each format.
     Raises ConfigurationError for names outside the rules or a key that is not a field.
     """
     check_type(type)
@@ -89,10 +98,25 @@ def event(
                     expected=f"one of {', '.join(sorted(fields))}",
                     hint="key= names the field whose value orders the events",
                 )
-        cls.__oncebox__ = EventType(type, stream, names, version, cls)  # type: ignore[attr-defined]
+        declared = EventType(type, stream, names, version, cls, format)
+        cls.__oncebox__ = declared  # type: ignore[attr-defined]
+        _classes[type, version] = cls
         return cls
 
     return declare
+
+
+_classes: WeakValueDictionary[tuple[str, int], type] = WeakValueDictionary()
+
+
+def event_classes() -> dict[tuple[str, int], type]:
+    """The event classes of this process by type and version; of two, the one declared last."""
+    return dict(_classes)
+
+
+def event_class(type: str, version: int) -> AnyClass | None:
+    """The class that was last declared for a version."""
+    return _classes.get((type, version))
 
 
 def event_type(cls: type) -> EventType:

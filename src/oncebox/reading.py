@@ -15,6 +15,7 @@ from msgspec import Struct, msgpack
 
 from .context import Effect
 from .envelope import (
+    JSON,
     NUMBER_MAX,
     STAMP_UNITS_PER_US,
     Envelope,
@@ -41,6 +42,9 @@ BY_ID = "#id"
 """Events without a chain have a subscription of their own per source, where the key is the id."""
 
 
+EVERY = "*"
+"""In place of a type: whatever no other handler takes."""
+
 ANY_EVENT = (-1, -1)
 """In place of an event's sequence and stamp: whichever of its key is next."""
 
@@ -53,7 +57,9 @@ OUTAGES_MAX = 10_000
 
 class Handler(NamedTuple):
     """A user's function for one event type, in the version that its class names. `listed`: it takes
-    events in lists. `translate` reads events that say another version, from theirs and the record.
+    events in lists. `translate` reads events that say another version, from theirs and the record;
+    `read` those of this version in another format than JSON, from their content type and bytes.
+    `voids`: it takes events that were erased, too.
     """
 
     function: Callable[..., Any]
@@ -61,7 +67,9 @@ class Handler(NamedTuple):
     decode: Callable[[bytes], Any]
     with_context: bool
     listed: bool = False
-    translate: Callable[[int, Record], Any] | None = None
+    translate: Callable[[int | None, Record], Any] | None = None
+    voids: bool = False
+    read: Callable[[str, bytes], Any] | None = None
 
     @property
     def name(self) -> str:
@@ -140,7 +148,7 @@ class Item(Struct, gc=False):
 
     `after`: the event of another key that it waits for. `chained`: it has a place in a chain, and
     is not known by its id alone. `bad`: it cannot be read, and why; then all else but `record` says
-    nothing. `foreign`: how to read it, if others wrote it.
+    nothing. `foreign`: how to read it, if others wrote it. `content`: its content type.
     """
 
     record: Record
@@ -153,6 +161,7 @@ class Item(Struct, gc=False):
     after: Reference | None
     bad: str | None = None
     foreign: Foreign[Any] | None = None
+    content: str = JSON
 
     @property
     def envelope(self) -> Envelope:
@@ -236,6 +245,7 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
     """Read headers, make links, find handlers and rows. No I/O."""
     items, new = [], []
     subscriptions, handlers, others = reading.subscriptions, reading.handlers, reading.foreign
+    every = handlers.get(EVERY)
     for record in records:
         foreign = others.get(record.topic) if others else None
         try:
@@ -250,9 +260,10 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
         except BadRecord as error:
             items.append(Item(record, "", None, None, _NO_LINK, (0, ""), False, None, str(error)))
             continue
-        source, type, version, _ = labels
+        source, type, version, content = labels
         after, void = (None, False) if envelope is None else (envelope.after, envelope.void)
-        hashed = digest(type, void, record.value)
+        origin = None if envelope is None else envelope.digest
+        hashed = digest(type, void, record.value) if origin is None else origin
         chained = chain is not None and key is not None
         if chain is not None and key is not None:
             sequence, stamp, previous = chain
@@ -264,7 +275,9 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
             link = Link(1, stamp, None, id, hashed, void)
         known = subscriptions.get(source)
         place = (0 if known is None else known.id, key)
-        item = Item(record, type, version, handlers.get(type), link, place, chained, after)
+        item = Item(record, type, version, handlers.get(type, every), link, place, chained, after)
+        if content is not JSON:
+            item.content = content
         items.append(item)
         if known is None:
             new.append((source, item))
@@ -364,7 +377,9 @@ def decoded(handler: Handler, item: Item) -> Any:
     """The event in the version that its handler names. Raises DecodeFailed."""
     version, translate, hint = item.version, handler.translate, None
     try:
-        if version is None or version == handler.type.version or translate is None:
+        if version == handler.type.version or translate is None:
+            if item.content is not JSON and handler.read is not None:
+                return handler.read(item.content, item.record.value or b"")
             return handler.decode(item.record.value or b"")
         return translate(version, item.record)
     except DecodeFailed as error:

@@ -18,8 +18,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .envelope import STAMP_UNITS_PER_US
-from .errors import CorruptStore, Fenced, Unreachable
+from .errors import CorruptStore, DecodeFailed, Fenced, Unreachable
+from .event import stream_of
 from .lease import LEASE_S, Held, acquire, add_cursor, release
+from .lens.copies import Copies
 from .outbox import (
     BEYOND_ALL,
     Envelopes,
@@ -32,7 +34,7 @@ from .outbox import (
     reached_text,
     read_reached,
 )
-from .ports import Log, Refusal
+from .ports import Log, Outgoing, Refusal
 from .program import Program, T, call
 from .session import Rows, Session, Store, ask
 from .statements import statements
@@ -57,7 +59,8 @@ class RelaySettings(NamedTuple):
     are published, the next ones are read. New events are looked for every `poll_s`, and every
     `idle_poll_s` once there were none for IDLE_AFTER_S. `retry_s` doubles up to `retry_max_s` for a
     refused record; beyond `refused_max` keys or `holes_max` gaps in what was seen, nothing new is
-    read. `topics` names topics of streams that are not called as the stream.
+    read. `topics` names topics of streams that are not called as the stream; `copies` are published
+    beside the events.
     """
 
     batch_max: int = 5_000
@@ -73,6 +76,7 @@ class RelaySettings(NamedTuple):
     holes_max: int = 1_000
     partitions: int = 4
     topics: Mapping[str, str] = {}
+    copies: Sequence[Copies] = ()
     retention_s: float = 7 * 24 * 3600.0
     partition_events: int = 1_000_000
     upkeep_s: float = 60.0
@@ -325,6 +329,8 @@ class Relay:
     def _publish(self, rows: Sequence[Any]) -> Program[list[Refusal]]:
         """Publish rows of `read`; refusals by their place among them."""
         records, places, unfit = self.envelopes.records(rows)
+        if self.settings.copies:
+            records, places, unfit = self._with_copies(rows, records, places, unfit)
         if not records:
             return unfit
         for source in {rows[at][2] for at in places} - self.met:
@@ -338,12 +344,44 @@ class Relay:
                 raise Unreachable(f"nothing was published: {answer[0].reason}")
         return refusals
 
+    def _with_copies(
+        self,
+        rows: Sequence[Any],
+        records: list[Outgoing],
+        places: Sequence[int],
+        unfit: list[Refusal],
+    ) -> tuple[list[Outgoing], Sequence[int], list[Refusal]]:
+        """Records with their copies behind them. One that has none holds its key, in all topics: so
+        each topic has the key's events in order.
+        """
+        found: list[Outgoing] = []
+        at: list[int] = []
+        held: set[tuple[str, str | int]] = set()
+        for record, place in zip(records, places, strict=True):
+            row = rows[place]
+            if _name(row) in held:
+                continue
+            wanted = [one for one in self.settings.copies if one.stream == stream_of(row[2])]
+            try:
+                all_of_it = [record, *(one.of(record) for one in wanted)]
+            except DecodeFailed as error:
+                unfit.append(Refusal(place, str(error), permanent=True))
+                held.add(_name(row))
+                continue
+            found += all_of_it
+            at += [place] * len(all_of_it)
+        return found, at, unfit
+
     def _meet(self, source: str) -> Program[None]:
-        """Before its first event: see that its topic is there."""
+        """Before its first event: see that its topics are there."""
         topic, partitions = self.envelopes.topic(source), self.settings.partitions
-        if partitions and (yield from self._ask_log(self.log.describe, topic)) is None:
-            yield from self._ask_log(self.log.create, topic, partitions)
-            logger.info("%s: made topic %s", self.reader, topic)
+        copies = [one.topic for one in self.settings.copies if one.stream == stream_of(source)]
+        for name in (topic, *copies) if partitions else ():
+            if (yield from self._ask_log(self.log.describe, name)) is None:
+                like = yield from self._ask_log(self.log.describe, topic)
+                count = partitions if like is None else like.partitions
+                yield from self._ask_log(self.log.create, name, count)
+                logger.info("%s: made topic %s", self.reader, name)
         self.met.add(source)
 
     def _ask_log(self, function: Callable[..., T], *arguments: Any) -> Program[T]:

@@ -102,7 +102,7 @@ def start_relay(work: Running, service: Service, holder: str) -> None:
     assert service.log is not None
     store = open_store(service.store, service.schema)
     log = CountedLog(work.log(service.log), system_of(service.log))
-    part, settings = work.part(service, "relay", service.name), RelaySettings()
+    part, settings = work.part(service, "relay", service.name), relay_settings(service)
     part.log, part.late_s = log, HANGS_S + 2 * settings.publish_timeout_s
     sleep = work.sleeper(asynchronous=store.asynchronous)
     relay = part.loop = Relay(store, log, service.name, holder, settings, time.time, sleep)
@@ -111,6 +111,11 @@ def start_relay(work: Running, service: Service, holder: str) -> None:
         return relay.run(part.noting(work.stopping))
 
     work.start(f"relay:{service.name}", program, asynchronous=store.asynchronous)
+
+
+def relay_settings(service: Service) -> RelaySettings:
+    """What a service's relay does beside publishing its events."""
+    return RelaySettings(copies=tuple(service.copies.values()))
 
 
 def start_consumer(

@@ -12,9 +12,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, TypeVar
 
 from .codec import codec_of, decode
+from .codecs.events import EventReader
 from .emit import Emitter
 from .errors import ConfigurationError
 from .event import check_name, event_type, source_name
+from .lens.copies import Copies
 from .lens.reading import Translator
 from .others import Foreign
 from .reading import Handler, Settings
@@ -83,11 +85,14 @@ class Consumer(Generic[Tx]):
                 )
             with_context = _positional_count(function) >= 3
             if isinstance(cls, Foreign):
-                read, translate = cls.read, None
+                read, translate, formats = cls.read, None, None
             else:
                 codec_of(cls)  # a class that cannot be decoded is found now
                 read, translate = partial(decode, cls), Translator(declared)
-            handler = Handler(function, declared, read, with_context, listed, translate)
+                formats = EventReader(declared)
+            handler = Handler(
+                function, declared, read, with_context, listed, translate, read=formats
+            )
             for other in self.handlers.values():
                 if _is_coroutine(other.function) != _is_coroutine(function):
                     raise ConfigurationError(
@@ -154,6 +159,7 @@ class Service(Emitter, Generic[Tx]):
         self.log = log
         self.sources = dict(sources or {})
         self.consumers: dict[str, Consumer[Tx]] = {}
+        self.copies: dict[str, Copies] = {}
         self.settings = settings or Settings()
 
     def on(self, cls: type[E] | Foreign[E]) -> Callable[[Function[Tx, E, R]], Function[Tx, E, R]]:
@@ -187,6 +193,20 @@ class Service(Emitter, Generic[Tx]):
         if concurrency is not None:
             found.settings = replace(found.settings, concurrency=concurrency)
         return found
+
+    def legacy(
+        self, topic: str, *, of: str, versions: Mapping[str, int], residue: bool = True
+    ) -> None:
+        """Have the relay publish a stream once more, to a topic of its own, with events of some
+        types in an older version: `shop.legacy("orders.v1", of="orders", versions={"order.placed":
+        1})`. So a consumer in another language need not move.
+
+        A copy has the id and chain of its event. Events of other types go there as they are. An
+        event that has no such version, by `evolve` or `oncebox.lock`, holds its key until it has.
+        Without `residue`, what the older version cannot say is not sent along in the header
+        `residue`. Raises ConfigurationError.
+        """
+        self.copies[topic] = Copies(check_name("stream", of), topic, dict(versions), residue)
 
     def source(self, stream: str) -> str:
         """The CloudEvents source of this service's events on a stream."""

@@ -26,6 +26,7 @@ COMMANDS = (
     ("init", "start:init", BEGIN, "Make a small service to begin with."),
     ("run", "run:run", RUN, "Relay and consume, until it is stopped."),
     ("relay", "run:relay", RUN, "Relay only: publish what services emitted."),
+    ("translate", "translate:translate", RUN, "Events to another topic, in other versions."),
     ("healthcheck", "health:healthcheck", RUN, "Whether a process that runs is ready."),
     ("status", "look:status", OPERATE, "Lag, parked keys, duplicates dropped, gaps open."),
     ("parked", "look:parked", OPERATE, "What waits, why, and what would release it."),

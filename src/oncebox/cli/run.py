@@ -78,8 +78,8 @@ def run(
             with_settings(service, SOURCES.get(), settings)
     if not any(c.handlers for service in services for c in service.consumers.values()):
         note("no service has a handler, so this only relays")
-    _make_ready(services, migrate=migrate)
-    return in_loop(_serve(services, state, stop_s, http, late_s, consume=True, relay=not no_relay))
+    make_ready(services, migrate=migrate)
+    return in_loop(serve(services, state, stop_s, http, late_s, consume=True, relay=not no_relay))
 
 
 def relay(
@@ -96,8 +96,8 @@ def relay(
         oncebox relay shop --store postgresql://localhost/shop --log kafka://localhost
     """
     services = _named(names) if names and not SOURCES.get().modules() else chosen(names)
-    _make_ready(services, migrate=migrate)
-    return in_loop(_serve(services, None, stop_s, http, None, consume=False, relay=True))
+    make_ready(services, migrate=migrate)
+    return in_loop(serve(services, None, stop_s, http, None, consume=False, relay=True))
 
 
 def _named(names: tuple[str, ...]) -> list[Service]:
@@ -108,7 +108,7 @@ def _named(names: tuple[str, ...]) -> list[Service]:
     return services
 
 
-def _make_ready(services: Sequence[Service], *, migrate: bool) -> None:
+def make_ready(services: Sequence[Service], *, migrate: bool) -> None:
     """Stores and logs are known, and an embedded log has the topics to read. Whether tables fit is
     seen when it runs: a store that is away now is waited for.
     """
@@ -126,7 +126,7 @@ def _make_ready(services: Sequence[Service], *, migrate: bool) -> None:
 # ---- while it runs
 
 
-async def _serve(
+async def serve(
     services: Sequence[Service],
     state: str | None,
     stop_s: float,
@@ -136,6 +136,7 @@ async def _serve(
     consume: bool,
     relay: bool,
 ) -> int:
+    """Run services until a signal comes, or one of them ends; the exit code."""
     gc.set_threshold(GARBAGE_MIN)
     stopped = asyncio.Event()
     received: list[int] = []

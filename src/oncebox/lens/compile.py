@@ -16,6 +16,7 @@ from msgspec import UNSET
 from . import forms
 from .residue import Residue, add_back, note_gone, through
 from .steps import (
+    PARTIAL,
     Add,
     Convert,
     Each,
@@ -57,15 +58,22 @@ class Compiled(NamedTuple):
     source: str
 
 
-def compile_stages(name: str, stages: Sequence[Stage]) -> Compiled:
-    """One function through all stages, in both forms."""
-    plain, source = _compiled(name, stages, track=False)
-    tracked, _ = _compiled(name, stages, track=True)
+def compile_stages(name: str, stages: Sequence[Stage], fills: Sequence[Step] = ()) -> Compiled:
+    """One function through all stages, in both forms; before them the steps `fills`."""
+    plain, source = _compiled(name, stages, fills, track=False)
+    tracked, _ = _compiled(name, stages, fills, track=True)
     return Compiled(plain, tracked, source)
 
 
-def _compiled(name: str, stages: Sequence[Stage], *, track: bool) -> tuple[Any, str]:
-    lines = _Lines(track)
+def _compiled(
+    name: str, stages: Sequence[Stage], fills: Sequence[Step], *, track: bool
+) -> tuple[Any, str]:
+    lines = _Lines()
+    if fills:
+        lines.add("# what its writer may leave out")
+    for step in fills:
+        lines.step(step, "d", "''")
+    lines.track = track
     for stage in stages:
         lines.add(f"# {stage.was} to {stage.now}")
         lines.up = stage.was < stage.now
@@ -92,8 +100,8 @@ class Mapped(dict[Any, Any]):
 class _Lines:
     """Lines of a function that is written. With `track`, what would be lost is kept."""
 
-    def __init__(self, track: bool) -> None:
-        self.track = track
+    def __init__(self) -> None:
+        self.track = False
         self.up = True
         self.lines: list[str] = []
         self.values: dict[str, Any] = {}
@@ -267,8 +275,9 @@ class _Lines:
                 mapped.path = path
                 self.shown[name] = repr(dict(up))
                 return lambda v: f"{name}[{v}]"
-            case Retype(_, was, now, scale):
+            case Retype(_, was, now, scale, default):
                 more = f", {scale}" if {was, now} == {"int", "decimal"} else ""
+                more += f", {default!r}" if (was, now) in PARTIAL else ""
                 return lambda v: f"{was}_to_{now}({v}{more})"
             case Convert(_, up):
                 stem = getattr(up, "__name__", "function")

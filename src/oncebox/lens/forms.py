@@ -9,11 +9,13 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any
 
+from ..schema.model import INT_HIGH, INT_LOW
+
 __all__ = [
-    "bool_to_int", "bool_to_str", "date_to_timestamp", "decimal_to_int", "decimal_to_str",
-    "elements", "first", "float_to_int", "float_to_str", "int_to_bool", "int_to_decimal",
-    "int_to_float", "int_to_str", "listed", "merge", "records", "split", "str_to_bool",
-    "str_to_decimal", "str_to_float", "str_to_int", "timestamp_to_date",
+    "bool_to_int", "bool_to_str", "date_to_timestamp", "decimal_to_int", "elements", "first",
+    "float_to_int", "float_to_str", "int_to_bool", "int_to_decimal", "int_to_float", "int_to_str",
+    "listed", "merge", "records", "split", "str_to_bool", "str_to_float", "str_to_int",
+    "timestamp_to_date",
 ]  # fmt: skip
 
 DIGITS_MAX = 100
@@ -57,35 +59,42 @@ def elements(value: Any) -> list[tuple[Any, Any]]:
     return list(enumerate(value)) if value.__class__ is list else []
 
 
+# ---- conversions; those that are not always possible take a default
+
+
 def int_to_str(value: int | None) -> str | None:
     return None if value is None else str(value)
 
 
-def str_to_int(value: str | None) -> int | None:
-    return None if value is None else int(value)
+def str_to_int(value: str | None, default: Any) -> Any:
+    if value is None:
+        return None
+    try:
+        return _of_64_bits(int(value), default)
+    except ValueError:
+        return default
 
 
 def float_to_str(value: float | None) -> str | None:
     return None if value is None else repr(value)
 
 
-def str_to_float(value: str | None) -> float | None:
+def str_to_float(value: str | None, default: Any) -> Any:
     if value is None:
         return None
-    number = float(value)
-    if not isfinite(number):
-        raise ValueError(f"{value!r} is no number of JSON")
-    return number
+    try:
+        number = float(value)
+    except ValueError:
+        return default
+    return number if isfinite(number) else default
 
 
 def bool_to_str(value: bool | None) -> str | None:
     return None if value is None else "true" if value else "false"
 
 
-def str_to_bool(value: str | None) -> bool | None:
-    if value is not None and value not in {"true", "false"}:
-        raise ValueError(f"{value!r} is neither true nor false")
-    return None if value is None else value == "true"
+def str_to_bool(value: str | None, default: Any) -> Any:
+    return None if value is None else {"true": True, "false": False}.get(value, default)
 
 
 def bool_to_int(value: bool | None) -> int | None:
@@ -100,25 +109,8 @@ def int_to_float(value: int | None) -> float | None:
     return None if value is None else float(value)
 
 
-def float_to_int(value: float | None) -> int | None:
-    return None if value is None else int(value)
-
-
-def decimal_to_str(value: str | None) -> str | None:
-    return value
-
-
-def str_to_decimal(value: str | None) -> str | None:
-    return None if value is None else f"{_decimal(value):f}"
-
-
-def _decimal(text: str) -> Decimal:
-    """A decimal number that can be written out: "1e999999999" would fill the memory."""
-    number = Decimal(text)
-    exponent = number.as_tuple().exponent
-    if not isinstance(exponent, int) or max(-exponent, number.adjusted()) > DIGITS_MAX:
-        raise ValueError(f"{text[:40]!r} is no number of at most {DIGITS_MAX} digits")
-    return number
+def float_to_int(value: float | None, default: Any) -> Any:
+    return None if value is None else _of_64_bits(int(value), default)
 
 
 def int_to_decimal(value: int | None, scale: int) -> str | None:
@@ -135,3 +127,16 @@ def date_to_timestamp(value: str | None) -> str | None:
 
 def timestamp_to_date(value: str | None) -> str | None:
     return None if value is None else value[:10]
+
+
+def _of_64_bits(value: int, default: Any) -> Any:
+    return value if INT_LOW <= value <= INT_HIGH else default
+
+
+def _decimal(text: str) -> Decimal:
+    """A decimal number that can be written out: "1e999999999" would fill the memory."""
+    number = Decimal(text)
+    exponent = number.as_tuple().exponent
+    if not isinstance(exponent, int) or max(-exponent, number.adjusted()) > DIGITS_MAX:
+        raise ValueError(f"{text[:40]!r} is no number of at most {DIGITS_MAX} digits")
+    return number

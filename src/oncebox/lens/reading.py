@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..codec import decode, document_of, event_of
+from ..codec import decode, event_of
+from ..codecs.events import EventReader, document_in
+from ..envelope import JSON, KAFKA
 from ..errors import DecodeFailed
 from ..event import EventType
 from ..ports import Record
 from .chain import Lenses, Translation, declared
 from .residue import read_residue
-
-RESIDUE = "ce_residue"
 
 
 class Translator:
@@ -21,13 +21,15 @@ class Translator:
         self.type = type
         self.lenses = lenses
 
-    def __call__(self, version: int, record: Record) -> Any:
-        """The event of a record that says this version. Raises DecodeFailed."""
+    def __call__(self, version: int | None, record: Record) -> Any:
+        """The event of a record that says this version, or none. Raises DecodeFailed."""
         cls, value = self.type.cls, record.value or b""
+        if version is None:
+            return EventReader(self.type)(_content(record), value)
         translation = self.lenses.translation(self.type.type, version, self.type.version)
         if translation is None:
             raise self._unknown(version)
-        document = document_of(cls.__name__, value)
+        document = document_in(_content(record), value, self.type.type, version)
         if not isinstance(document, dict):
             return decode(cls, value)  # which says what is wrong
         return event_of(cls, translated(translation, document, record))
@@ -44,9 +46,14 @@ class Translator:
         )
 
 
+def _content(record: Record) -> str:
+    raw = next((value for name, value in record.headers if name == "content-type"), None)
+    return JSON if raw is None else raw.decode("latin-1")
+
+
 def translated(translation: Translation, document: dict[str, Any], record: Record) -> Any:
     """A record's document in the other version, with what was lost before, if it travels along."""
-    raw = next((value for name, value in record.headers if name == RESIDUE), None)
+    raw = next((value for name, value in record.headers if name == KAFKA.residue), None)
     if raw is None:
         return translation(document)
     return translation.with_residue(document, read_residue(raw))[0]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -100,12 +100,15 @@ class Unwrap(Step, frozen=True, tag="unwrap"):
 
 
 class Retype(Step, frozen=True, tag="retype"):
-    """The value at `path` was of the form `was` and is of the form `now`."""
+    """The value at `path` was of the form `was` and is of the form `now`; `default` where it cannot
+    be had in the other form.
+    """
 
     path: str
     was: Form
     now: Form
     scale: int = 0
+    default: Any | UnsetType = UNSET
 
 
 class Nest(Step, frozen=True, tag="nest"):
@@ -170,8 +173,8 @@ def inverse(step: Step) -> Step:  # noqa: PLR0911 - one line for each kind
             parts = path.split(".")
             record = "".join(part + "." for part in parts[:-depth])
             return Wrap(record + into, ".".join(parts[-depth:]), empty)
-        case Retype(path, was, now, scale):
-            return Retype(path, now, was, scale)
+        case Retype(path, was, now, scale, default):
+            return Retype(path, now, was, scale, default)
         case Nest(path, names):
             return Hoist(path, names)
         case Hoist(path, names):
@@ -271,27 +274,36 @@ def unwrap(path: str, *, into: str, empty: Any = None) -> Step:
     return _inside(path, lambda path: Unwrap(_path(path), _name(into), whole))
 
 
-def retype(path: str, was: Form, now: Form, *, scale: int = 0) -> Step:
-    """A value takes another form: `retype("cents", "int", "str")`. Between "int" and "decimal",
-    `scale` says how many digits of the number stand behind the point: 1250 is "12.50" with 2.
+def retype(
+    path: str, was: Form, now: Form, *, scale: int = 0, default: Any | UnsetType = UNSET
+) -> Step:
+    """A value takes another form: `retype("cents", "int", "str", default=0)`.
+
+    `default` stands where a value cannot be had in the other form: a text that is no number, a
+    number that is too large; it is needed where one of the directions may meet those. Between "int"
+    and "decimal", `scale` says how many digits stand behind the point: 1250 is "12.50" with 2.
     """
-    for form in (was, now):
-        if form not in get_args(Form):
-            raise SchemaError(f"retype({path!r}) with {form!r}", expected=", ".join(get_args(Form)))
-    if was == now or (was, now) not in CONVERSIONS:
+    if (was, now) not in CONVERSIONS:
+        known = ", ".join(f"{one} to {other}" for one, other in sorted(CONVERSIONS))
         raise SchemaError(
-            f"retype({path!r}) from {was} to {now}", expected="a conversion that is known",
+            f"retype({path!r}) from {was} to {now}", expected=known,
             hint="convert() takes two functions",
         )  # fmt: skip
-    return _inside(path, lambda path: Retype(_path(path, element=True), was, now, scale))
+    partial = {(was, now), (now, was)} & PARTIAL
+    if partial and default is UNSET:
+        ((one, other),) = partial
+        raise SchemaError(
+            f"retype({path!r}) cannot be inverted: not every {one} can be had as {other}",
+            expected="default=, for those that cannot",
+        )
+    own = default if default is UNSET else _json(f"retype({path!r})", default)
+    return _inside(path, lambda path: Retype(_path(path, element=True), was, now, scale, own))
 
 
-CONVERSIONS = {
-    *((was, now) for was in ("int", "float", "bool", "decimal") for now in ("str",)),
-    *((was, now) for was in ("str",) for now in ("int", "float", "bool", "decimal")),
-    ("int", "float"), ("float", "int"), ("int", "decimal"), ("decimal", "int"),
-    ("int", "bool"), ("bool", "int"), ("date", "timestamp"), ("timestamp", "date"),
-}  # fmt: skip
+PARTIAL = {("str", "int"), ("str", "float"), ("str", "bool"), ("float", "int")}
+"""Conversions that not every value has."""
+_TOTAL = {("int", "decimal"), ("int", "bool"), ("date", "timestamp")}
+CONVERSIONS = {(a, b) for one, other in PARTIAL | _TOTAL for a, b in ((one, other), (other, one))}
 
 
 def nest(*names: str, into: str) -> Step:

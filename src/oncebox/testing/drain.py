@@ -22,8 +22,8 @@ from ..desk import Desk
 from ..errors import Unreachable
 from ..ports import Log
 from ..program import Program, drive, drive_async
-from ..relay import Relay, RelaySettings
-from ..running import check_runnable, consumer_loop, consumer_store
+from ..relay import Relay
+from ..running import check_runnable, consumer_loop, consumer_store, relay_settings
 from ..service import Service
 from ..stores.adapt import open_store
 from ..waiting import Waiting, Where, waiting
@@ -61,7 +61,7 @@ def _drain(
             log = logs.setdefault(service.log, open_log(service.log))
             store = open_store(service.store, service.schema)
             relays.append(
-                Relay(store, log, service.name, HOLDER, RelaySettings(), time.time, sleep)
+                Relay(store, log, service.name, HOLDER, relay_settings(service), time.time, sleep)
             )
             for consumer in service.consumers.values():
                 if consumer.handlers:

@@ -11,6 +11,7 @@ migrate`, or `migrate` below.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from msgspec import json
@@ -18,9 +19,10 @@ from msgspec import json
 from ..batch import Batch
 from ..calling import Setback
 from ..codec import encode
+from ..codecs.events import document_in, event_codec
 from ..consumer import CAREFUL_MAX
 from ..effects import have_effect
-from ..envelope import STAMP_UNITS_PER_US, chain_text, event_headers
+from ..envelope import JSON, STAMP_UNITS_PER_US, chain_text, event_headers
 from ..errors import NotFound
 from ..event import EventType, event_type, new_id
 from ..ports import Record
@@ -76,10 +78,13 @@ def _emitted(session: Session) -> Program[list[EmittedEvent]]:
     rows = yield from call(session.run, statements(session.dialect)["emitted"])
     return [
         EmittedEvent(
-            str(id), source, type, version, key, None if data is None else json.decode(data)
+            str(id), source, type, version, key,
+            None if data is None
+            else json.decode(data) if content is None
+            else document_in(content, data, type, version),
         )
-        for id, source, type, version, key, data in rows
-    ]
+        for id, source, type, version, key, data, content in rows
+    ]  # fmt: skip
 
 
 def _deliver(service: Service, events: tuple[object, ...], state: Any) -> Program[None]:
@@ -123,11 +128,17 @@ def _next_record(reading: Reading, declared: EventType, event: object) -> Progra
         sequence, last = (max(rows[0][1], 0), rows[0][2]) if rows else (0, -1)
         stamp = max(stamp, last + 1)
         chain = chain_text(sequence + 1, stamp, last if sequence else None)
-    headers = event_headers(str(new_id()), source, declared.type, declared.version, chain)
+    content = JSON
+    write: Callable[[object], bytes] = encode
+    if declared.format != "json":
+        content, write = event_codec(declared)
+    headers = event_headers(
+        str(new_id()), source, declared.type, declared.version, chain, content_type=content
+    )
     raw = [(name, value.encode()) for name, value in headers]
     raw_key = None if key is None else key.encode()
     time_ms = stamp // STAMP_UNITS_PER_US // 1000
-    return Record(declared.stream, 0, 0, raw_key, encode(event), raw, time_ms)
+    return Record(declared.stream, 0, 0, raw_key, write(event), raw, time_ms)
 
 
 def _settle(reading: Reading, record: Record) -> Program[None]:

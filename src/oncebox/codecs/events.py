@@ -1,0 +1,161 @@
+"""Events of a class in Avro or Protobuf: written by its schema, read by that of the version which
+the record says. The document between is the class's JSON: what holds of JSON holds here, too.
+
+`datacontenttype` is `application/avro` or `application/protobuf`, and says in `schema=` by which
+schema: two that call themselves one version are found out, not read wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from msgspec import UNSET, json
+
+from ..codec import codec_of, decode, document_of, encode, event_of
+from ..errors import BadEvent, DecodeFailed
+from ..event import EventType, event_class
+from ..schema.compat.finding import Format
+from ..schema.model import Enum, Record, Schema, Union
+from .codec import FORMATS, SchemaCodec, codec_for
+from .convert import FAILURES, at
+
+CONTENT_TYPES: dict[str, str] = {"avro": "application/avro", "protobuf": "application/protobuf"}
+
+_learned: dict[tuple[str, int], Schema] = {}
+
+
+def learn(schema: Schema) -> None:
+    """Know the schema of a version that has no class here, from a lock or a registry."""
+    _learned[schema.type, schema.version] = schema
+
+
+def known_schema(type: str, version: int) -> Schema | None:
+    """The schema of a version: learned, or of the class that declares it."""
+    found = _learned.get((type, version))
+    if found is None and (cls := event_class(type, version)) is not None:
+        found = _schema_of(cls)
+    return found
+
+
+@lru_cache(10_000)
+def _schema_of(cls: type) -> Schema:
+    from ..schema.derive import schema_of
+
+    return schema_of(cls)
+
+
+class EventCodec(NamedTuple):
+    """How events of a class become bytes of a format: its content type, and the function."""
+
+    content: str
+    encode: Callable[[object], bytes]
+
+
+def event_codec(declared: EventType) -> EventCodec:
+    """The codec of an event class in the format that it names. Raises SchemaError where its schema
+    has no image there, MissingDependency without the format's library.
+    """
+    codec_of(declared.cls)
+    format, schema = declared.format, _learned.get((declared.type, declared.version))
+    schema = schema or _schema_of(declared.cls)
+    codec = codec_for(schema, format)
+
+    def write(event: object) -> bytes:
+        try:
+            return codec.encode(json.decode(encode(event)))
+        except FAILURES as error:
+            unfit = at("", error)
+            raise BadEvent(
+                f"{declared.cls.__name__} at ${unfit.path}: {unfit.what}",
+                expected=f"what its schema says, since it is written in {format}",
+                hint="nothing was written: mend it and emit again",
+            ) from None
+
+    return EventCodec(f"{CONTENT_TYPES[format]}; schema={fingerprint(schema)}", write)
+
+
+class EventReader:
+    """Reads events of a class's own version in any format; `content` is their content type."""
+
+    def __init__(self, declared: EventType) -> None:
+        self.declared = declared
+
+    def __call__(self, content: str, raw: bytes) -> Any:
+        """The event. Raises DecodeFailed."""
+        declared = self.declared
+        if format_of(content)[0] == "json":
+            return decode(declared.cls, raw)
+        document = document_in(content, raw, declared.type, declared.version, declared.cls)
+        return event_of(declared.cls, document)
+
+
+def document_in(content: str, raw: bytes, type: str, version: int, cls: type | None = None) -> Any:
+    """The document of a payload that says its content type and version. `cls`: where that version
+    is known from, if it is not declared. Raises DecodeFailed.
+    """
+    format, said = format_of(content)
+    if format == "json":
+        return document_of(type, raw)
+    codec, fingerprint = _codec_of_version(type, version, format, cls)
+    if said and said != fingerprint:
+        raise DecodeFailed(
+            f"{type} version {version} was written by another schema of that version ({said})",
+            expected=f"the one that is known here ({fingerprint})",
+            hint="a version never changes: oncebox schema check tells who changed it",
+        )
+    return codec.decode(raw)
+
+
+def _codec_of_version(
+    type: str, version: int, format: Format, cls: type | None
+) -> tuple[SchemaCodec, str]:
+    schema = known_schema(type, version) or (None if cls is None else _schema_of(cls))
+    if schema is None:
+        raise DecodeFailed(
+            f"{type} came in version {version} in {format}, and its schema is not known here",
+            expected="its class, or the lock that has it",
+            hint="the event is kept: deploy what knows that version, then oncebox redrive",
+        )
+    key = (type, version, format)
+    known = _codecs.get(key)
+    if known is None or known[0] is not schema:
+        known = _codecs[key] = schema, codec_for(schema, format), fingerprint(schema)
+    return known[1], known[2]
+
+
+_codecs: dict[tuple[str, int, str], tuple[Schema, SchemaCodec, str]] = {}
+
+
+@lru_cache(1000)
+def format_of(content: str) -> tuple[Format, str]:
+    """The format of a content type, and the fingerprint in it ("" if none)."""
+    kind, *parameters = (part.strip() for part in content.split(";"))
+    said = next((p[7:] for p in parameters if p.startswith("schema=")), "")
+    return FORMATS.get(kind.lower(), "json"), said
+
+
+def fingerprint(schema: Schema) -> str:
+    """What a schema writes, as 16 hexadecimal digits: of names, numbers, types and defaults, not of
+    documentation or what the event's own class is called. BLAKE2b (RFC 7693).
+    """
+    said = []
+    for name, definition in sorted(schema.definitions.items()):
+        if isinstance(definition, Record):
+            parts: list[Any] = [
+                (f.name, f.number, f.type, f.absent, [] if f.default is UNSET else [f.default])
+                for f in definition.fields
+            ]
+        elif isinstance(definition, Enum):
+            parts = [*definition.symbols]
+        else:
+            assert isinstance(definition, Union)
+            parts = [definition.tag_field, *definition.members]
+        said.append(
+            json.encode(
+                (name if name != schema.root else "", definition.__class__.__name__, parts)
+            ).decode()
+        )
+    return blake2b("\n".join(said).encode(), digest_size=8).hexdigest()

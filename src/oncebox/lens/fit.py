@@ -1,0 +1,189 @@
+"""Whether steps make documents of one schema from those of another: a lens that does not is
+refused before it meets an event. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from msgspec import UNSET
+
+from ..errors import SchemaError
+from ..schema.model import (
+    Decimal,
+    Enum,
+    Field,
+    Float,
+    Int,
+    List,
+    Map,
+    Named,
+    Nullable,
+    Record,
+    Schema,
+    Set,
+    Type,
+    Union,
+)
+from ..schema.valid import type_problems
+from .shape import (
+    NO_SCHEMA,
+    Anything,
+    Inner,
+    Maybe,
+    Node,
+    Of,
+    Parts,
+    Refused,
+    Shape,
+    Slot,
+    Some,
+    Unknown,
+    apply,
+    opened,
+    shape_of,
+)
+from .steps import Step
+
+
+def check_steps(old: Schema, new: Schema, steps: Sequence[Step]) -> None:
+    """Raises SchemaError for steps that do not make documents of `new` from those of `old`."""
+    lens = f"lens of {old.type} from version {old.version} to {new.version}"
+    shape = shape_of(old)
+    step: Step | None = None
+    try:
+        for step in steps:
+            apply(step, shape)
+        step = None
+        problem = next(misfits(shape, new), None)
+    except Unknown:
+        return
+    except Refused as refused:
+        problem = str(refused)
+    if problem is not None:
+        raise SchemaError(
+            f"{lens}{'' if step is None else f', {shown(step)}'}: {problem}",
+            expected=f"documents of version {new.version}",
+            hint="oncebox schema explain shows the steps in both directions",
+        )
+
+
+def shown(step: Step) -> str:
+    """A step in few words."""
+    where = getattr(step, "path", "")
+    return f"{step.__class__.__name__.lower()}({where!r})"
+
+
+def misfits(shape: Shape, new: Schema) -> Iterator[str]:
+    """What keeps a shape from being the event of a schema."""
+    yield from _Fit(new, set()).record(shape, new.record, "")
+
+
+class _Fit(NamedTuple):
+    new: Schema
+    met: set[tuple[int, str, str]]
+
+    def record(self, shape: Shape, record: Record, path: str) -> Iterator[str]:
+        for field in record.fields:
+            slot = shape.get(field.name)
+            where = path + field.name
+            needed = field.default is UNSET and not field.absent
+            if needed and (slot is None or slot.absent):
+                may = "is not there" if slot is None else "may be left out"
+                yield f"{where} {may}, and version {self.new.version} needs it"
+                continue
+            if slot is not None:
+                yield from self.slot(slot, field, where)
+        known = {field.name for field in record.fields}
+        for name in shape:
+            if name not in known:
+                yield f"version {self.new.version} has no field {path + name}"
+
+    def slot(self, slot: Slot, field: Field, where: str) -> Iterator[str]:
+        if slot.absent and isinstance(slot.node, Anything):
+            return
+        yield from self.node(slot.node, field.type, where)
+
+    def values(self, values: Sequence[object], type: Type, where: str) -> Iterator[str]:
+        for value in values:
+            for problem in type_problems(self.new, type, value, open=True):
+                needs = f"version {self.new.version} needs {problem.expected}"
+                yield f"{where} is {value!r}, and {needs}"
+
+    def node(self, node: Node, type: Type, where: str) -> Iterator[str]:  # noqa: PLR0912
+        if isinstance(node, Of) and node.schema is not NO_SCHEMA and isinstance(node.type, Named):
+            met = (id(node.schema), node.type.name, repr(type))
+            if met in self.met:
+                return
+            self.met.add(met)
+        deeper = opened(node)
+        match deeper:
+            case Anything():
+                return
+            case Some(values):
+                yield from self.values(values, type, where)
+                return
+            case Maybe(of):
+                if isinstance(type, Nullable):
+                    yield from self.node(of, type.of, where)
+                else:
+                    yield f"{where} may be null"
+                return
+        if isinstance(type, Nullable):
+            yield from self.node(deeper, type.of, where)
+            return
+        match deeper:
+            case Parts(kind, of):
+                alike = isinstance(type, kind) or (kind is Set and isinstance(type, List))
+                if isinstance(type, List | Set | Map) and alike:
+                    yield from self.node(of, type.of, where + "[]")
+                else:
+                    yield f"{where} is a {kind.__name__.lower()}"
+            case Inner(slots):
+                definition = self.new.definitions[type.name] if isinstance(type, Named) else None
+                if isinstance(definition, Record):
+                    yield from self.record(slots, definition, where + ".")
+                else:
+                    yield f"{where} is a record"
+            case Of(schema, old):
+                yield from self.plain(schema, old, type, where)
+
+    def plain(self, schema: Schema, old: Type, type: Type, where: str) -> Iterator[str]:
+        if isinstance(old, Named) and isinstance(type, Named):
+            yield from self.named(schema, old.name, type.name, where)
+        elif isinstance(old, Int) and isinstance(type, Float):
+            return
+        elif old.__class__ is not type.__class__:
+            yield f"{where} is {_word(old)}, and version {self.new.version} needs {_word(type)}"
+        elif isinstance(old, Int) and isinstance(type, Int):
+            if not type.low <= old.low <= old.high <= type.high:
+                yield f"{where} is {old.low} to {old.high}, not {type.low} to {type.high}"
+        elif isinstance(old, Decimal) and isinstance(type, Decimal):
+            narrower = old.precision - old.scale > type.precision - type.scale
+            if narrower or old.scale > type.scale:
+                yield f"{where} is decimal({old.precision}, {old.scale})"
+
+    def named(self, schema: Schema, name: str, other: str, where: str) -> Iterator[str]:
+        old, new = schema.definitions[name], self.new.definitions[other]
+        if isinstance(old, Enum) and isinstance(new, Enum):
+            known = {symbol.value for symbol in new.symbols}
+            gone = [s.value for s in old.symbols if s.value not in known]
+            if gone and new.default is UNSET:
+                yield f"{where} may be {gone[0]!r}, which version {self.new.version} does not know"
+        elif isinstance(old, Union) and isinstance(new, Union):
+            members = {member.tag: member.name for member in new.members}
+            if old.tag_field != new.tag_field:
+                yield f"{where} has its tag in {old.tag_field}"
+            for member in old.members:
+                if member.tag not in members:
+                    yield f"{where} may be {member.tag!r}"
+                else:
+                    here, there = Of(schema, Named(member.name)), Named(members[member.tag])
+                    yield from self.node(here, there, f"{where}.{member.tag}")
+        else:
+            yield f"{where} is {name}"
+
+
+def _word(type: Type) -> str:
+    return type.name if isinstance(type, Named) else type.__class__.__name__.lower()

@@ -1,0 +1,65 @@
+"""The laws of lenses: for each operation, and for chains of up to ten versions, at random."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from lensing import Placed1, Placed2, Placed3, lenses
+from oncebox import add, evolve, split
+from oncebox.errors import SchemaError
+from oncebox.testing import check_laws
+from oncebox.testing.laws import try_laws
+from versions import OPERATIONS, TYPE, Made, make_versions
+
+__all__ = ["lenses"]
+
+
+def try_all(made: Made, pairs: list[tuple[int, int]], examples: int) -> None:
+    made.lenses.check(TYPE)
+    for was, now in pairs:
+        try_laws(made.lenses, made.schemas[was - 1], made.schemas[now - 1], examples=examples)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_each_operation_keeps_the_laws(operation: str, rng: Random) -> None:
+    for _ in range(2):
+        found = make_versions(rng, 3, (operation, "nest") if operation in NEEDS else (operation,))
+        try_all(found, [(1, 2), (2, 1), (1, 3), (3, 1)], 8)
+
+
+NEEDS = {"hoist", "unwrap"}
+"""What has nothing to work on unless something was nested before."""
+
+
+def test_chains_of_up_to_ten_versions_keep_the_laws(rng: Random) -> None:
+    for count in (4, 7, 10):
+        try_all(make_versions(rng, count), [(1, count), (count, 1), (2, count - 1)], 10)
+
+
+def test_one_line_for_users() -> None:
+    evolve(
+        "order.placed", 2, 3, split("customer", into=("first", "last")),
+        add("channel", default="web"),
+    )  # fmt: skip
+    check_laws(Placed1, Placed2, Placed3, examples=20)
+
+
+def test_a_lens_that_leaves_a_field_out_is_refused_with_the_field() -> None:
+    evolve("order.placed", 2, 3, split("customer", into=("first", "last")))
+    with pytest.raises(SchemaError, match="version 2 has no field channel"):
+        check_laws(Placed1, Placed2, Placed3)
+
+
+def test_a_way_that_is_missing_is_refused() -> None:
+    with pytest.raises(SchemaError, match="nothing leads from version 2 to 3"):
+        check_laws(Placed1, Placed2, Placed3)
+
+
+@pytest.mark.long
+def test_many_chains_keep_the_laws(rng: Random) -> None:
+    for _ in range(200):
+        count = rng.randint(2, 10)
+        ends = sorted(rng.sample(range(1, count + 1), 2))
+        try_all(make_versions(rng, count), [(ends[0], ends[1]), (ends[1], ends[0])], 50)
