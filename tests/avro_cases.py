@@ -103,6 +103,11 @@ CASES: dict[str, tuple[Schema, Schema, set[str]]] = {
     "new default out of range": (
         record("Event", X),
         record("Event", field("x", "int", default=2**31)),
+        {"default-wrong-type? new"},
+    ),
+    "default of a new field out of range": (
+        record("Event"),
+        record("Event", field("x", "int", default=2**31)),
         {"default-wrong-type new"},
     ),
     "new default without an inner field": (
@@ -280,6 +285,13 @@ CASES: dict[str, tuple[Schema, Schema, set[str]]] = {
         of(logical("money", "long")),
         of(logical("cents", "long")),
         {"logical-type-changed? new", "logical-type-changed? old"},
+    ),
+    # named types at several places
+    "a type used twice": (of(enum("a"), "E", "int"), of(enum("a"), "E", "int"), set()),
+    "a type defined at another place": (
+        record("Event", field("x", enum("a")), field("y", "E")),
+        record("Event", field("y", ["null", enum("a")])),
+        {"type-moved new", "field-without-default old", "branch-not-read old"},
     ),
     # recursion
     "tree": (

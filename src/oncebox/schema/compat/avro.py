@@ -9,8 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from .avro_types import NOTHING, Field, Type, every_field, fits, parsed, smallest, writable
-from .bounds import missing
+from .avro_types import (
+    NOTHING,
+    Field,
+    Type,
+    every_field,
+    fits,
+    parsed,
+    shared,
+    smallest,
+    writable,
+)
+from .bounds import missing, read_json
 from .finding import Broken, Finding
 
 try:
@@ -20,6 +30,9 @@ except ImportError as error:  # pragma: no cover
 
 PROOFS_MAX = 64
 """Findings of a direction that are proved; what is found beyond them is reported without."""
+
+PLACES_MAX = 32
+"""Places of types that stand at several, which are tried out."""
 
 PROMOTIONS = {
     ("int", "long"), ("int", "float"), ("int", "double"), ("long", "float"), ("long", "double"),
@@ -73,6 +86,9 @@ def compare(
     theirs = references if old_references is None else old_references
     before = parsed(old, _pairs(theirs), "the old schema")
     after = parsed(new, _pairs(references), "the new schema")
+    same = theirs == references and read_json(old, "the old schema") == read_json(new, "")
+    if same:  # readers with the writer's own schema resolve nothing
+        return []
     found = [
         *_direction(before, after, "new readers"),
         *_direction(after, before, "old readers"),
@@ -90,9 +106,11 @@ def _pairs(references: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
 
 
 def _direction(writer: Type, reader: Type, breaks: Broken) -> Iterator[Finding]:
-    proof = Proof(writer)
+    proof = Proof(writer, reader)
     for n, one in enumerate(_problems(writer, reader)):
         witness = proof.of(one) if one.value is not NOTHING and n < PROOFS_MAX else None
+        if witness is None and one.rule == "type-moved":  # tried, and fine
+            continue
         sides = (one.writer, one.reader)
         old, new = sides if breaks == "new readers" else sides[::-1]
         yield Finding(
@@ -107,20 +125,18 @@ def _direction(writer: Type, reader: Type, breaks: Broken) -> Iterator[Finding]:
 
 
 def _problems(writer: Type, reader: Type) -> Iterator[Problem]:
-    for record, one in every_field(reader):
-        if one.default is not NOTHING and not fits(one.default, one.type):
-            yield Problem(
-                "default-wrong-type",
-                f"{record.name}.{one.name}",
-                None,
-                {"type": one.type.shown(), "default": one.default},
-                "Give it a default of its type: readers refuse the schema, or get a wrong value.",
-                (),
-                (writer, reader),
-                smallest(writer),
-                one,
-            )
-    yield from _Resolution().resolve(writer, reader, reader.short or reader.kind, ())
+    walk, fine = _Resolution(), True
+    for one in walk.resolve(writer, reader, reader.short or reader.kind, ()):
+        fine = fine and one.value is NOTHING
+        yield one
+    for record, field in every_field(reader):
+        bad = field.default is not NOTHING and not fits(field.default, field.type)
+        if bad and id(field) not in walk.unwritten:
+            path = f"{record.name}.{field.name}"
+            yield wrong_default(writer, writer, field, path, ())
+    twice = shared(writer) | shared(reader) if fine else set[int]()
+    places = [one for one in walk.places if {id(one.types[0]), id(one.types[1])} & twice]
+    yield from places[:PLACES_MAX]
 
 
 class _Resolution:
@@ -128,8 +144,22 @@ class _Resolution:
 
     def __init__(self) -> None:
         self.met: set[tuple[int, int]] = set()
+        self.unwritten: set[int] = set()
+        """Fields for which the reader takes its default."""
+        self.places: list[Problem] = []
+        """Where named types stand, which readers may fail to find (fastavro's issue 780)."""
 
     def resolve(self, w: Type, r: Type, path: str, trail: Trail) -> Iterator[Problem]:
+        if not writable(w):  # nobody can write it
+            return
+        if w.name and r.name:
+            instead = "Define the type at the place where it was defined before."
+            types = (w, r)
+            self.places.append(
+                Problem(
+                    "type-moved", path, w.shown(), r.shown(), instead, trail, types, smallest(w)
+                )
+            )
         if w.kind == "union":
             yield from self.written_union(w, r, path, trail)
         elif r.kind == "union":
@@ -193,8 +223,13 @@ class _Resolution:
                 step: Step = ("field", w, (one.name, twin.name))
                 yield from self.resolve(one.type, twin.type, f"{path}.{one.name}", (*trail, step))
         for one in r.fields:
-            if one.name not in written and one.default is NOTHING:
+            if one.name in written:
+                continue
+            self.unwritten.add(id(one))
+            if one.default is NOTHING:
                 yield no_default(w, r, one, f"{path}.{one.name}", trail)
+            elif not fits(one.default, one.type):
+                yield wrong_default(w, r, one, f"{path}.{one.name}", trail)
 
 
 def matches(w: Type, r: Type) -> bool:
@@ -232,8 +267,15 @@ def not_taken(w: Type, r: Type, path: str, trail: Trail) -> Problem:
         f"Let readers know {w.tag} first; write it once they all do.",
         trail,
         (w, r),
-        smallest(w),
+        _with_one(w),
     )
+
+
+def _with_one(kind: Type) -> Any:
+    """A value that has something in it: readers look at the type of items when there are any."""
+    if kind.of is None or not writable(kind.of):
+        return smallest(kind)
+    return [smallest(kind.of)] if kind.kind == "array" else {"k": smallest(kind.of)}
 
 
 def no_default(w: Type, r: Type, one: Field, path: str, trail: Trail) -> Problem:
@@ -245,6 +287,21 @@ def no_default(w: Type, r: Type, one: Field, path: str, trail: Trail) -> Problem
         one.type.shown(),
         "Give the field a default in the schema that has it, before or while adding or removing "
         "it; or, if it was renamed, its old name as an alias.",
+        trail,
+        (w, r),
+        smallest(w),
+        one,
+    )
+
+
+def wrong_default(w: Type, r: Type, one: Field, path: str, trail: Trail) -> Problem:
+    """A default of the reader's that is no value of its type."""
+    return Problem(
+        "default-wrong-type",
+        path,
+        None,
+        {"type": one.type.shown(), "default": one.default},
+        "Give it a default of its type: readers refuse the schema, or get a wrong value.",
         trail,
         (w, r),
         smallest(w),

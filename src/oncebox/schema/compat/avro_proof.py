@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
@@ -19,29 +20,42 @@ if TYPE_CHECKING:
 
 
 class Proof:
-    """What fastavro makes of a writer's documents."""
+    """What fastavro makes of a writer's documents for a reader."""
 
-    def __init__(self, writer: Type) -> None:
-        self._root = writer
-        self._schema: Any = None
+    def __init__(self, writer: Type, reader: Type) -> None:
+        self._writer, self._reader = writer, reader
+
+    @cached_property
+    def written(self) -> Any:
+        return parse_schema(bare(self._writer, defaults=False))
+
+    @cached_property
+    def read(self) -> Any:
+        return parse_schema(bare(self._reader, defaults=True))
 
     def of(self, problem: Problem) -> Witness | None:
         """A witness, if readers refuse the problem's value or read it differently. The value alone
-        is tried, as the rest of a document may have problems of its own.
+        is tried, as the rest of a document may have problems of its own; but of a type that moved,
+        the whole.
         """
-        outcome = _outcome(problem)
-        if outcome is None:
+        moved = problem.rule == "type-moved"
+        outcome = None if moved else _outcome(problem)
+        if outcome is None and not moved:
             return None
-        if self._schema is None:
-            self._schema = parse_schema(bare(self._root, defaults=False))
         document = built(problem.trail, problem.value)
-        return Witness(plain(document), outcome, encode(self._schema, document))
+        encoded = encode(self.written, document)
+        if moved:
+            try:
+                decode(encoded, self.written, self.read)
+            except Exception as error:
+                outcome = refused(error)
+        return None if outcome is None else Witness(plain(document), outcome, encoded)
 
 
 def _outcome(problem: Problem) -> str | None:
     w, r = problem.types
     if problem.field is not None:
-        return _lacking(problem.field, r.name)
+        return _lacking(problem.field, problem)
     taken = any(step == "branch" for step, *_ in problem.trail[-1:])
     value = (w.tag, problem.value) if taken else problem.value
     bares = bare(w, defaults=False), bare(r, defaults=True)
@@ -57,15 +71,20 @@ def _outcome(problem: Problem) -> str | None:
     return None if same(problem.value, was_read) else f"read as {shown(was_read)}"
 
 
-def _lacking(one: Field, record: str) -> str | None:
-    """What readers do that lack a field: with no default for it, or one of another type."""
-    field = {"name": one.name, "type": bare(one.type, defaults=True)}
+def _lacking(one: Field, problem: Problem) -> str | None:
+    """What readers do that lack a field: with no default for it, or one of another type. If they
+    lack it nowhere, it is only asked whether they take the schema.
+    """
+    name, type, default = problem.types[1].name, "int", {}
     if one.default is not NOTHING:
-        field["default"] = one.default
-    empty = {"type": "record", "name": record or "record_", "fields": []}
+        name, type, default = "alone", bare(one.type, defaults=True), {"default": one.default}
+    field = {"name": one.name, "type": type, **default}
+    empty = {"type": "record", "name": name, "fields": []}
     try:
-        was_read = decode(b"", parse_schema(empty), parse_schema({**empty, "fields": [field]}))
-        validate(was_read[one.name], field["type"])
+        reader = parse_schema({**empty, "fields": [field]})
+        if one in problem.types[1].fields:
+            was_read = decode(b"", parse_schema(empty), reader)
+            validate(was_read[one.name], field["type"])
     except Exception as error:
         return refused(error)
     return None

@@ -412,16 +412,26 @@ def fits(default: Any, kind: Type) -> bool:
 
 def every_field(root: Type) -> Iterator[tuple[Type, Field]]:
     """Each field of each record, once: (record, field)."""
+    for kind, first in _every_type(root):
+        if first:
+            yield from ((kind, one) for one in kind.fields)
+
+
+def shared(root: Type) -> set[int]:
+    """Identities of the named types that stand at more than one place."""
+    return {id(kind) for kind, first in _every_type(root) if kind.name and not first}
+
+
+def _every_type(root: Type) -> Iterator[tuple[Type, bool]]:
     seen: set[int] = set()
     waiting = [root]
     while waiting:
         kind = waiting.pop()
-        if id(kind) in seen:
-            continue
-        seen.add(id(kind))
-        waiting += kind.branches
-        if kind.of is not None:
-            waiting.append(kind.of)
-        for one in kind.fields:
-            yield kind, one
-            waiting.append(one.type)
+        first = id(kind) not in seen
+        yield kind, first
+        if first:
+            seen.add(id(kind))
+            waiting += kind.branches
+            waiting += [one.type for one in kind.fields]
+            if kind.of is not None:
+                waiting.append(kind.of)
