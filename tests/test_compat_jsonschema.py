@@ -9,7 +9,9 @@ import jsonschema  # type: ignore[import-untyped]
 import jsonschema_rs
 import pytest
 
-from oncebox.schema.compat.finding import Finding
+from oncebox.errors import SchemaError
+from oncebox.schema.compat.compat import check, read
+from oncebox.schema.compat.finding import Finding, Mode
 from oncebox.schema.compat.jsonschema import compare
 
 DRAFTS = {
@@ -157,3 +159,14 @@ def test_what_is_wider_reads_what_is_narrower_and_not_the_other_way_round(
     narrowed = compared(wide, narrow)
     assert rules(narrowed, "old readers") == []
     assert rule in rules(narrowed, "new readers")
+
+
+def test_the_facade_reads_and_compares_with_references_of_each_side() -> None:
+    schema, name = '{"type": "object", "properties": {"a": {"$ref": "a.json"}}}', "a.json"
+    text, number = {name: '{"type": "string"}'}, {name: '{"type": "number"}'}
+    read("json", schema, text)
+    with pytest.raises(SchemaError, match=r"the new schema: .*a\.json"):
+        check("json", [], schema, Mode.FULL)
+    found = check("json", [schema], schema, Mode.BACKWARD, number, [text])
+    assert [one.finding.path for one in found.errors] == ["a.json#/type"]
+    assert check("json", [schema], schema, Mode.BACKWARD, text, [text]).compatible

@@ -19,7 +19,10 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from schema_registry.client import SchemaRegistryClient as OtherClient
 from schema_registry.client import schema as other_schema
-from schema_registry.serializers.message_serializer import AvroMessageSerializer
+from schema_registry.serializers.message_serializer import (
+    AvroMessageSerializer,
+    JsonMessageSerializer,
+)
 
 from engines.kafka import Kafka
 from engines.postgres import Postgres
@@ -144,6 +147,15 @@ def test_avro_with_a_reference(client: Any, fresh: Any, subject: str) -> None:
     assert read(write(event, at(subject)), at(subject)) == event
 
 
+def test_json_with_a_reference(client: Any, fresh: Any, subject: str) -> None:
+    client.register_schema(f"{subject}-address", Schema(ADDRESS_JSON, "JSON"))
+    refers = [SchemaReference("address.json", f"{subject}-address", 1)]
+    write = JSONSerializer(Schema(ORDER_JSON, "JSON", refers), client)
+    read = JSONDeserializer(None, schema_registry_client=fresh)
+    event = {"id": "o-1", "to": {"street": "Long Lane"}}
+    assert read(write(event, at(subject)), at(subject)) == event
+
+
 def order_class(package: str) -> Any:
     """The class of an order, from .proto files as an application has them."""
     texts = [text.replace("shop", package) for text in (ADDRESS_PROTO, ORDER_PROTO)]
@@ -181,6 +193,10 @@ def test_the_other_client(server: Server, subject: str) -> None:
     message = AvroMessageSerializer(client)
     raw = message.encode_record_with_schema(f"{subject}-avro", avro, {"id": "o-1"})
     assert AvroMessageSerializer(OtherClient(server.url)).decode_message(raw) == {"id": "o-1"}
+    json_serializer = JsonMessageSerializer(client)
+    json_schema = other_schema.JsonSchema(ADDRESS_JSON)
+    raw = json_serializer.encode_record_with_schema(f"{subject}-json", json_schema, {"street": "L"})
+    assert json_serializer.decode_message(raw) == {"street": "L"}
     assert client.delete_version(subject, 1) == 1
     assert client.delete_subject(f"{subject}-avro") == [1]
 

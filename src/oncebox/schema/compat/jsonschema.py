@@ -11,6 +11,7 @@ from itertools import islice
 from random import Random
 from typing import Any, Final
 
+from ...errors import SchemaError
 from .finding import Broken, Finding, Witness
 from .jsonschema_cases import Cases
 from .jsonschema_keywords import keywords
@@ -31,23 +32,33 @@ def compare(
     new: str,
     *,
     references: Mapping[str, str] | None = None,
+    old_references: Mapping[str, str] | None = None,
     producers_closed: bool = True,
 ) -> list[Finding]:
-    """Every difference that breaks old or new readers, sorted by path and rule.
+    """Every difference that breaks old or new readers, sorted by path and rule. `old_references`:
+    those of the old schema, where they are others.
 
     With `producers_closed`, a writer whose schema lists properties and says nothing of others is
     taken to write only those that it lists: so adding an optional property breaks nobody. Without,
     whatever a schema admits may have been written. Raises SchemaError, MissingDependency.
     """
-    if old == new:
-        read_pair(old, new, references)
+    earlier, later = read_pair(old, new, references, old_references)
+    if old == new and old_references in (None, references):
         return []
-    earlier, later = read_pair(old, new, references)
     found = [
         *_direction(earlier, later, "new readers", closed=producers_closed),
         *_direction(later, earlier, "old readers", closed=producers_closed),
     ]
     return sorted(found, key=lambda f: (f.path, f.rule, f.breaks))
+
+
+def read(text: str, references: Mapping[str, str] | None = None, which: str = "schema") -> None:
+    """Raises SchemaError if the text is no JSON Schema; `which`: what errors call it."""
+    try:
+        read_pair(text, text, references)
+    except SchemaError as error:
+        more = {"expected": error.expected, "hint": error.hint}
+        raise SchemaError(f"{which}: {error.what}", **more) from error
 
 
 def _direction(writer: Pool, reader: Pool, breaks: Broken, *, closed: bool) -> Iterator[Finding]:

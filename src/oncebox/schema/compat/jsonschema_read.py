@@ -470,11 +470,17 @@ def gave_up(validator: Any, document: Any) -> bool:
     return False
 
 
-def read_pair(old: str, new: str, references: Mapping[str, str] | None = None) -> tuple[Pool, Pool]:
+def read_pair(
+    old: str,
+    new: str,
+    references: Mapping[str, str] | None = None,
+    old_references: Mapping[str, str] | None = None,
+) -> tuple[Pool, Pool]:
     """Both schemas of a pair. One that names no draft has that of the other, or 2020-12."""
     given = tuple(sorted((references or {}).items()))
+    theirs = given if old_references is None else tuple(sorted(old_references.items()))
     drafts = [draft_of(parse(text), "#") for text in (old, new)]
-    return _read(old, given, drafts[1]), _read(new, given, drafts[0])
+    return _read(old, theirs, drafts[1]), _read(new, given, drafts[0])
 
 
 @lru_cache(maxsize=4)  # a new version is compared with each earlier one
