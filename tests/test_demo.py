@@ -142,6 +142,13 @@ SENT = (1, "o-1", 1, 300), (2, "o-1", 2, 500)
             },
             {"phantom": (2, 140)},
         ),
+        (
+            {
+                "ledger": [(1, "charge", "o-1", 1, 0), CHARGED[1], REFUNDED],
+                "parcel": [(1, "o-1", 1, 0), SENT[1]],
+            },
+            {"misread": (2, 600)},
+        ),
         ({"shelf": [("a", PIECES - 6), ("b", PIECES + 1)]}, {"stock wrong": (4, 800)}),
     ],
 )

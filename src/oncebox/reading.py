@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from msgspec import Struct, msgpack
 
@@ -55,6 +55,11 @@ OUTAGES_MAX = 10_000
 """Events whose outages are counted."""
 
 
+def no_other(version: int | None, record: Record) -> NoReturn:
+    """Of a handler that reads no other version. Raises DecodeFailed."""
+    raise DecodeFailed(f"an event of topic {record.topic} came in version {version}")
+
+
 class Handler(NamedTuple):
     """A user's function for one event type, in the version that its class names. `listed`: it takes
     events in lists. `translate` reads events that say another version, from theirs and the record;
@@ -67,7 +72,7 @@ class Handler(NamedTuple):
     decode: Callable[[bytes], Any]
     with_context: bool
     listed: bool = False
-    translate: Callable[[int | None, Record], Any] | None = None
+    translate: Callable[[int | None, Record], Any] = no_other
     voids: bool = False
     read: Callable[[str, bytes], Any] | None = None
 
@@ -377,7 +382,7 @@ def decoded(handler: Handler, item: Item) -> Any:
     """The event in the version that its handler names. Raises DecodeFailed."""
     version, translate, hint = item.version, handler.translate, None
     try:
-        if version == handler.type.version or translate is None:
+        if version == handler.type.version or (version is None and translate is no_other):
             if item.content is not JSON and handler.read is not None:
                 return handler.read(item.content, item.record.value or b"")
             return handler.decode(item.record.value or b"")

@@ -85,14 +85,14 @@ class Consumer(Generic[Tx]):
                 )
             with_context = _positional_count(function) >= 3
             if isinstance(cls, Foreign):
-                read, translate, formats = cls.read, None, None
+                handler = Handler(function, declared, cls.read, with_context, listed)
             else:
                 codec_of(cls)  # a class that cannot be decoded is found now
                 read, translate = partial(decode, cls), Translator(declared)
-                formats = EventReader(declared)
-            handler = Handler(
-                function, declared, read, with_context, listed, translate, read=formats
-            )
+                handler = Handler(
+                    function, declared, read, with_context, listed, translate,
+                    read=EventReader(declared),
+                )  # fmt: skip
             for other in self.handlers.values():
                 if _is_coroutine(other.function) != _is_coroutine(function):
                     raise ConfigurationError(

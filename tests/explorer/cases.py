@@ -9,6 +9,7 @@ from typing import NamedTuple
 from oncebox.explorer import Bounds
 
 from .engines import Engine
+from .mixed import Mixed, MixedRivals
 from .relaying import RELAY, Relaying
 from .shop import FIVE, QUICK, Fact, Shop
 from .worlds import (
@@ -174,6 +175,18 @@ CASES = {
         lambda e: Malformed(e, FIVE[:3], duplicates=False).arranged(),
         Bounds(2),
         ("crash", "reordering"),
+    ),
+    "versions mixed in one log": Case(
+        lambda e: Mixed(e, FIVE, written=(1, 3, 2), read=(2, 1), duplicates=False).arranged(),
+        Bounds(2),
+        ("crash", "reordering"),
+    ),
+    "versions mixed while owners change": Case(
+        lambda e: MixedRivals(
+            e, FIVE[:3], written=(1, 3, 2), read=(1, 2), duplicates=False, every_step=False
+        ).arranged(),
+        Bounds(1),
+        ("crash", "stall", "preemption"),
     ),
     "a relay": Case(
         lambda e: Relaying(e, ORDERS, every_step=False),

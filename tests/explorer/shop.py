@@ -218,7 +218,7 @@ class Shop(World):
         store = self.engine.store(actor)
         session = yield from call(store.open)
         reading = Reading(
-            consumer=CONSUMER, session=session, sql=self.engine.sql, handlers=self.handlers,
+            consumer=CONSUMER, session=session, sql=self.engine.sql, handlers=self.handlers_of(actor),
             topics=(TOPIC,), settings=self.settings, now_ms=lambda: self.run.now_ms,
         )  # fmt: skip
 
@@ -235,6 +235,10 @@ class Shop(World):
             actor, reading, store, self.broker, actor.name,
             stopping=lambda: self.stopping(actor), sleep=actor.rest, fetch=fetch,
         )  # fmt: skip
+
+    def handlers_of(self, actor: Actor) -> Mapping[str, Handler]:
+        """The code that a process runs."""
+        return self.handlers
 
     def loop_of(self, actor: Actor, *arguments: Any, **more: Any) -> ConsumerLoop:
         return ConsumerLoop(*arguments, **more)

@@ -54,15 +54,18 @@ SELECT count(*), coalesce(sum(cents), 0) FROM (
 _PHANTOM = """
 SELECT count(*), coalesce(sum(cents), 0) FROM (
   SELECT c.cents FROM ledger c WHERE c.what = 'charge' AND NOT EXISTS (
-    SELECT 1 FROM line l WHERE l.order_id = c.order_id AND l.line = c.line AND l.cents = c.cents)
+    SELECT 1 FROM line l WHERE l.order_id = c.order_id AND l.line = c.line)
   UNION ALL
   SELECT r.cents FROM ledger r WHERE r.what = 'refund' AND NOT EXISTS (
-    SELECT 1 FROM line l WHERE l.order_id = r.order_id AND l.line = r.line AND l.cents = r.cents
-      AND l.returned = 1)
+    SELECT 1 FROM line l WHERE l.order_id = r.order_id AND l.line = r.line AND l.returned = 1)
   UNION ALL
   SELECT p.cents FROM parcel p WHERE NOT EXISTS (
-    SELECT 1 FROM line l WHERE l.order_id = p.order_id AND l.line = p.line
-      AND l.cents = p.cents))"""
+    SELECT 1 FROM line l WHERE l.order_id = p.order_id AND l.line = p.line))"""
+
+_MISREAD = """
+SELECT count(*), coalesce(sum(abs(l.cents - had.cents)), 0) FROM (
+  SELECT order_id, line, cents FROM ledger UNION ALL SELECT order_id, line, cents FROM parcel) had
+JOIN line l ON l.order_id = had.order_id AND l.line = had.line AND l.cents <> had.cents"""
 
 _STOCK = f"""
 SELECT coalesce(sum(abs(wrong)), 0), coalesce(sum(abs(wrong) * cents), 0) FROM (
@@ -81,6 +84,7 @@ QUESTIONS = {
     "sent twice": _TWICE.format(table="parcel", where="", same=""),
     "lost": _LOST,
     "phantom": _PHANTOM,
+    "misread": _MISREAD,
     "stock wrong": _STOCK,
 }
 

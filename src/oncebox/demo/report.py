@@ -100,7 +100,11 @@ class Report:
         for sentence in verdict:
             self.say(Text(f"FAILED: {sentence}", style="bold red"))
         if not verdict:
-            self.say(Text("oncebox: nothing twice, lost, made up or out of order.", "bold green"))
+            self.say(
+                Text(
+                    "oncebox: nothing twice, lost, made up, misread or out of order.", "bold green"
+                )
+            )
             self.say("Begin with one of your own: oncebox init")
 
     def write_json(self, size: Size, outcomes: dict[str, Outcome], verdict: list[str]) -> None:

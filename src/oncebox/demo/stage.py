@@ -108,9 +108,10 @@ class Stage:
             self.stop()
         finally:
             self.kill_all()
-        events, keys, doubled = self.count_records()
+        events, keys, doubled, newer = self.count_records()
         faults = self.evidence()
         faults["duplicates in the log"] = doubled
+        faults["orders in version 2"] = newer
         return Outcome(findings(self.fetch), faults, events, keys, seconds)
 
     def play(self, progress: Callable[[int, int, int], None]) -> None:
@@ -309,11 +310,13 @@ class Stage:
             "delivered again": fired["again"],
         }
 
-    def count_records(self) -> tuple[int, int, int]:
-        """Read all topics once more: events, keys, and how often an event is there again."""
+    def count_records(self) -> tuple[int, int, int, int]:
+        """Read all topics once more: events, keys, how often an event is there again, and how many
+        records are of version 2.
+        """
         ids: set[str] = set()
         keys: set[tuple[str, bytes | None]] = set()
-        total = 0
+        total = newer = 0
         reader = self.log.reader("oncebox-demo-count")
         ends = {
             (self.prefix + topic, part): extent
@@ -331,9 +334,10 @@ class Stage:
                 total += 1
                 keys.add((record.topic, record.key))
                 named = dict(record.headers).get("ce_id")
+                newer += b'"amount"' in (record.value or b"")
                 ids.add(named.decode() if named else json.loads(record.value or b"{}")["id"])
         reader.close()
-        return len(ids), len(keys), total - len(ids)
+        return len(ids), len(keys), total - len(ids), newer
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from oncebox import Emitted, Service, Settings
 
-from .contracts import Ordered, Paid, Refunded, Returned, Sent
+from .contracts import Ordered, Ordered2, Paid, Refunded, Returned, Sent, in_version_2
 from .tables import sql  # writes ? as %s when the demo runs on PostgreSQL
 
 LOG = os.environ.get("DEMO_LOG", "sqlite:///events.db")
@@ -29,12 +29,12 @@ shipping = Service("shipping", store=STORE or "sqlite:///shipping.db", log=LOG, 
 # ---- what customers do, each in one transaction of the shop's database
 
 
-def order(tx: Connection, ordered: Ordered) -> None:
+def order(tx: Connection, ordered: Ordered, version: int) -> None:
     tx.execute(
         sql("INSERT INTO line (order_id, line, sku, quantity, cents) VALUES (?, ?, ?, ?, ?)"),
         (ordered.order_id, ordered.line, ordered.sku, ordered.quantity, ordered.cents),
     )
-    shop.emit(tx, ordered)
+    shop.emit(tx, ordered if version == 1 else in_version_2(ordered))
 
 
 def send_back(tx: Connection, returned: Returned) -> None:
@@ -72,8 +72,8 @@ def refund(tx: Connection, returned: Returned) -> None:
     payments.emit(tx, Refunded(returned.order_id, returned.line, returned.cents))
 
 
-@stock.on(Ordered)
-def take(tx: Connection, ordered: Ordered) -> None:
+@stock.on(Ordered2)
+def take(tx: Connection, ordered: Ordered2) -> None:
     tx.execute(
         sql("UPDATE shelf SET pieces = pieces - ? WHERE sku = ?"), (ordered.quantity, ordered.sku)
     )

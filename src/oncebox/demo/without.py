@@ -8,6 +8,7 @@
 - Payments remembers the ids that it has handled, in memory. Stock ignores what is not newer than
   the last line of the order. Shipping trusts the poller.
 - What fails goes to a retry topic, so that it does not hold up the rest.
+- Payments reads what it knows of an event and is tolerant: an amount that is not there is nothing.
 """
 
 # ruff: noqa: D103 - the names of these functions say it
@@ -23,7 +24,7 @@ from typing import Any
 
 from oncebox.ports import Log, Outgoing  # the same log; nothing else of oncebox
 
-from .contracts import Ordered, Returned
+from .contracts import Ordered, Returned, in_version_2
 from .offsets import Offsets
 from .tables import sql, transaction
 
@@ -54,13 +55,14 @@ def body_of(type: str, fields: dict[str, Any]) -> str:
 # ---- what customers do
 
 
-def order(db: Any, log: Log, ordered: Ordered) -> None:
+def order(db: Any, log: Log, ordered: Ordered, version: int) -> None:
+    said = asdict(ordered if version == 1 else in_version_2(ordered))
     with transaction(db):
         db.execute(
             sql("INSERT INTO line (order_id, line, sku, quantity, cents) VALUES (?, ?, ?, ?, ?)"),
             (ordered.order_id, ordered.line, ordered.sku, ordered.quantity, ordered.cents),
         )
-        publish(log, ("orders", ordered.order_id, body_of("order.placed", asdict(ordered))))
+        publish(log, ("orders", ordered.order_id, body_of("order.placed", said)))
 
 
 def send_back(db: Any, log: Log, returned: Returned) -> None:
@@ -78,12 +80,13 @@ def send_back(db: Any, log: Log, returned: Returned) -> None:
 
 
 def charge(db: Any, event: Event) -> None:
+    cents = event.get("cents", 0)
     with transaction(db):
         db.execute(
             sql("INSERT INTO ledger (what, order_id, line, cents) VALUES ('charge', ?, ?, ?)"),
-            (event["order_id"], event["line"], event["cents"]),
+            (event["order_id"], event["line"], cents),
         )
-        say(db, "payment.taken", event)
+        say(db, "payment.taken", {**event, "cents": cents})
 
 
 def refund(db: Any, event: Event) -> None:

@@ -29,6 +29,8 @@ from .faults import FOLDER, FaultyLog, Injector
 
 PARTITIONS = 4
 CUSTOMERS_PER_S = 1500
+MOVES_AT = 0.5
+"""When this share of the customers was served, the shop speaks version 2."""
 RETRY_TOPICS = ("payments.retry", "stock.retry", "shipping.retry", "shop.retry")
 TURN = Path("turn")
 """Which customer is next: eight bytes, moved before the customer is served."""
@@ -122,37 +124,41 @@ def serve_customers(process: Process) -> None:
         early_s = begun + (next_customer - first) / CUSTOMERS_PER_S - time.monotonic()
         if early_s > 0:
             process.stop.wait(early_s)
+        version = 1 if next_customer < len(actions) * MOVES_AT else 2
         action, next_customer = actions[next_customer], next_customer + 1
         os.pwrite(turn, next_customer.to_bytes(8, "big"), 0)
-        place(action)
+        place(action, version)
 
 
-def customers_by_hand(process: Process) -> Callable[[Any], None]:
+def customers_by_hand(process: Process) -> Callable[[Any, int], None]:
     """How a customer is served by hand; the log knows where to die."""
     from . import without
 
     db, log = tables.connect("shop"), process.open_log(process.url)
 
-    def place(action: Any) -> None:
+    def place(action: Any, version: int) -> None:
         if isinstance(action, Ordered):
-            without.order(db, log, action)
+            without.order(db, log, action, version)
         else:
             without.send_back(db, log, action)
 
     return place
 
 
-def customers_with_oncebox(process: Process) -> Callable[[Any], None]:
+def customers_with_oncebox(process: Process) -> Callable[[Any, int], None]:
     """How a customer is served with oncebox: before or after the commit is where to die."""
     from . import with_oncebox
 
     db, injector = tables.connect("shop"), process.injector
 
-    def place(action: Any) -> None:
+    def place(action: Any, version: int) -> None:
         line = (action.order_id, action.line)
         ordering = isinstance(action, Ordered)
         with tables.transaction(db) as tx:
-            (with_oncebox.order if ordering else with_oncebox.send_back)(tx, action)
+            if ordering:
+                with_oncebox.order(tx, action, version)
+            else:
+                with_oncebox.send_back(tx, action)
             if ordering and line in injector.faults.between:
                 injector.die("between", f"{line[0]}.{line[1]}")
         if not ordering and line in injector.faults.between_returned:

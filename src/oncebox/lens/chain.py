@@ -5,7 +5,8 @@ Between two neighbouring versions there is one declaration, so there is one way 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -14,9 +15,12 @@ from ..event import check_type, event_classes, event_type
 from ..schema.model import Schema
 from .additive import derived_steps, fills
 from .compile import Stage, compile_stages
-from .fit import check_steps
+from .fit import check_steps, misfits
 from .residue import Residue
+from .shape import shape_of
 from .steps import STEPS_MAX, Step, inverse
+
+logger = logging.getLogger("oncebox")
 
 VERSION_MAX = 9999
 
@@ -85,15 +89,30 @@ class Translation:
         )
 
 
+Edges = dict[str, dict[int, Edge]]
+"""By type, and the older version."""
+Schemas = dict[str, dict[int, Schema]]
+
+
 class Lenses:
     """Steps and schemas by type and version. Where nothing is declared between two versions whose
     schemas are known, and these say the steps, nothing needs to be.
+
+    What is said in the code counts before what a lock says, and that before the classes that were
+    imported, if `imported` says so.
     """
 
-    def __init__(self) -> None:
-        self.edges: dict[str, dict[int, Edge]] = {}
-        self.schemas: dict[str, dict[int, Schema]] = {}
+    def __init__(self, *, imported: bool = False) -> None:
+        self.edges: Edges = {}
+        self.schemas: Schemas = {}
+        self.locked_edges: Edges = {}
+        self.locked: Schemas = {}
+        self.look_again: Callable[[], bool] = lambda: False
+        """Look whether the lock has changed, and learn it again if it has."""
+        self._imported = imported
         self._made: dict[tuple[str, int, int], Translation | None] = {}
+
+    # ---- what is known
 
     def add(self, type: str, edge: Edge) -> None:
         """Know an edge. Raises SchemaError for one that makes a second way between two versions."""
@@ -112,25 +131,51 @@ class Lenses:
 
     def know(self, schema: Schema) -> None:
         """Know what a version's documents are."""
-        known = self.schemas.setdefault(schema.type, {})
-        if known.get(schema.version) != schema:
-            known[schema.version] = schema
-            self.forget()
+        self.schemas.setdefault(schema.type, {})[schema.version] = schema
+        self.forget()
+
+    def learn(self, schemas: Iterable[Schema], edges: Iterable[tuple[str, Edge]]) -> None:
+        """Know all that a lock says, and nothing that it said before."""
+        self.locked, self.locked_edges = {}, {}
+        for schema in schemas:
+            self.locked.setdefault(schema.type, {})[schema.version] = schema
+        for type, edge in edges:
+            self.locked_edges.setdefault(type, {})[edge.older] = edge
+        self.forget()
 
     def forget(self) -> None:
         """Drop the functions that were made: edges have changed."""
         self._made.clear()
 
+    def schema(self, type: str, version: int) -> Schema | None:
+        """What documents of a version are, if that is known."""
+        for known in (self.schemas, self.locked):
+            if version in known.get(type, {}):
+                return known[type][version]
+        cls = event_classes().get((type, version)) if self._imported else None
+        return None if cls is None else schema_of_class(cls)
+
+    def versions(self, type: str, *, imported: bool = True) -> list[int]:
+        """All versions that are known, in order; or those that more than a class tells of."""
+        edges = [*self.edges.get(type, {}).values(), *self.locked_edges.get(type, {}).values()]
+        found = {version for edge in edges for version in edge[:2]}
+        found |= self.schemas.get(type, {}).keys() | self.locked.get(type, {}).keys()
+        if imported and self._imported:
+            found |= {version for name, version in event_classes() if name == type}
+        return sorted(found)
+
+    # ---- what follows from it
+
     def edge(self, type: str, older: int) -> Edge | None:
         """What leads from a version to the next that is known; None where nothing does."""
-        found = self.edges.get(type, {}).get(older)
-        if found is not None:
-            return found
-        schemas = self.schemas.get(type, {})
+        for known in (self.edges, self.locked_edges):
+            if older in known.get(type, {}):
+                return known[type][older]
         newer = min((v for v in self.versions(type) if v > older), default=None)
-        if newer is None or older not in schemas or newer not in schemas:
+        if newer is None:
             return None
-        steps = derived_steps(schemas[older], schemas[newer])
+        old, new = self.schema(type, older), self.schema(type, newer)
+        steps = None if old is None or new is None else derived_steps(old, new)
         return None if steps is None else Edge(older, newer, steps)
 
     def way(self, type: str, was: int, now: int) -> list[Edge] | None:
@@ -157,20 +202,14 @@ class Lenses:
         if edges is None:
             return None
         stages = [edge.stage(up=up) for edge in (edges if up else reversed(edges))]
-        schema = self.schemas.get(type, {}).get(was)
+        schema = self.schema(type, was)
         return Translation(type, was, now, stages, () if schema is None else fills(schema))
-
-    def versions(self, type: str) -> list[int]:
-        """All versions that are known, in order."""
-        named = {version for edge in self.edges.get(type, {}).values() for version in edge[:2]}
-        return sorted(named | self.schemas.get(type, {}).keys())
 
     def check(self, type: str) -> None:
         """Raises SchemaError where nothing joins two versions, and where steps do not make the
         documents of one version from those of the other, in both directions.
         """
-        schemas = self.schemas.get(type, {})
-        for older, newer in pairwise(self.versions(type)):
+        for older, newer in pairwise(self.versions(type, imported=False)):
             edge = self.edge(type, older)
             if edge is None or edge.newer != newer:
                 raise SchemaError(
@@ -178,12 +217,45 @@ class Lenses:
                     expected="a version that only adds fields with defaults, or a declaration",
                     hint=f'evolve("{type}", {older}, {newer}, …)',
                 )
-            if older in schemas and newer in schemas:
-                check_steps(schemas[older], schemas[newer], edge.steps)
-                check_steps(schemas[newer], schemas[older], edge.stage(up=False).steps)
+            old, new = (
+                self.schemas.get(type, {}).get(v) or self.locked.get(type, {}).get(v)
+                for v in (older, newer)
+            )
+            if old is not None and new is not None:
+                check_steps(old, new, edge.steps)
+                check_steps(new, old, edge.stage(up=False).steps)
+
+    def check_class(self, cls: type) -> None:
+        """Raises SchemaError for a class that cannot read what the lock says of its version, and
+        for lenses of its type that cannot work.
+        """
+        declared = event_type(cls)
+        locked = self.locked.get(declared.type, {}).get(declared.version)
+        mine = None if locked is None else schema_of_class(cls)
+        if locked is not None and mine is not None:
+            problem = next(misfits(shape_of(locked), mine, open=True), None)
+            if problem is not None:
+                raise SchemaError(
+                    f"{cls.__name__} is not what the lock has as {declared.type}"
+                    f" {declared.version}: {problem}",
+                    expected="a version that stays as it is",
+                    hint="a change is a new version: oncebox schema check",
+                )
+        self.check(declared.type)
 
 
-declared = Lenses()
+def schema_of_class(cls: type) -> Schema | None:
+    """What the documents of a class are; None where its types have no image in a schema."""
+    from ..schema.derive import schema_of
+
+    try:
+        return schema_of(cls)
+    except SchemaError as error:
+        logger.debug("%s: %s", cls.__name__, error)
+        return None
+
+
+declared = Lenses(imported=True)
 """What `evolve` has declared in this process."""
 
 
@@ -196,8 +268,8 @@ def known_to(classes: Iterable[type]) -> Lenses:
     lenses = Lenses()
     given = {(event_type(cls).type, event_type(cls).version): cls for cls in classes}
     for name in {type for type, _ in given}:
-        lenses.edges[name] = dict(declared.edges.get(name, {}))
-        lenses.schemas[name] = dict(declared.schemas.get(name, {}))
+        lenses.edges[name] = declared.locked_edges.get(name, {}) | declared.edges.get(name, {})
+        lenses.schemas[name] = dict(declared.locked.get(name, {}))
         imported = {known: cls for known, cls in event_classes().items() if known[0] == name}
         for cls in (imported | given).values():
             if event_type(cls).type == name:

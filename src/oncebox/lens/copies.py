@@ -84,6 +84,8 @@ class Copies:
         if content_type != JSON:
             raise DecodeFailed(f"{type} comes as {content_type[:60]!r}", expected=JSON)
         translation = self.lenses.translation(type, version, wanted)
+        if translation is None and self.lenses.look_again():
+            translation = self.lenses.translation(type, version, wanted)
         if translation is None:
             low, high = sorted((version, wanted))
             raise DecodeFailed(

@@ -75,14 +75,17 @@ def shown(step: Step) -> str:
     return f"{step.__class__.__name__.lower()}({where!r})"
 
 
-def misfits(shape: Shape, new: Schema) -> Iterator[str]:
-    """What keeps a shape from being the event of a schema."""
-    yield from _Fit(new, set()).record(shape, new.record, "")
+def misfits(shape: Shape, new: Schema, *, open: bool = False) -> Iterator[str]:
+    """What keeps a shape from being the event of a schema; with `open`, from being read as one by
+    who leaves out what it does not know.
+    """
+    yield from _Fit(new, set(), open).record(shape, new.record, "")
 
 
 class _Fit(NamedTuple):
     new: Schema
     met: set[tuple[int, str, str]]
+    open: bool
 
     def record(self, shape: Shape, record: Record, path: str) -> Iterator[str]:
         for field in record.fields:
@@ -97,7 +100,7 @@ class _Fit(NamedTuple):
                 yield from self.slot(slot, field, where)
         known = {field.name for field in record.fields}
         for name in shape:
-            if name not in known:
+            if name not in known and not self.open:
                 yield f"version {self.new.version} has no field {path + name}"
 
     def slot(self, slot: Slot, field: Field, where: str) -> Iterator[str]:

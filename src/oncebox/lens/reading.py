@@ -27,6 +27,8 @@ class Translator:
         if version is None:
             return EventReader(self.type)(_content(record), value)
         translation = self.lenses.translation(self.type.type, version, self.type.version)
+        if translation is None and self.lenses.look_again():
+            translation = self.lenses.translation(self.type.type, version, self.type.version)
         if translation is None:
             raise self._unknown(version)
         document = document_in(_content(record), value, self.type.type, version)
@@ -36,8 +38,7 @@ class Translator:
 
     def _unknown(self, version: int) -> DecodeFailed:
         name, mine = self.type.type, self.type.version
-        newest = max(mine, *self.lenses.versions(name), 0)
-        deploy = "deploy me" if version > newest else "declare it"
+        deploy = "deploy me" if version > mine else "declare it"
         low, high = sorted((version, mine))
         return DecodeFailed(
             f"{name} came in version {version}",
