@@ -303,9 +303,9 @@ def kept(  # noqa: PLR0911
 
 def _equal(a: Any, b: Any, kind: str) -> bool:
     if isinstance(a, str) and kind == "bytes":
-        return a.encode() == b
+        return bool(a.encode() == b)
     if isinstance(a, bytes) and kind == "string":
-        return a == b.encode() if isinstance(b, str) else False
+        return isinstance(b, str) and bool(a == b.encode())
     if kind == "null":
         return a is None and b is None
     alike = kind not in ("string", "bytes", "boolean") or type(a) is type(b)

@@ -121,6 +121,7 @@ BAD = {
     "a field twice": (text(record("E", field("x", "int"), field("x", "int"))), "twice"),
     "a name twice": (text(of(enum("a"), enum("a"))), "E is defined twice"),
     "a union in a union": (text(of(["null", ["int"]])), "union"),
+    "a union of nothing": (text(of([])), "union of nothing"),
     "a branch twice": (text(of(["int", "int"])), "union"),
     "a fixed without size": (text(of({"type": "fixed", "name": "F"})), "size"),
     "a fixed too large": (text(of(fixed(2**40))), "size"),

@@ -185,6 +185,8 @@ class _Reader:
 
     def _union(self, schema: list[Any], space: str, path: str, depth: int) -> Type:
         self.counted(len(schema))
+        if not schema:
+            raise self.wrong(path, "a union of nothing", "one branch at least")
         branches = [
             self.type(one, space, f"{path}[{n}]", depth + 1) for n, one in enumerate(schema)
         ]

@@ -86,6 +86,12 @@ class Message:
     fields: dict[int, Field] = field(default_factory=dict)
 
     @cached_property
+    def named(self) -> dict[str, Field]:
+        """Its fields by the names that ProtoJSON takes; a JSON name goes before another's name."""
+        by_name = {one.name: one for one in self.fields.values()}
+        return by_name | {one.json_name: one for one in self.fields.values()}
+
+    @cached_property
     def cls(self) -> Any:
         """Its class, made by protobuf."""
         return message_factory.GetMessageClass(self.descriptor)

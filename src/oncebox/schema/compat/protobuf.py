@@ -164,7 +164,7 @@ class _Walk:
         r = pair.reader
         number, name = _within(one.number, r.reserved), one.name in r.reserved_names
         path = f"{r.name}.{one.name}"
-        namesake = _named(one, r)
+        namesake = r.named.get(one.json_name)
         if namesake is not None:
             yield self.renumbered(pair, one, namesake)
         elif self.retired:
@@ -195,7 +195,7 @@ class _Walk:
     def field(self, pair: Pair, one: Field, twin: Field) -> Iterator[Problem]:
         path = f"{pair.reader.name}.{twin.name}"
         shown = one.shown(), twin.shown()
-        namesake = _named(one, pair.reader)
+        namesake = pair.reader.named.get(one.json_name)
         if namesake is not None and namesake is not twin:
             yield self.renumbered(pair, one, namesake)
         elif namesake is None:
@@ -357,14 +357,6 @@ def _covered(start: int, end: int, ranges: list[tuple[int, int]]) -> bool:
         if low <= start < high:
             start = high
     return start >= end
-
-
-def _named(one: Field, r: Message) -> Field | None:
-    """The reader's field under the name that ProtoJSON has for it."""
-    for twin in r.fields.values():
-        if one.json_name in (twin.json_name, twin.name):
-            return twin
-    return None
 
 
 def _key(one: Field) -> int:
