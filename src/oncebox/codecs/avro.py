@@ -78,7 +78,7 @@ class AvroCodec:
         for a text that is no Avro schema.
         """
         parsed, named = parsed_text(writer)
-        return _compiled(parsed, named, self._shape, label=f"{self.schema.type} in Avro")
+        return _compiled(parsed, named, lambda: self._shape, label=f"{self.schema.type} in Avro")
 
 
 def foreign_reader(writer: str, reader: str | None = None, *, values: bool = False) -> Decoder:
@@ -92,14 +92,19 @@ def foreign_reader(writer: str, reader: str | None = None, *, values: bool = Fal
         convert = avro_leaves.conversion(shape, shape, values=values)
         return raw if convert is None else convert(raw)
 
-    return _compiled(schema, named, Foreign(wanted_named, leaf).of(wanted), values=values)
+    return _compiled(schema, named, lambda: Foreign(wanted_named, leaf).of(wanted), values=values)
 
 
 def _compiled(
-    writer: Any, named: dict[str, Any], shape: Any, *, values: bool = False, label: str = "Avro"
+    writer: Any,
+    named: dict[str, Any],
+    shape: Callable[[], Any],
+    *,
+    values: bool = False,
+    label: str = "Avro",
 ) -> Decoder:
     try:
-        return compile_reader(writer, named, shape, values=values, label=label)
+        return compile_reader(writer, named, shape(), values=values, label=label)
     except (ValueError, RecursionError, KeyError) as error:
         raise SchemaError(
             f"an Avro schema that cannot be used: {error}", expected="defaults that fit their types"

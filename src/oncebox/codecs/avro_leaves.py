@@ -12,6 +12,7 @@ from uuid import UUID
 from ..schema import leaves
 from ..schema.images.avro import DURATION
 from .avro_shapes import Leaf
+from .convert import integer
 
 PRECISION_MAX = 400
 """Digits of a decimal; a schema that asks for more has its decimals as bytes."""
@@ -87,6 +88,8 @@ def _as_document(writer: Leaf, reader: Leaf) -> Conversion | None:  # noqa: PLR0
         return lambda number: text(number * factor // divisor)
     if kind in RAW:
         return leaves.bytes_text
+    if reader.bounds is not None:
+        return integer(*reader.bounds)
     return leaves.finite if kind in ("float", "double") else None
 
 

@@ -59,6 +59,7 @@ class Leaf(NamedTuple):
     size: int = 0
     names: tuple[str, ...] = ()
     left_out: bool = False
+    bounds: tuple[int, int] | None = None
 
 
 class Array(NamedTuple):
@@ -153,6 +154,8 @@ class Shapes:
         match type:
             case None:
                 return Leaf("null")
+            case Int(low, high) if type != Int():
+                return Leaf("long", bounds=(low, high))
             case Decimal(precision, scale):
                 return Leaf("bytes", "decimal", precision, scale)
             case List(of) | Set(of):
@@ -201,6 +204,8 @@ class Foreign:
 
     def of(self, schema: Any) -> Any:
         if isinstance(schema, list):
+            if any(isinstance(branch, list) for branch in schema):
+                raise ValueError("a union inside a union")
             return Choice(tuple(self.of(branch) for branch in schema))
         schema = resolved(schema, self.named)
         kind = schema["type"]

@@ -24,7 +24,7 @@ FORMATS: dict[str, Format] = {
 }
 """Formats by `datacontenttype`; whatever else there is, is read as JSON."""
 
-CODECS_MAX = 10_000
+CODECS_MAX = 1_000
 """Codecs that are kept; each belongs to an event version."""
 
 

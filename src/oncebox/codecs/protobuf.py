@@ -216,8 +216,7 @@ def _moment(us: int) -> dict[str, int]:
 def _duration(value: str) -> dict[str, int]:
     us = leaves.duration_us_of(value)
     seconds, rest = divmod(abs(us), _SECOND_US)  # both parts have the sign
-    if seconds > 315_576_000_000:
-        raise ValueError("more than the 10,000 years of Protobuf's Duration")
+    _check_seconds(seconds)
     sign = -1 if us < 0 else 1
     return {"seconds": sign * seconds, "nanos": sign * rest * 1000}
 
@@ -379,7 +378,19 @@ def _map(read: Conversion) -> Conversion:
 def _leaf(type: Type) -> Conversion:
     if isinstance(type, Decimal):
         return decimal(type)
+    if isinstance(type, Int):
+        return LEAVES[Int](type)
     return _READ[type.__class__]
+
+
+def _check_seconds(seconds: int) -> None:
+    if abs(seconds) > 315_576_000_000:
+        raise ValueError("more than the 10,000 years of Protobuf's Duration")
+
+
+def _duration_text(value: Any) -> str:
+    _check_seconds(value.seconds)
+    return leaves.duration_text(_us_of(value))
 
 
 def _us_of(value: Any) -> int:
@@ -391,7 +402,6 @@ def _us_of(value: Any) -> int:
 
 _READ: dict[type[Kind], Conversion] = {
     Bool: lambda value: value,
-    Int: lambda value: value,
     Str: lambda value: value,
     Float: leaves.finite,
     Bytes: leaves.bytes_text,
@@ -399,5 +409,5 @@ _READ: dict[type[Kind], Conversion] = {
     Date: lambda value: leaves.date_text(leaves.days_of(value)),
     Time: lambda value: leaves.time_text(leaves.time_us_of(value)),
     Timestamp: lambda value: leaves.timestamp_text(_us_of(value)),
-    Duration: lambda value: leaves.duration_text(_us_of(value)),
+    Duration: _duration_text,
 }

@@ -10,7 +10,6 @@ import re
 from base64 import b64encode
 from binascii import a2b_base64
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
 from math import isfinite
 from uuid import UUID
 
@@ -39,9 +38,9 @@ def unscaled_of(text: str, precision: int, scale: int) -> int:
     """A decimal as an integer: 1250 of "12.5" with scale 2."""
     if not _DECIMAL.match(text):
         raise ValueError(f"{text[:40]!r} is no decimal number")
-    number = Decimal(text).scaleb(scale)
-    unscaled = int(number)
-    if unscaled != number or abs(unscaled) >= 10**precision:
+    whole, _, fraction = text.partition(".")  # as text: Decimal's context would round
+    unscaled = int(whole + fraction[:scale].ljust(scale, "0"))
+    if fraction[scale:].strip("0") or abs(unscaled) >= 10**precision:
         raise ValueError(f"{text[:40]} has more than {precision} digits, {scale} behind the point")
     return unscaled
 
