@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from chains import Noted, Opened, Paid, make_store
-from oncebox import Context, Service
-from oncebox.errors import NotFound
+from oncebox import Context, Service, foreign
+from oncebox.errors import BadRecord, DecodeFailed, NotFound
 from oncebox.event import event
-from oncebox.testing import deliver, deliver_async, drain, drain_async, emitted
+from oncebox.testing import deliver, deliver_async, drain, drain_async, emitted, record
 
 
 @event("order.back", stream="back", key="order")
@@ -70,6 +70,48 @@ def test_deliver_raises_what_the_handler_raises(store: Any, tmp_path: Path) -> N
         deliver(billing, Paid("a", 1))
     with pytest.raises(NotFound, match="no handler"):
         deliver(billing, Noted("a", "x"))
+
+
+@dataclass(frozen=True)
+class Payment:
+    order: str
+    cents: int
+
+
+@pytest.mark.parametrize(
+    "places", [{}, {"id": "header:x-id"}, {"key": "$.order"}, {"id": "$.order", "key": "key"}]
+)
+def test_deliver_takes_records_of_topics_that_others_write(
+    store: Any, tmp_path: Path, places: dict[str, Any]
+) -> None:
+    billing = service_on(store, tmp_path)
+    insert = "INSERT INTO ledger (who, what) VALUES (?, ?)"
+    insert = insert if store.dialect == "sqlite" else insert.replace("?", "%s")
+
+    @billing.on(foreign("legacy.payments", Payment, **places))
+    def settle(tx: Any, payment: Payment) -> None:
+        tx.execute(insert, (payment.order, payment.cents))
+
+    def payment(order: str, cents: int) -> Any:
+        value = f'{{"order": "{order}", "cents": {cents}}}'.encode()
+        return record("legacy.payments", value, key=b"k", headers=[("x-id", order)])
+
+    deliver(billing, payment("a", 1), payment("b", 2))
+    deliver(billing, payment("c", 3))
+    if "id" in places:
+        deliver(billing, payment("a", 1))  # a duplicate
+    session = store.open()
+    rows = session.run("SELECT who, what FROM ledger ORDER BY n")
+    assert [tuple(r) for r in rows] == [("a", 1), ("b", 2), ("c", 3)]
+    session.close()
+    with pytest.raises(DecodeFailed, match="cents"):
+        deliver(billing, record("legacy.payments", b'{"order": "d"}', key=b"k",
+                                headers=[("x-id", "d")]))  # fmt: skip
+    with pytest.raises(NotFound, match="topic other"):
+        deliver(billing, record("other", b"{}"))
+    if "id" in places:
+        with pytest.raises(BadRecord):
+            deliver(billing, record("legacy.payments", b"no JSON", key=b"k"))
 
 
 def test_deliver_awaits_coroutine_handlers(store: Any, tmp_path: Path) -> None:

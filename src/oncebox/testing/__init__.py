@@ -3,9 +3,10 @@
 """
 
 from .drain import drain, drain_async
-from .helpers import EmittedEvent, deliver, deliver_async, emitted
+from .helpers import EmittedEvent, deliver, deliver_async, emitted, record
 from .laws import check_laws
 
 __all__ = [
     "EmittedEvent", "check_laws", "deliver", "deliver_async", "drain", "drain_async", "emitted",
+    "record",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Helpers for the tests of applications: the real consumer on the real store, no fakes.
 
     deliver(billing, OrderPlaced("o-1", 1250))     the handlers run, as in production
+    deliver(billing, record("legacy.payments", b"{…}", key=b"o-1"))   what others write
     emitted(tx)                                    what this database has emitted so far
 
 Both have the asynchronous forms that their subjects need: `await deliver_async(…)` for coroutine
@@ -11,7 +12,7 @@ migrate`, or `migrate` below.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import json
@@ -23,11 +24,11 @@ from ..codecs.events import document_in, event_codec
 from ..consumer import CAREFUL_MAX
 from ..effects import have_effect
 from ..envelope import JSON, STAMP_UNITS_PER_US, chain_text, event_headers
-from ..errors import NotFound
+from ..errors import BadRecord, NotFound
 from ..event import EventType, event_type, new_id
-from ..ports import Record
+from ..ports import Outgoing, Record
 from ..program import Program, call, drive, drive_async, perform
-from ..reading import BY_ID, Reading, subscribe, take_in, transact
+from ..reading import BY_ID, Reading, subscribe, subscribe_first, take_in, transact
 from ..running import reading_of
 from ..service import Consumer, Service
 from ..session import Session, keys_value
@@ -49,11 +50,24 @@ class EmittedEvent(NamedTuple):
     data: Any
 
 
+def record(
+    topic: str,
+    value: bytes | None,
+    *,
+    key: bytes | None = None,
+    headers: Sequence[tuple[str, str | bytes]] = (),
+) -> Outgoing:
+    """A record of a topic that others write (`foreign`), for `deliver`."""
+    return Outgoing(topic, key, value, list(headers), time.time_ns() // 1_000_000)
+
+
 def deliver(service: Service, *events: object, state: Any = None) -> None:
-    """Run a service's plain handlers for events, each as the next of its key, and commit.
+    """Run a service's plain handlers for events, each as the next of its key, and commit; and for
+    what `record` makes, as the next of its topic.
 
     Raises what a handler raises (then nothing of that event is committed), and NotFound when no
-    handler takes the event's type. `state` is what handlers get as `context.state`.
+    handler takes the event's type, or reads the topic; BadRecord and DecodeFailed for a record that
+    cannot be read. `state` is what handlers get as `context.state`.
     """
     drive(_deliver(service, events, state))
 
@@ -89,26 +103,35 @@ def _emitted(session: Session) -> Program[list[EmittedEvent]]:
 
 def _deliver(service: Service, events: tuple[object, ...], state: Any) -> Program[None]:
     for event in events:
-        declared = event_type(type(event))
-        takers = [c for c in service.consumers.values() if declared.type in c.handlers]
+        if isinstance(event, Outgoing):
+            what, takes = f"topic {event.topic}", f"foreign({event.topic!r}, …)"
+            takers = [c for c in service.consumers.values() if event.topic in c.foreign]
+        else:
+            declared, takes = event_type(type(event)), type(event).__name__
+            what = declared.type
+            takers = [c for c in service.consumers.values() if what in c.handlers]
         if not takers:
             raise NotFound(
-                f"{service.name} has no handler for {declared.type}",
-                hint=f"@{service.name}.on({type(event).__name__})",
+                f"{service.name} has no handler for {what}", hint=f"@{service.name}.on({takes})"
             )
         for consumer in takers:
-            yield from _deliver_to(service, consumer, declared, event, state)
+            yield from _deliver_to(service, consumer, event, state)
 
 
-def _deliver_to(
-    service: Service, consumer: Consumer, declared: EventType, event: object, state: Any
-) -> Program[None]:
+def _deliver_to(service: Service, consumer: Consumer, event: object, state: Any) -> Program[None]:
     store = open_store(service.store, service.schema, asynchronous=consumer.asynchronous)
     session = yield from call(store.open)
     try:
         reading = reading_of(service, consumer, store, session, state)
-        record = yield from transact(reading, _next_record(reading, declared, event))
-        yield from _settle(reading, record)
+        if isinstance(event, Outgoing):
+            yield from transact(reading, subscribe_first(reading))
+            headers = [(n, v.encode() if isinstance(v, str) else v) for n, v in event.headers]
+            offset = time.time_ns()  # as if behind whatever was delivered before
+            made = Record(event.topic, 0, offset, event.key, event.value, headers, event.time_ms)
+        else:
+            next_one = _next_record(reading, event_type(type(event)), event)
+            made = yield from transact(reading, next_one)
+        yield from _settle(reading, made)
     finally:
         yield from call(session.close)
 
@@ -144,6 +167,8 @@ def _next_record(reading: Reading, declared: EventType, event: object) -> Progra
 def _settle(reading: Reading, record: Record) -> Program[None]:
     """Run one record as a batch of its own; `once` is had and the handler runs again."""
     items, _ = take_in(reading, [record])
+    if items[0].bad is not None:
+        raise BadRecord(items[0].bad)
     drains: dict[Any, bool] = {}
     for _ in range(EFFECTS_MAX):
         batch = Batch(reading, items, {}, drains, careful=bool(reading.suspending))
