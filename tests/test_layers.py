@@ -51,7 +51,17 @@ LAYERS = (
     ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),
     ("audit", "examine", "auditing", "audit_topic"),
     ("service", "connect", "work", "registry", "translate"),
-    ("running", "config", "places", "testing", "watching", "health", "metrics", "endpoints"),
+    (
+        "running",
+        "config",
+        "contracts",
+        "places",
+        "testing",
+        "watching",
+        "health",
+        "metrics",
+        "endpoints",
+    ),
     ("cli", "demo", "doctor"),
     ("__main__", "__init__"),
 )

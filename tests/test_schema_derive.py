@@ -20,8 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Meta, Struct, UnsetType, json
 
-from contracts import ALL, AllDataclass, AllPydantic, AllStruct, Card
-from documents import documents
+from every_type import ALL, AllDataclass, AllPydantic, AllStruct, Card
 from oncebox import event
 from oncebox.codec import decode, encode
 from oncebox.errors import ConfigurationError, SchemaError
@@ -30,6 +29,7 @@ from oncebox.schema.derive import schema_of
 from oncebox.schema.model import Enum, Named, Schema
 from oncebox.schema.text import read_type, type_text
 from oncebox.schema.valid import problems
+from oncebox.testing.documents import documents
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 each_class = pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from cyclopts import App
 
-app = App(name="schema", help="Versions of events: compat, serve, user.")
+app = App(name="schema", help="Versions of events: lock, check, compat, serve, user.")
 
+app.command(f"{__package__}.schema_lock:lock", name="lock")
+app.command(f"{__package__}.schema_lock:check", name="check")
 app.command(f"{__package__}.schema_compat:compat", name="compat")
 app.command(f"{__package__}.schema_serve:serve", name="serve")
 app.command(f"{__package__}.schema_serve:user", name="user")

@@ -69,7 +69,7 @@ from .model import (
 from .sample import smallest
 from .tags import Digits, Tag
 from .text import WORDS
-from .valid import type_problems
+from .valid import wrong_defaults
 
 PLAIN: dict[Any, Type] = {
     bool: Bool(),
@@ -116,17 +116,11 @@ def schema_of(cls: type) -> Schema:
 
 
 def _check_defaults(schema: Schema) -> None:
-    for name, definition in schema.definitions.items():
-        for field in definition.fields if isinstance(definition, Record) else ():
-            if field.default is UNSET:
-                continue
-            for problem in type_problems(schema, field.type, field.default):
-                path = problem.path.removeprefix("$")
-                raise SchemaError(
-                    f"{schema.type} {schema.version}: the default of {name}.{field.name}{path} "
-                    "does not fit its type",
-                    expected=problem.expected,
-                )
+    for path, expected in wrong_defaults(schema):
+        raise SchemaError(
+            f"{schema.type} {schema.version}: the default of {path} does not fit its type",
+            expected=expected,
+        )
 
 
 class _Walk:

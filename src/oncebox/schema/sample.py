@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 from msgspec import UNSET
@@ -45,7 +46,7 @@ _SMALLEST: dict[type, Any] = {
 
 def smallest(schema: Schema, type: Type | None = None) -> Any:
     """A document of the schema, or a value of a type in it, with as little in it as can be: null,
-    empty, the first symbol. Fields with a default are left out.
+    empty, the first symbol, the default; it is written as its writers write.
 
     Raises SchemaError for a record that has to hold itself: no document could end.
     """
@@ -77,8 +78,13 @@ def _of_definition(schema: Schema, name: str, inside: tuple[str, ...]) -> Any:
         )
     inside = (*inside, name)
     if isinstance(definition, Record):
-        required = [f for f in definition.fields if f.default is UNSET and not f.absent]
-        return {field.name: _smallest(schema, field.type, inside) for field in required}
+        return {
+            field.name: _smallest(schema, field.type, inside)
+            if field.default is UNSET
+            else deepcopy(field.default)
+            for field in definition.fields
+            if not (field.absent or (definition.omits and field.default is not UNSET))
+        }
     return _of_union(schema, definition, inside)
 
 

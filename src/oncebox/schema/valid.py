@@ -60,6 +60,15 @@ def type_problems(
     return _Check(schema, open).value(type, value, path)
 
 
+def wrong_defaults(schema: Schema) -> Iterator[tuple[str, str]]:
+    """Defaults that do not fit their types: the place, `OrderPlaced.lines[0]`, and what fits."""
+    for name, definition in schema.definitions.items():
+        for field in definition.fields if isinstance(definition, Record) else ():
+            if field.default is not UNSET:
+                path = f"{name}.{field.name}"
+                yield from type_problems(schema, field.type, field.default, path=path)
+
+
 class _Check(NamedTuple):
     schema: Schema
     open: bool

@@ -1,0 +1,117 @@
+"""What an application's code says of events: their classes, who reads them, and what leads from
+one version to the next.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from msgspec import json
+
+from .codec import decode
+from .config import imported
+from .errors import DecodeFailed, SchemaError
+from .event import EventType, event_type
+from .lens.chain import declared
+from .schema.check import Code
+from .schema.derive import schema_of
+from .schema.lock import Place
+from .schema.model import Schema
+from .schema.numbers import bare
+from .service import Consumer, Service
+
+Classes = dict[Place, type]
+
+
+def code_of(services: Mapping[str, Service[Any]], packages: Iterable[str]) -> tuple[Code, Classes]:
+    """What is declared in the modules of the working folder that are loaded, in these packages
+    with all that is in them, and by the handlers of these services. Raises SchemaError.
+    """
+    named = [module for package in packages for module in _modules(package)]
+    consumers = {c.name: c for service in services.values() for c in service.consumers.values()}
+    classes: Classes = {}
+    schemas: dict[Place, Schema] = {}
+    for cls in (*_in_modules([*named, *_here()]), *_handled(consumers.values())):
+        type = event_type(cls)
+        place = (type.type, type.version)
+        if classes.get(place) is cls:
+            continue
+        schema = schema_of(cls)
+        if place in classes and bare(schemas[place]) != bare(schema):
+            raise SchemaError(
+                f"{place[0]} {place[1]} is declared twice, and differently: by "
+                f"{_name(classes[place])} and {_name(cls)}",
+                expected="one class for a version, or several that are the same",
+            )
+        classes.setdefault(place, cls)
+        schemas.setdefault(place, schema)
+    reads = {name: _reads(consumer) for name, consumer in consumers.items()}
+    edges = {
+        (type, edge.newer): edge for type, known in declared.edges.items()
+        if any(name == type for name, _ in classes) for edge in known.values()
+    }  # fmt: skip
+    return Code(schemas, {name: found for name, found in reads.items() if found}, edges), classes
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _reads(consumer: Consumer[Any]) -> dict[str, int]:
+    """The version of each type of ours that a consumer has a handler for."""
+    handlers = consumer.handlers.items()
+    return {
+        type: handler.type.version
+        for type, handler in handlers
+        if handler.type.stream not in consumer.foreign
+    }
+
+
+def _handled(consumers: Iterable[Consumer[Any]]) -> Iterator[type]:
+    for consumer in consumers:
+        for handler in consumer.handlers.values():
+            if handler.type.stream not in consumer.foreign:
+                yield handler.type.cls
+
+
+def _modules(package: str) -> Iterator[ModuleType]:
+    """A package, and all modules in it: imported."""
+    found, _ = imported(package)
+    yield found
+    for one in pkgutil.walk_packages(getattr(found, "__path__", ()), f"{package}."):
+        yield import_module(one.name)
+
+
+def _here() -> Iterator[ModuleType]:
+    """Loaded modules of the working folder."""
+    here = Path.cwd()
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file is not None:
+            path = Path(file)
+            if path.is_relative_to(here) and "site-packages" not in path.parts:
+                yield module
+
+
+def _in_modules(modules: Iterable[ModuleType]) -> Iterator[type]:
+    for module in modules:
+        for value in list(vars(module).values()):
+            if isinstance(value, type) and isinstance(value.__dict__.get("__oncebox__"), EventType):
+                yield value
+
+
+def outcome(classes: Classes, type: str, version: int, document: Any) -> str | None:
+    """What the class of a version makes of a document; None where there is no such class."""
+    cls = classes.get((type, version))
+    if cls is None:
+        return None
+    try:
+        return f"read as {decode(cls, json.encode(document))!r}"
+    except DecodeFailed as error:
+        return f"refused: {error}"

@@ -1,0 +1,245 @@
+"""Numbers of fields, symbols and members: given once, kept by name, never given again. Pure.
+
+What a definition was in earlier versions is found by walking two schemas from their roots along
+equal names, so a class may be called otherwise in each version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from msgspec import json
+from msgspec.structs import replace
+
+from .model import (
+    Definition,
+    Enum,
+    Field,
+    List,
+    Map,
+    Named,
+    Nullable,
+    Record,
+    Schema,
+    Set,
+    Type,
+    Union,
+)  # fmt: skip
+
+Renames = Mapping[tuple[str, ...], str]
+"""From a field's path in the newer version to its name in the older one."""
+
+Part = tuple[str, int, str]
+"""A field, symbol or member: its name, its number, and the shape that the number stands for."""
+
+
+def numbered(
+    schema: Schema,
+    others: Sequence[Schema] = (),
+    before: Schema | None = None,
+    renames: Renames | None = None,
+    own: Schema | None = None,
+) -> Schema:
+    """The schema with the numbers that its names have had.
+
+    `others`: all other versions that are locked; `before`: the one before this (or, for the first,
+    the one behind it), whose numbers are kept; `renames` says which of its fields are called
+    otherwise; `own`: this version as it is locked. A field that is new, that was away, or that has
+    another type gets a number that no other version has had.
+    """
+    mine = {} if own is None else _matched(schema, own, None)
+    earlier = {} if before is None else _matched(schema, before, renames)
+    histories = [(old, _matched(schema, old, None)) for old in others if old is not before]
+    histories += [] if before is None else [(before, earlier)]
+    definitions: dict[str, Definition] = {}
+    for name, definition in schema.definitions.items():
+        taken: set[int] = set()
+        for old, found in histories:
+            if name in found:
+                was = old.definitions[found[name].name]
+                taken |= {number for _, number in numbered_parts(was)} | {*was.retired_numbers}
+        near = None if before is None or name not in earlier else _near(before, earlier[name])
+        locked = None if own is None or name not in mine else _near(own, mine[name])
+        later = before is not None and before.version > schema.version
+        definitions[name] = _renumbered(schema, definition, locked, near, taken, retires=not later)
+    return replace(schema, definitions=definitions)
+
+
+class _Match(NamedTuple):
+    """What a definition was called, and which of its fields were called otherwise."""
+
+    name: str
+    renames: dict[str, str]
+
+
+class _Near(NamedTuple):
+    """A definition as it was, and its parts by name."""
+
+    definition: Definition
+    parts: dict[str, Part]
+    renames: dict[str, str]
+
+
+def _near(schema: Schema, match: _Match) -> _Near:
+    definition = schema.definitions[match.name]
+    parts = {part[0]: part for part in _parts(schema, definition)}
+    return _Near(definition, parts, match.renames)
+
+
+def _renumbered(
+    schema: Schema,
+    definition: Definition,
+    own: _Near | None,
+    near: _Near | None,
+    taken: set[int],
+    *,
+    retires: bool,
+) -> Definition:
+    parts = list(_parts(schema, definition))
+    numbers: dict[str, int] = {}
+    for source in [source for source in (own, near) if source is not None]:
+        for name, _, shape in parts:
+            old = source.parts.get(source.renames.get(name, name))
+            same = old is not None and old[2] == shape and old[1] not in numbers.values()
+            if old is not None and same and name not in numbers:
+                numbers[name] = old[1]
+    next_number = max((0, *taken, *numbers.values())) + 1
+    for name, _, _ in parts:
+        if name not in numbers:
+            numbers[name] = next_number
+            next_number += 1
+    used = set(numbers.values())
+    near = near if retires else None
+    before = {} if near is None else near.parts
+    gone = [part for part in before.values() if part[1] not in used]
+    retired = {n for n in (*(part[1] for part in gone), *_retired(near)) if n not in used}
+    names = (*(() if near is None else near.definition.retired_names), *(part[0] for part in gone))
+    kept = {name for name in names if name not in numbers}
+    return _with(definition, numbers, tuple(sorted(retired)), tuple(sorted(kept)))
+
+
+def _retired(near: _Near | None) -> tuple[int, ...]:
+    return () if near is None else near.definition.retired_numbers
+
+
+def _with(
+    definition: Definition,
+    numbers: dict[str, int],
+    retired: tuple[int, ...],
+    names: tuple[str, ...],
+) -> Definition:
+    more: dict[str, Any] = {"retired_numbers": retired, "retired_names": names}
+    match definition:
+        case Record():
+            fields = (replace(field, number=numbers[field.name]) for field in definition.fields)
+            return replace(definition, fields=_sorted(fields), **more)
+        case Enum():
+            symbols = (replace(one, number=numbers[one.value]) for one in definition.symbols)
+            return replace(definition, symbols=_sorted(symbols), **more)
+        case Union():
+            members = (replace(one, number=numbers[one.tag]) for one in definition.members)
+            return replace(definition, members=_sorted(members), **more)
+
+
+def _sorted(parts: Any) -> tuple[Any, ...]:
+    return tuple(sorted(parts, key=lambda part: part.number))
+
+
+def _parts(schema: Schema, definition: Definition) -> Iterator[Part]:
+    shapes = {}
+    if isinstance(definition, Record):
+        shapes = {field.name: _shape(schema, field.type) for field in definition.fields}
+    for name, number in numbered_parts(definition):
+        yield name, number, shapes.get(name, "")
+
+
+def numbered_parts(definition: Definition) -> Iterator[tuple[str, int]]:
+    """Fields, symbols or members: name and number."""
+    match definition:
+        case Record():
+            yield from ((field.name, field.number) for field in definition.fields)
+        case Enum():
+            yield from ((symbol.value, symbol.number) for symbol in definition.symbols)
+        case Union():
+            yield from ((member.tag, member.number) for member in definition.members)
+
+
+def _shape(schema: Schema, type: Type) -> str:
+    """What a number stands for: a type without bounds, and without whether it may be null."""
+    match type:
+        case Nullable():
+            return _shape(schema, type.of)
+        case List() | Set():
+            return f"[{_shape(schema, type.of)}]"
+        case Map():
+            return f"map[{_shape(schema, type.of)}]"
+        case Named():
+            return schema.definitions[type.name].__class__.__name__
+        case _:
+            return type.__class__.__name__
+
+
+# ---- the same definition in two versions
+
+
+def _matched(new: Schema, old: Schema, renames: Renames | None) -> dict[str, _Match]:
+    """For each definition of `new` what it was in `old`, where it was anything."""
+    found: dict[str, _Match] = {}
+    ahead: list[tuple[str, str, tuple[str, ...]]] = [(new.root, old.root, ())]
+    while ahead:
+        name, old_name, path = ahead.pop()
+        here, there = new.definitions[name], old.definitions[old_name]
+        if name in found or here.__class__ is not there.__class__:
+            continue
+        called = {p[-1]: was for p, was in (renames or {}).items() if p[:-1] == path}
+        found[name] = _Match(old_name, called)
+        ahead.extend(reversed(list(_pairs(here, there, called, path))))
+    return found
+
+
+def _pairs(
+    here: Definition, there: Definition, called: dict[str, str], path: tuple[str, ...]
+) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    if isinstance(here, Record) and isinstance(there, Record):
+        olds: dict[str, Field] = {field.name: field for field in there.fields}
+        for field in here.fields:
+            old = olds.get(called.get(field.name, field.name))
+            one, other = inner(field.type), None if old is None else inner(old.type)
+            if one is not None and other is not None:
+                yield one, other, (*path, field.name)
+    elif isinstance(here, Union) and isinstance(there, Union):
+        names = {member.tag: member.name for member in there.members}
+        for member in here.members:
+            if member.tag in names:
+                yield member.name, names[member.tag], path
+
+
+def inner(type: Type) -> str | None:
+    """The definition that a type holds, through lists and the like; None if it holds none."""
+    while isinstance(type, Nullable | List | Set | Map):
+        type = type.of
+    return type.name if isinstance(type, Named) else None
+
+
+# ---- identity
+
+
+def bare(schema: Schema) -> Schema:
+    """A schema without what breaks nobody: documentation and marks; definitions by name."""
+    definitions: dict[str, Definition] = {}
+    for name, definition in sorted(schema.definitions.items()):
+        plain: Definition = replace(definition, doc="")
+        if isinstance(plain, Record):
+            fields = (replace(f, doc="", deprecated="", pii=False) for f in plain.fields)
+            plain = replace(plain, fields=tuple(fields))
+        definitions[name] = plain
+    return replace(schema, definitions=definitions)
+
+
+def schema_id(schema: Schema) -> str:
+    """The SHA-256 of all that readers and writers go by, in hexadecimal: two schemas with one id
+    are the same everywhere.
+    """
+    return sha256(json.encode(bare(schema), order="sorted")).hexdigest()
