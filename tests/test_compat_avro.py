@@ -155,3 +155,23 @@ def test_bounds_let_large_schemas_pass() -> None:
     assert compare(deep, deep) == []
     wide = of(*["int"] * (bounds.FIELDS_MAX - 1))
     assert found(wide, wide) == []
+
+
+def test_what_could_take_long() -> None:
+    """Thousands of branches and symbols, and a default that is as deep as JSON may be."""
+    many = range(bounds.FIELDS_MAX // 2)
+    union = [record(f"R{n}") for n in many]
+    assert found(union, [*union[:-1], record("Other")])
+    symbols = [f"s{n}" for n in many]
+    assert len(found(of(enum(*symbols)), of(enum(*symbols[::-1][1:])))) == 1
+    tree = record("Tree", field("of", {"type": "array", "items": "Tree"}))
+    deep: Any = {"of": []}
+    for _ in range(90):
+        deep = {"of": [deep]}
+    old, new = record("Event"), record("Event", field("tree", tree, default=deep))
+    assert found(old, new) == []
+    for _ in range(150):
+        deep = {"of": [deep]}
+    new = record("Event", field("tree", tree, default=deep))
+    with pytest.raises(SchemaError, match="nested too deeply"):
+        found(old, new)

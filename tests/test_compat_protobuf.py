@@ -165,6 +165,14 @@ BAD = {
         P3 + "message A { " + " ".join(f"int32 f{n} = {n + 1};" for n in range(10_000)) + "}",
         "too many fields",
     ),
+    "many messages": (
+        P3 + "message A {} " + "".join(f"message A{n} {{}} " for n in range(6000)),
+        "too many",
+    ),
+    "many reserved": (
+        P3 + "message A { " + "".join(f"reserved {2 * n + 1}; " for n in range(6000)) + "}",
+        "too many",
+    ),
     "large": (P3 + "message A {} // " + "x" * 5_000_000, "bytes"),
     "a cycle of required": (P2 + "message A { required A a = 1; }", "always holds itself"),
     "half a character": (P3 + "message A {} // \ud800", "surrogates"),

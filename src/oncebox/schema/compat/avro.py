@@ -20,7 +20,7 @@ from .avro_types import (
     smallest,
     writable,
 )
-from .bounds import missing, read_json
+from .bounds import missing, read_json, too_deep
 from .finding import Broken, Finding
 
 try:
@@ -89,10 +89,13 @@ def compare(
     same = theirs == references and read_json(old, "the old schema") == read_json(new, "")
     if same:  # readers with the writer's own schema resolve nothing
         return []
-    found = [
-        *_direction(before, after, "new readers"),
-        *_direction(after, before, "old readers"),
-    ]
+    try:
+        found = [
+            *_direction(before, after, "new readers"),
+            *_direction(after, before, "old readers"),
+        ]
+    except RecursionError:  # of defaults: types are bounded
+        raise too_deep("the schemas", "a default") from None
     return sorted(found, key=lambda one: (one.path, one.rule, one.breaks))
 
 
@@ -144,6 +147,7 @@ class _Resolution:
 
     def __init__(self) -> None:
         self.met: set[tuple[int, int]] = set()
+        self.branches: dict[int, dict[str, dict[int, Type]]] = {}
         self.unwritten: set[int] = set()
         """Fields for which the reader takes its default."""
         self.places: list[Problem] = []
@@ -192,7 +196,7 @@ class _Resolution:
                 yield not_taken(branch, r, path, inner)
 
     def into_union(self, w: Type, r: Type, path: str, trail: Trail) -> Iterator[Problem]:
-        fitting = [branch for branch in r.branches if matches(w, branch)]
+        fitting = [branch for branch in self.candidates(w, r) if matches(w, branch)]
         if not fitting:
             yield not_taken(w, r, path, trail)
             return
@@ -208,6 +212,18 @@ class _Resolution:
                 (w, r),
             )
         yield from self.resolve(w, fitting[0], path, trail)
+
+    def candidates(self, w: Type, r: Type) -> list[Type]:
+        """The branches of a reader's union that may fit, in order: a union may have thousands."""
+        if id(r) not in self.branches:
+            by_name: dict[str, dict[int, Type]] = {}
+            for n, branch in enumerate(r.branches):
+                for name in {branch.short, *branch.aliases}:
+                    by_name.setdefault(name, {})[n] = branch
+            self.branches[id(r)] = by_name
+        known = self.branches[id(r)]
+        found = known.get(w.short, {}) | known.get(w.name, {})
+        return [found[n] for n in sorted(found)]
 
     def records(self, w: Type, r: Type, path: str, trail: Trail) -> Iterator[Problem]:
         if (id(w), id(r)) in self.met:
@@ -311,7 +327,8 @@ def wrong_default(w: Type, r: Type, one: Field, path: str, trail: Trail) -> Prob
 
 def symbols(w: Type, r: Type, path: str, trail: Trail) -> Iterator[Problem]:
     """Symbols that the reader does not know."""
-    lost = [symbol for symbol in w.symbols if symbol not in r.symbols]
+    read = set(r.symbols)
+    lost = [symbol for symbol in w.symbols if symbol not in read]
     if not lost:
         return
     known = r.default in r.symbols

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from .avro import Problem, Trail
 
 
+ALONE = "one_value_for_a_proof_of_oncebox"
+"""A name that no schema has."""
+
+
 class Proof:
     """What fastavro makes of a writer's documents for a reader."""
 
@@ -27,11 +31,11 @@ class Proof:
 
     @cached_property
     def written(self) -> Any:
-        return parse_schema(bare(self._writer, defaults=False))
+        return parse_schema(_alone(bare(self._writer, defaults=False)))
 
     @cached_property
     def read(self) -> Any:
-        return parse_schema(bare(self._reader, defaults=True))
+        return parse_schema(_alone(bare(self._reader, defaults=True)))
 
     def of(self, problem: Problem) -> Witness | None:
         """A witness, if readers refuse the problem's value or read it differently. The value alone
@@ -43,7 +47,7 @@ class Proof:
         if outcome is None and not moved:
             return None
         document = built(problem.trail, problem.value)
-        encoded = encode(self.written, document)
+        encoded = encode(self.written, {"value": document})  # the same bytes as without a record
         if moved:
             try:
                 decode(encoded, self.written, self.read)
@@ -57,11 +61,11 @@ def _outcome(problem: Problem) -> str | None:
     if problem.field is not None:
         return _lacking(problem.field, problem)
     taken = any(step == "branch" for step, *_ in problem.trail[-1:])
-    value = (w.tag, problem.value) if taken else problem.value
-    bares = bare(w, defaults=False), bare(r, defaults=True)
-    writer = parse_schema([bares[0]] if taken else bares[0])
+    writer = parse_schema(_alone([bare(w, defaults=False)] if taken else bare(w, defaults=False)))
+    reader = parse_schema(_alone(bare(r, defaults=True)))
+    encoded = encode(writer, {"value": (w.tag, problem.value) if taken else problem.value})
     try:
-        was_read = decode(encode(writer, value), writer, parse_schema(bares[1]))
+        was_read = decode(encoded, writer, reader)["value"]
     except Exception as error:
         return refused(error)
     if problem.logical:
@@ -71,13 +75,20 @@ def _outcome(problem: Problem) -> str | None:
     return None if same(problem.value, was_read) else f"read as {shown(was_read)}"
 
 
+def _alone(type: Any) -> dict[str, Any]:
+    """A record around a type: of a union at the root, fastavro tells each branch all the others, and
+    in what it says of an error shows the square of them.
+    """
+    return {"type": "record", "name": ALONE, "fields": [{"name": "value", "type": type}]}
+
+
 def _lacking(one: Field, problem: Problem) -> str | None:
     """What readers do that lack a field: with no default for it, or one of another type. If they
     lack it nowhere, it is only asked whether they take the schema.
     """
     name, type, default = problem.types[1].name, "int", {}
     if one.default is not NOTHING:
-        name, type, default = "alone", bare(one.type, defaults=True), {"default": one.default}
+        name, type, default = ALONE, bare(one.type, defaults=True), {"default": one.default}
     field = {"name": one.name, "type": type, **default}
     empty = {"type": "record", "name": name, "fields": []}
     try:

@@ -238,10 +238,13 @@ def _local(found: Any) -> str:
 
 
 def _parts(holder: Any) -> int:
-    """Fields and values of a file or message, with all that is in it."""
-    inner = holder.message_type if hasattr(holder, "message_type") else holder.nested_type
-    own = len(holder.field) if hasattr(holder, "field") else 0
-    return own + sum(map(_parts, inner)) + sum(len(one.value) for one in holder.enum_type)
+    """Messages, fields, values and what is reserved, at all depths of a file or message."""
+    nested = holder.nested_type if hasattr(holder, "nested_type") else holder.message_type
+    count = len(nested) + sum(map(_parts, nested))
+    for one in (*nested, *holder.enum_type):
+        kept = len(one.reserved_range) + len(one.reserved_name)
+        count += kept + len(one.field if hasattr(one, "field") else one.value)
+    return count
 
 
 _CACHE: OrderedDict[tuple[str, tuple[tuple[str, str], ...]], Proto] = OrderedDict()

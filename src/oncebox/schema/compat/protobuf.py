@@ -7,6 +7,7 @@ extensions are not looked at.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -341,10 +342,11 @@ def _within(number: int, ranges: list[tuple[int, int]]) -> bool:
 
 def _reserved(w: Message | Enum, r: Message | Enum, path: str) -> Iterator[Problem]:
     """What was reserved and is no more, so that it could be given again."""
+    merged = _merged(r.reserved)
     lost = [
         f"{start} to {end - 1}" if end - start > 1 else f"{start}"
         for start, end in w.reserved
-        if not _covered(start, end, r.reserved)
+        if not _covered(start, end, merged)
     ]
     lost += sorted(w.reserved_names - r.reserved_names)
     if lost:
@@ -352,11 +354,20 @@ def _reserved(w: Message | Enum, r: Message | Enum, path: str) -> Iterator[Probl
         yield Problem("reserved-removed", path, lost, None, instead)
 
 
-def _covered(start: int, end: int, ranges: list[tuple[int, int]]) -> bool:
-    for low, high in sorted(ranges):
-        if low <= start < high:
-            start = high
-    return start >= end
+def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same numbers in ranges that do not touch, in order."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(ranges):
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    return found
+
+
+def _covered(start: int, end: int, merged: list[tuple[int, int]]) -> bool:
+    place = bisect_right(merged, start, key=lambda one: one[0])
+    return place > 0 and merged[place - 1][1] >= end
 
 
 def _key(one: Field) -> int:
