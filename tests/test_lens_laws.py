@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 
 from lensing import Placed1, Placed2, Placed3, lenses
 from oncebox import add, evolve, split
 from oncebox.errors import SchemaError
+from oncebox.lens.chain import Edge, Lenses
+from oncebox.lens.compile import RUNTIME
+from oncebox.lens.residue import Residue, through
+from oncebox.schema.model import Field, Record, Schema, Str
 from oncebox.testing import check_laws
-from oncebox.testing.laws import try_laws
+from oncebox.testing.laws import broken_laws, try_laws
 from versions import OPERATIONS, TYPE, Made, make_versions
 
 __all__ = ["lenses"]
@@ -55,6 +60,43 @@ def test_a_lens_that_leaves_a_field_out_is_refused_with_the_field() -> None:
 def test_a_way_that_is_missing_is_refused() -> None:
     with pytest.raises(SchemaError, match="nothing leads from version 2 to 3"):
         check_laws(Placed1, Placed2, Placed3)
+
+
+def no_witness(given: Residue, lost: Residue, id: str, value: Any, there: Any, back: Any) -> Any:
+    """Puts back what was lost, whatever has become of it since."""
+    return given.pop(id)[1] if id in given else through(given, lost, id, value, there, back)
+
+
+def nothing_kept(given: Residue, lost: Residue, id: str, value: Any, there: Any, back: Any) -> Any:
+    return through(given, {}, id, value, there, back)
+
+
+def forgets(lost: Residue, id: str, record: Any, name: str, default: Any, inside: bool) -> None:
+    record.pop(name, None)
+
+
+def texts(version: int, *names: str) -> Schema:
+    fields = tuple(Field(name, number, Str()) for number, name in enumerate(names, 1))
+    return Schema(TYPE, version, "Order", {"Order": Record(fields)})
+
+
+@pytest.mark.parametrize(
+    ("name", "bug"),
+    [("through", no_witness), ("through", nothing_kept), ("note_gone", forgets)],
+)
+def test_a_bug_in_what_is_kept_breaks_a_law(
+    name: str, bug: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, old, new = Lenses(), texts(1, "name"), texts(2, "first", "last", "lang")
+    for schema in (old, new):
+        made.know(schema)
+    steps = split("name", into=("first", "last")), add("lang", default="en")
+    made.add(TYPE, Edge(1, 2, steps))
+    document, other = ({"first": f, "last": "c", "lang": "de"} for f in ("a b", "x"))
+    assert list(broken_laws(made, new, old, document, other)) == []
+    monkeypatch.setitem(RUNTIME, name, bug)
+    made.forget()
+    assert list(broken_laws(made, new, old, document, other))
 
 
 @pytest.mark.long

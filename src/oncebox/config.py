@@ -36,7 +36,16 @@ FILES = ("oncebox.toml", "pyproject.toml")
 SERVICE_FIELDS = ("store", "log", "schema")
 """What can be said for all services and for one."""
 
-COMMON_FIELDS = (*SERVICE_FIELDS, "app", "contracts", "state", "config", "http", "log_format")
+COMMON_FIELDS = (
+    *SERVICE_FIELDS,
+    "app",
+    "contracts",
+    "state",
+    "config",
+    "http",
+    "lock",
+    "log_format",
+)
 
 
 class Value(NamedTuple):
@@ -220,7 +229,7 @@ _TABLE = re.compile(r"settings|services(\.[^.]+(\.sources)?)?")
 def _check(name: str, table: Mapping[str, Any]) -> None:
     """Raises ConfigurationError for a name that nobody knows, and for a value of another kind."""
     settings = [f"settings.{setting}" for setting in setting_names()]
-    known = (*SERVICE_FIELDS, "app", "contracts", "state", "http", "log_format", *settings)
+    known = (*SERVICE_FIELDS, "app", "contracts", "state", "http", "lock", "log_format", *settings)
     for key, value in flat(table).items():
         several = key in ("app", "contracts") and isinstance(value, list)
         texts = value if several else [value]

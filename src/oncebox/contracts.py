@@ -33,7 +33,7 @@ def code_of(services: Mapping[str, Service[Any]], packages: Iterable[str]) -> tu
     """What is declared in the modules of the working folder that are loaded, in these packages
     with all that is in them, and by the handlers of these services. Raises SchemaError.
     """
-    named = [module for package in packages for module in _modules(package)]
+    named = [module for package in packages for module in modules_of(package)]
     consumers = {c.name: c for service in services.values() for c in service.consumers.values()}
     classes: Classes = {}
     schemas: dict[Place, Schema] = {}
@@ -80,7 +80,7 @@ def _handled(consumers: Iterable[Consumer[Any]]) -> Iterator[type]:
                 yield handler.type.cls
 
 
-def _modules(package: str) -> Iterator[ModuleType]:
+def modules_of(package: str) -> Iterator[ModuleType]:
     """A package, and all modules in it: imported."""
     found, _ = imported(package)
     yield found

@@ -22,10 +22,12 @@ from .desk import at_store, now_ms
 from .errors import ConfigurationError, Unreachable
 from .event import new_id
 from .gaps import Gaps
+from .lens.chain import declared
+from .lens.file import use_lock
 from .migrate import check
 from .ports import Log
 from .program import Program, call, drive, drive_async
-from .reading import Handler, Reading
+from .reading import EVERY, Handler, Reading
 from .relay import Relay, RelaySettings
 from .service import Consumer, Service
 from .session import Session, Store
@@ -50,15 +52,19 @@ async def running(
     relay: bool = True,
     consume: bool = True,
     stop_s: float = STOP_S,
+    lock: str | None = None,
 ) -> AsyncIterator[Running]:
     """Run the relays and consumers of services for as long as the block lasts; `stop_s` is what
-    leaving it may take.
+    leaving it may take, `lock` the path of `oncebox.lock` if it is not here. Raises SchemaError for
+    versions that nothing joins.
     """
+    use_lock(lock)
     work = Running()
     holder = f"{socket.gethostname()}:{os.getpid()}:{str(new_id())[-8:]}"
     try:
         for service in services:
             check_runnable(service)
+            check_versions(service)
             await check_tables(service)
             work.services.append(service)
             if relay:
@@ -82,6 +88,19 @@ def check_runnable(service: Service) -> None:
                 expected=f"--{setting} URL, ONCEBOX_{setting.upper()}, or the configuration",
                 hint=f'or in code: Service("{service.name}", {setting}="sqlite:///…")',
             )
+
+
+def check_versions(service: Service) -> None:
+    """Raises SchemaError for classes that are not what the lock says, and for lenses that do not
+    lead from each version to the next and back.
+    """
+    for consumer in service.consumers.values():
+        for handler in consumer.handlers.values():
+            if handler.type.stream not in consumer.foreign and handler.type.type != EVERY:
+                declared.check_class(handler.type.cls)
+    for copies in service.copies.values():
+        for type in copies.versions:
+            declared.check(type)
 
 
 async def check_tables(service: Service) -> None:

@@ -43,6 +43,7 @@ Http = Annotated[
 ]
 Late = Annotated[float | None, said("A loop that did not turn for so many seconds hangs: /live.")]
 NoRelay = Annotated[bool, said("Only consume: oncebox relay runs elsewhere, in another role.")]
+Lock = Annotated[str | None, said("The lock of schemas; oncebox.lock here, if there is one.")]
 Bounds = Annotated[Settings | None, Parameter(group=Group("Consumer settings", sort_key=9))]
 
 
@@ -54,6 +55,7 @@ def run(
     http: Http = None,
     late_s: Late = None,
     no_relay: NoRelay = False,
+    lock: Lock = None,
     settings: Bounds = None,
 ) -> int:
     """Relay and consume, for all services of the application or those named.
@@ -79,11 +81,16 @@ def run(
     if not any(c.handlers for service in services for c in service.consumers.values()):
         note("no service has a handler, so this only relays")
     make_ready(services, migrate=migrate)
-    return in_loop(serve(services, state, stop_s, http, late_s, consume=True, relay=not no_relay))
+    runs = serve(services, state, stop_s, http, late_s, consume=True, relay=not no_relay, lock=lock)
+    return in_loop(runs)
 
 
 def relay(
-    *names: Services, migrate: Migrate = False, stop_s: Stop = STOP_S, http: Http = None
+    *names: Services,
+    migrate: Migrate = False,
+    stop_s: Stop = STOP_S,
+    http: Http = None,
+    lock: Lock = None,
 ) -> int:
     """Publish what services emitted, and nothing else.
 
@@ -97,7 +104,8 @@ def relay(
     """
     services = _named(names) if names and not SOURCES.get().modules() else chosen(names)
     make_ready(services, migrate=migrate)
-    return in_loop(serve(services, None, stop_s, http, None, consume=False, relay=True))
+    runs = serve(services, None, stop_s, http, None, consume=False, relay=True, lock=lock)
+    return in_loop(runs)
 
 
 def _named(names: tuple[str, ...]) -> list[Service]:
@@ -135,6 +143,7 @@ async def serve(
     *,
     consume: bool,
     relay: bool,
+    lock: str | None,
 ) -> int:
     """Run services until a signal comes, or one of them ends; the exit code."""
     gc.set_threshold(GARBAGE_MIN)
@@ -154,7 +163,9 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         value = await _state(stack, state)
         show = stack.enter_context(display())
-        runs = running(services, state=value, relay=relay, consume=consume, stop_s=stop_s)
+        runs = running(
+            services, state=value, relay=relay, consume=consume, stop_s=stop_s, lock=lock
+        )
         async with runs as work:
             watch(work, services, consume=consume, lag=http is not None, told=Changes(show))
             for part in work.parts.values():

@@ -14,7 +14,7 @@ from ..service import Service
 from ..translate import make_topic, translator
 from ..work import STOP_S
 from .options import Texts, said
-from .run import Http, Migrate, Stop, make_ready, serve
+from .run import Http, Lock, Migrate, Stop, make_ready, serve
 from .topics import PARTITIONS
 
 SERVICE = "translate"
@@ -34,6 +34,7 @@ def translate(
     migrate: Migrate = False,
     stop_s: Stop = STOP_S,
     http: Http = None,
+    lock: Lock = None,
 ) -> int:
     r"""Publish a topic's events once more, with some types in another version.
 
@@ -61,8 +62,8 @@ def translate(
         translator(service, copies, log)
         make_ready([service], migrate=migrate)
         make_topic(log, copies, PARTITIONS)
-        running = serve([service], None, stop_s, http, None, consume=True, relay=False)
-        return in_loop(running)
+        runs = serve([service], None, stop_s, http, None, consume=True, relay=False, lock=lock)
+        return in_loop(runs)
 
 
 def _pair(text: str) -> tuple[str, int]:

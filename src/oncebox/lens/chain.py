@@ -24,7 +24,7 @@ logger = logging.getLogger("oncebox")
 
 VERSION_MAX = 9999
 
-_BAD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+BAD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What steps raise of a document that is none of its version."""
 
 
@@ -64,8 +64,8 @@ class Translation:
         """
         try:
             return self.plain(document)
-        except _BAD as error:
-            raise self._failed(error) from error
+        except BAD as error:
+            raise self.failed(error) from error
 
     def with_residue(self, document: Any, given: Residue) -> tuple[Any, Residue]:
         """The same with what was lost on the way here, and what is lost now. Raises DecodeFailed.
@@ -78,10 +78,11 @@ class Translation:
             (mine if id.partition(".")[0] in self._mine else lost)[id] = entry
         try:
             return self.tracked(document, mine, lost), lost
-        except _BAD as error:
-            raise self._failed(error) from error
+        except BAD as error:
+            raise self.failed(error) from error
 
-    def _failed(self, error: Exception) -> DecodeFailed:
+    def failed(self, error: Exception) -> DecodeFailed:
+        """What is raised of a document that is none of its version."""
         return DecodeFailed(
             f"{self.type} cannot go from version {self.was} to {self.now}:"
             f" {error.__class__.__name__}: {error}",

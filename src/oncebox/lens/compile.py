@@ -143,8 +143,11 @@ class _Lines:
         """The lines of one step on the record `d`. `id`: an expression; `inside` an element."""
         match step:
             case Rename(path, name):
-                with self.at(d, path) as (r, n), self.block(f"if {n!r} in {r}:"):
-                    self.add(f"{r}[{name!r}] = {r}.pop({n!r})")
+                with self.at(d, path) as (r, n):  # a field is mostly there: ask less
+                    self.add("try:")
+                    self.add(f"    {r}[{name!r}] = {r}.pop({n!r})")
+                    self.add("except KeyError:")
+                    self.add("    pass")
             case Add():
                 self.added(step, d, id, inside=inside)
             case Remove():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..codec import decode, event_of
+from ..codec import decode, document_of, event_of
 from ..codecs.events import EventReader, document_in
 from ..envelope import JSON, KAFKA
 from ..errors import DecodeFailed
 from ..event import EventType
 from ..ports import Record
-from .chain import Lenses, Translation, declared
+from .chain import BAD, Lenses, declared
 from .residue import read_residue
 
 
@@ -23,18 +23,29 @@ class Translator:
 
     def __call__(self, version: int | None, record: Record) -> Any:
         """The event of a record that says this version, or none. Raises DecodeFailed."""
-        cls, value = self.type.cls, record.value or b""
+        cls, value, said = self.type.cls, record.value or b"", dict(record.headers)
+        raw_content = said.get("content-type")
+        content = JSON if raw_content is None else raw_content.decode("latin-1")
         if version is None:
-            return EventReader(self.type)(_content(record), value)
+            return EventReader(self.type)(content, value)
         translation = self.lenses.translation(self.type.type, version, self.type.version)
         if translation is None and self.lenses.look_again():
             translation = self.lenses.translation(self.type.type, version, self.type.version)
         if translation is None:
             raise self._unknown(version)
-        document = document_in(_content(record), value, self.type.type, version)
+        if content == JSON:
+            document = document_of(cls.__name__, value)
+        else:
+            document = document_in(content, value, self.type.type, version)
         if not isinstance(document, dict):
             return decode(cls, value)  # which says what is wrong
-        return event_of(cls, translated(translation, document, record))
+        raw = said.get(KAFKA.residue)
+        if raw is not None:
+            return event_of(cls, translation.with_residue(document, read_residue(raw))[0])
+        try:
+            return event_of(cls, translation.plain(document))  # without a call in between
+        except BAD as error:
+            raise translation.failed(error) from error
 
     def _unknown(self, version: int) -> DecodeFailed:
         name, mine = self.type.type, self.type.version
@@ -45,16 +56,3 @@ class Translator:
             expected=f"version {mine}, or what leads there: evolve({name!r}, {low}, {high}, …)",
             hint=f"{deploy}: the event is kept; then oncebox redrive",
         )
-
-
-def _content(record: Record) -> str:
-    raw = next((value for name, value in record.headers if name == "content-type"), None)
-    return JSON if raw is None else raw.decode("latin-1")
-
-
-def translated(translation: Translation, document: dict[str, Any], record: Record) -> Any:
-    """A record's document in the other version, with what was lost before, if it travels along."""
-    raw = next((value for name, value in record.headers if name == KAFKA.residue), None)
-    if raw is None:
-        return translation(document)
-    return translation.with_residue(document, read_residue(raw))[0]

@@ -23,7 +23,7 @@ from ..errors import Unreachable
 from ..ports import Log
 from ..program import Program, drive, drive_async
 from ..relay import Relay
-from ..running import check_runnable, consumer_loop, consumer_store, relay_settings
+from ..running import check_runnable, check_versions, consumer_loop, consumer_store, relay_settings
 from ..service import Service
 from ..stores.adapt import open_store
 from ..waiting import Waiting, Where, waiting
@@ -57,6 +57,7 @@ def _drain(
     try:
         for service in services:
             check_runnable(service)
+            check_versions(service)
             assert service.log is not None
             log = logs.setdefault(service.log, open_log(service.log))
             store = open_store(service.store, service.schema)
