@@ -76,8 +76,8 @@ def _outcome(problem: Problem) -> str | None:
 
 
 def _alone(type: Any) -> dict[str, Any]:
-    """A record around a type: of a union at the root, fastavro tells each branch all the others, and
-    in what it says of an error shows the square of them.
+    """A record around a type: of a union at the root, fastavro tells each branch all the others,
+    and in what it says of an error shows the square of them.
     """
     return {"type": "record", "name": ALONE, "fields": [{"name": "value", "type": type}]}
 
