@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from msgspec import json, to_builtins
 
+from ..config import SOURCES, find_services
 from ..contracts import Classes, code_of, outcome
 from ..errors import ConfigurationError, SchemaError
-from ..places import services
 from ..schema.check import (
     Code,
     Deploy,
@@ -143,7 +143,7 @@ def _lock_in(path: Path) -> Path:
 
 
 def _code(contracts: Texts, *, needed: bool = True) -> tuple[Code, Classes]:
-    found = services()
+    found = find_services(SOURCES.get().modules())
     if needed and not found and not contracts:
         raise ConfigurationError(
             "no application is named, so no event is known",

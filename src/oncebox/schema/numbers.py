@@ -49,6 +49,9 @@ def numbered(
     otherwise; `own`: this version as it is locked. A field that is new, that was away, or that has
     another type gets a number that no other version has had.
     """
+    known = None if own is None else _as_locked(schema, own)
+    if known is not None:
+        return known
     mine = {} if own is None else _matched(schema, own, None)
     earlier = {} if before is None else _matched(schema, before, renames)
     histories = [(old, _matched(schema, old, None)) for old in others if old is not before]
@@ -65,6 +68,21 @@ def numbered(
         later = before is not None and before.version > schema.version
         definitions[name] = _renumbered(schema, definition, locked, near, taken, retires=not later)
     return replace(schema, definitions=definitions)
+
+
+def _as_locked(schema: Schema, own: Schema) -> Schema | None:
+    """The schema with the numbers of its locked form, where nothing is different; else None."""
+    definitions: dict[str, Definition] = {}
+    for name, definition in schema.definitions.items():
+        was = own.definitions.get(name)
+        if was is None or was.__class__ is not definition.__class__:
+            return None
+        numbers = dict(numbered_parts(was))
+        if numbers.keys() != {part for part, _ in numbered_parts(definition)}:
+            return None
+        definitions[name] = _with(definition, numbers, was.retired_numbers, was.retired_names)
+    found = replace(schema, definitions=definitions)
+    return found if bare(found) == bare(own) else None
 
 
 class _Match(NamedTuple):

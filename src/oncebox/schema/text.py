@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from ..errors import SchemaError
@@ -70,6 +71,7 @@ def type_text(type: Type) -> str:
             return type.__class__.__name__.lower()
 
 
+@lru_cache(maxsize=1024)
 def read_type(text: str) -> Type:
     """A type from its text. Raises SchemaError."""
     return _read(text, text, DEPTH_MAX)
