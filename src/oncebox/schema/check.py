@@ -363,7 +363,7 @@ def order(base: Lock, lock: Lock, elsewhere: Mapping[str, Lock]) -> list[Deploy]
         for where, other in elsewhere.items():
             readers += [f"{name} ({where})" for name in _readers(other.consumers, type)]
         if readers:
-            why = f"reads {type}: with this {NAME} it takes version {versions} as its own"
+            why = f"reads {type}: with this {NAME} it takes version {versions}, too"
             steps.append(Deploy(tuple(readers), why))
         steps.append(Deploy((), f"whoever emits {type} {versions}"))
     return steps
