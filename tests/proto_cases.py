@@ -273,6 +273,25 @@ CASES: dict[str, tuple[str, str, set[str]]] = {
         "message A { int32 x = 1; }",
         {"message-removed new"},
     ),
+    "inside a message that is nobody's field": (
+        "message A { int32 x = 1; message B { int64 y = 1; } }",
+        "message A { int32 x = 1; message B { int32 y = 1; } }",
+        {"field-type-changed new"},
+    ),
+    # RPC_SAME_REQUEST_TYPE, _RESPONSE_TYPE, _CLIENT_STREAMING, _SERVER_STREAMING
+    **{
+        f"call: {what}": (
+            "message A { int32 x = 1; } service S { rpc Do(A) returns (A); rpc Go(A) returns (A); }",
+            f"message A {{ int32 x = 1; }} message B {{}} service S {{ rpc Do{call}; }}",
+            {"call-changed? new", "call-changed? old"},
+        )
+        for what, call in {
+            "request": "(B) returns (A)",
+            "response": "(A) returns (B)",
+            "client streams": "(stream A) returns (A)",
+            "server streams": "(A) returns (stream A)",
+        }.items()
+    },
     "message added": (
         "message A { int32 x = 1; }",
         "message A { int32 x = 1; } message B { int32 x = 1; }",
@@ -332,6 +351,13 @@ WHOLE: dict[str, tuple[str, str, set[str]]] = {
         P2 + "message A { optional group B = 1 { optional int32 y = 1; } }",
         P2 + "message A { optional B b = 1; message B { optional int32 y = 1; } }",
         {"field-type-changed new", "field-type-changed old"},
+    ),
+    # RPC_SAME_IDEMPOTENCY_LEVEL
+    "idempotency of a call": (
+        P3 + "message A {} service S { rpc Do(A) returns (A); }",
+        P3 + "message A {} service S { rpc Do(A) returns (A) "
+        "{ option idempotency_level = IDEMPOTENT; } }",
+        {"call-changed? new", "call-changed? old"},
     ),
     # ENUM_SAME_TYPE
     "enum closed": (

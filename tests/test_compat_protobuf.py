@@ -37,6 +37,14 @@ def classes(text: str) -> dict[str, Any]:
     return {name: message_factory.GetMessageClass(one) for name, one in found.items()}
 
 
+def of_path(made: dict[str, Any], path: str) -> Any:
+    """The class of the message that a finding's document is of: A, or in A what is nobody's field."""
+    root: Any = made["A"]
+    inner = root.DESCRIPTOR.nested_types_by_name.get((*path.split("."), "")[1])
+    used = inner is None or any(one.message_type is inner for one in root.DESCRIPTOR.fields)
+    return root if used else message_factory.GetMessageClass(inner)
+
+
 _SETS: dict[str, bytes] = {}
 
 
@@ -71,17 +79,18 @@ def confirm(finding: Finding, old: str, new: str) -> None:
         name = witness.document["@type"]
         assert name not in {one.DESCRIPTOR.full_name for one in read.values()}
         return
+    into, out_of = of_path(written, finding.path), of_path(read, finding.path)
     if witness.outcome.endswith("(ProtoJSON)"):
-        meant = json_format.Parse(witness.encoded, written["A"]())
+        meant = json_format.Parse(witness.encoded, into())
         try:
-            got = json_format.Parse(witness.encoded, read["A"](), ignore_unknown_fields=True)
+            got = json_format.Parse(witness.encoded, out_of(), ignore_unknown_fields=True)
         except json_format.ParseError:
             return
     else:
-        meant = written["A"].FromString(witness.encoded)
+        meant = into.FromString(witness.encoded)
         assert meant.IsInitialized()
         try:
-            got = read["A"].FromString(witness.encoded)
+            got = out_of.FromString(witness.encoded)
         except Exception:
             assert witness.outcome.startswith("refused")
             return

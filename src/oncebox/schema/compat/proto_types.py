@@ -136,11 +136,31 @@ class Proto:
         main = self.pool.FindFileByName(MAIN)
         self.package: str = main.package
         self.messages: dict[str, Message] = {}
+        self.inner: dict[str, Message] = {}
+        """Messages in messages, which may be nobody's field and an event all the same."""
         self._known: dict[str, Any] = {}
         for name, found in main.message_types_by_name.items():
             self.messages[name] = self.message(found)
+            self._look_into(found)
+        self.calls: dict[str, dict[str, Any]] = {
+            f"{service.name}.{one.name}": {
+                "request": one.input_type,
+                "response": one.output_type,
+                "streams": [one.client_streaming, one.server_streaming],
+                "idempotency": one.options.idempotency_level,
+            }
+            for service in self._files[MAIN].service
+            for one in service.method
+        }
         if not self.messages:
             raise SchemaError(f"{which}: no message in it", expected="one message at least")
+
+    def _look_into(self, found: Any) -> None:
+        for one in found.nested_types:
+            if not one.GetOptions().map_entry:
+                made = self.message(one)
+                self.inner[made.name] = made
+                self._look_into(one)
 
     def message(self, found: Any) -> Message:
         known: Message | None = self._known.get(found.full_name)

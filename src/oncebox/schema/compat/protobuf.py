@@ -1,8 +1,8 @@
 """The checker for Protobuf, in binary and in ProtoJSON, on descriptors that protoc made.
 
 At least what Buf's categories WIRE and WIRE_JSON ask, and more where values change. ProtoJSON is
-read as services do that live with other versions: unknown fields are left out. Services and
-extensions are not looked at.
+read as services do that live with other versions: unknown fields are left out. Extensions are not
+looked at.
 """
 
 from __future__ import annotations
@@ -103,9 +103,15 @@ class _Walk:
 
     def problems(self) -> Iterator[Problem]:
         yield from self.files()
+        yield from self.reached()
+        for name, message in self.writer.inner.items():
+            if name in self.reader.inner:
+                self.meet(message, self.reader.inner[name], ())
+        yield from self.reached()
+
+    def reached(self) -> Iterator[Problem]:
         while self.waiting:
-            pair = self.waiting.popleft()
-            yield from self.message(pair)
+            yield from self.message(self.waiting.popleft())
 
     def meet(self, w: Message, r: Message, trail: Trail) -> None:
         known = w.full.startswith(WELL_KNOWN) and w.full == r.full
@@ -121,6 +127,10 @@ class _Walk:
             instead = "Keep the package: it is part of the name of every message."
             witness = self.proof.nameless(first, r)
             yield Problem("package-changed", w.package, w.package, r.package, instead, witness)
+        for name, call in w.calls.items():
+            if call != r.calls.get(name, call):
+                instead = "Add a call of another name: both sides of this one have to agree."
+                yield Problem("call-changed", name, call, r.calls[name], instead)
         for name, message in w.messages.items():
             if name in r.messages:
                 self.meet(message, r.messages[name], ())
