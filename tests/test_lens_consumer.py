@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import psycopg
 import pytest
 
 from lensing import (
@@ -18,8 +21,9 @@ from lensing import (
     redriven,
     shop,
 )
-from oncebox import add, evolve, remove, split
-from oncebox.testing import drain
+from oncebox import Service, add, evolve, remove, split
+from oncebox.cli import main
+from oncebox.testing import drain, drain_async
 
 __all__ = ["lenses", "shop"]
 
@@ -82,3 +86,78 @@ def test_an_event_that_its_version_could_not_have_waits_with_the_reason(shop: Sh
     shop.emit(Placed1("o-1", "many", "ada"))  # type: ignore[arg-type]
     (waiting,) = drain(shop.shop, billing)
     assert "$.amount.minor" in str(waiting.reason)
+
+
+def on_postgres(url: str, log: str) -> tuple[Service, Service]:
+    """A shop and a billing that share a database, with versions 1, 2 and 3 of an order emitted."""
+    evolve(
+        "order.placed", 2, 3, split("customer", into=("first", "last")),
+        add("channel", default="web"),
+    )  # fmt: skip
+    Shop.migrate(url)
+    sold = Service("shop", store=url, log=log)
+    with psycopg.connect(url) as tx:
+        tx.execute("CREATE TABLE seen (n serial, what text)")
+        sold.emit(tx, Placed1("o-1", 1, "one"))
+        sold.emit(tx, Placed2("o-1", Amount(2, "USD"), "two"))
+        sold.emit(tx, placed3("o-1", 3, "three", "x"))
+        sold.emit(tx, placed3("o-2", 4, "four", ""))
+    return sold, Service("billing", store=url, log=log)
+
+
+def noted(url: str) -> list[str]:
+    with psycopg.connect(url) as tx:
+        return [what for (what,) in tx.execute("SELECT what FROM seen ORDER BY n")]
+
+
+SEEN = ["Amount(minor=1, currency='EUR')", "Amount(minor=2, currency='USD')",
+        "Amount(minor=3, currency='EUR')"]  # fmt: skip
+
+
+def test_side_by_side_on_postgres(shop: Shop, postgres_url: str) -> None:
+    sold, billing = on_postgres(postgres_url, shop.log)
+
+    @billing.consumer(concurrency=4).on(Placed2)
+    def note_amount(tx: Any, placed: Placed2) -> None:
+        if placed.order_id == "o-1":
+            tx.execute("INSERT INTO seen (what) VALUES (%s)", (repr(placed.amount),))
+
+    assert drain(sold, billing) == []
+    assert noted(postgres_url) == SEEN
+
+
+async def test_coroutines_on_postgres(shop: Shop, postgres_url: str) -> None:
+    sold, billing = on_postgres(postgres_url, shop.log)
+
+    @billing.on(Placed2)
+    async def note_amount(tx: Any, placed: Placed2) -> None:
+        if placed.order_id == "o-1":
+            await tx.execute("INSERT INTO seen (what) VALUES (%s)", (repr(placed.amount),))
+
+    assert await drain_async(sold, billing) == []
+    assert noted(postgres_url) == SEEN
+
+
+def test_an_audit_of_translated_events_is_clean(
+    shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Digests are those of what was emitted, whichever version a handler had of it."""
+    billing = shop.billing()
+    billing.on(Placed2)(note)
+    shop.shop.legacy("orders.v1", of="orders", versions={"order.placed": 1})
+    shop.emit(Placed1("o-1", 1, "ada"), Placed2("o-1", Amount(2, "USD"), "bob"))
+    assert drain(shop.shop, billing) == []
+    arguments = ("--younger-s", "-60", "--store", shop.store, "--log", shop.log)
+    assert main(["audit", *arguments]) == 0, capsys.readouterr().out
+
+
+def test_a_rebuild_translates_again(shop: Shop) -> None:
+    billing = shop.billing()
+    billing.on(Placed2)(note)
+    shop.emit(Placed1("o-1", 1, "ada"))
+    assert drain(shop.shop, billing) == []
+    arguments = ("--clear", "DELETE FROM seen", "--store", shop.store, "--log", shop.log, "--yes")
+    assert main(["rebuild", "billing", *arguments]) == 0
+    assert shop.seen == []
+    assert drain(billing) == []
+    assert shop.seen == [repr(Placed2("o-1", Amount(1, "EUR"), "ada"))]
