@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import make_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from lensing import (
     placed3,
     shop,
 )
-from oncebox import Service, evolve, rename, split
+from oncebox import Service, event, evolve, rename, split
 from oncebox.cli import main
 from oncebox.connect import open_log
 from oncebox.envelope import digest, read_envelope
@@ -198,3 +200,24 @@ def test_a_version_nobody_leads_to(shop: Shop) -> None:
     shop.emit(Placed1("o-1", 1, "ada"))
     drain(shop.shop)
     assert records(shop, "orders") == records(shop, "old") == []
+
+
+@pytest.mark.parametrize("form", ["avro", "protobuf"])
+def test_a_copy_is_in_the_format_of_its_event(shop: Shop, form: Any) -> None:
+    declare = partial(event, "order.weighed", stream="orders", key="order_id", format=form)
+    older = declare(version=1)(make_dataclass("Weighed1", [("order_id", str), ("grams", int)]))
+    newer = declare(version=2)(make_dataclass("Weighed2", [("order_id", str), ("weight", int)]))
+    evolve("order.weighed", 1, 2, rename("grams", "weight"))
+    shop.shop.legacy("orders.v1", of="orders", versions={"order.weighed": 1})
+    shop.emit(newer("o-1", 7))
+    billing = shop.billing()
+    billing.on(older)(note)
+    elsewhere = Service("elsewhere", store=shop.store, log=shop.log)
+    declare_there = partial(event, "order.weighed", stream="orders.v1", key="order_id", format=form)
+    elsewhere.on(
+        declare_there(version=1)(make_dataclass("There", [*older.__annotations__.items()]))
+    )(note)
+    assert drain(shop.shop, billing) == [] == drain(elsewhere)
+    (copy,) = records(shop, "orders.v1")
+    assert f"'content-type', b'application/{form}" in repr(copy.headers)
+    assert shop.seen == ["Weighed1(order_id='o-1', grams=7)", "There(order_id='o-1', grams=7)"]

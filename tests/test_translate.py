@@ -49,6 +49,7 @@ def test_killed_and_started_again_it_loses_nothing(shop: Shop, tmp_path: Path) -
     (tmp_path / "app.py").write_text(APP)
     sent = [Placed2(f"o-{n % KEYS}", Amount(n, "EUR"), "ada") for n in range(EVENTS)]
     with (tmp_path / "words").open("wb") as words:
+        code = -1
         for kill in range(KILLS):
             shop.emit(*sent[kill * EVENTS // KILLS : (kill + 1) * EVENTS // KILLS])
             assert drain(shop.shop) == []

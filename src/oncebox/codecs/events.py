@@ -109,6 +109,23 @@ def document_in(content: str, raw: bytes, type: str, version: int, cls: type | N
     return codec.decode(raw)
 
 
+def written(content: str, document: Any, type: str, version: int) -> tuple[str, bytes]:
+    """A document of a version, in the format of a content type: its own content type, and the
+    payload. Raises DecodeFailed where it is none of that version.
+    """
+    format, _ = format_of(content)
+    try:
+        if format == "json":
+            return content, json.encode(document)
+        codec, said = _codec_of_version(type, version, format, None)
+        return f"{CONTENT_TYPES[format]}; schema={said}", codec.encode(document)
+    except FAILURES as error:
+        unfit = at("", error)
+        raise DecodeFailed(
+            f"{type} at ${unfit.path}: {unfit.what}", expected=f"an event of version {version}"
+        ) from None
+
+
 def _codec_of_version(
     type: str, version: int, format: Format, cls: type | None
 ) -> tuple[SchemaCodec, str]:

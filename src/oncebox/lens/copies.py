@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from msgspec import MsgspecError, json
-
-from ..codec import document_of
+from ..codecs.events import document_in, written
 from ..envelope import JSON, KAFKA, digest, read_schema
 from ..errors import ConfigurationError, DecodeFailed
 from ..event import check_name, check_type
@@ -22,7 +21,7 @@ from .residue import read_residue, write_residue
 
 Headers = Sequence[tuple[str, str | bytes | None]]
 
-_OWN = {KAFKA.dataschema, KAFKA.residue, KAFKA.translated}
+_OWN = {"content-type", KAFKA.dataschema, KAFKA.residue, KAFKA.translated}
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,18 @@ class Copies:
         version = None if wanted is None else read_schema(type, schema)
         if wanted is None or version is None or version == wanted:
             return record._replace(topic=self.topic)
-        value, residue = self._translated(type, version, wanted, record.value, said)
+        content = _text(said.get("content-type")) or JSON
+        value, residue = record.value, None
+        if value is not None:  # a void has nothing to say, and says nothing along with it
+            document = document_in(content, value, type, version)
+            result, residue = self._translated(type, version, wanted, document, said)
+            content, value = written(content, result, type, wanted)
         if KAFKA.translated in said:
             origin = _text(said[KAFKA.translated])
         else:
-            void = KAFKA.void in said
-            origin = f"{version}:{digest(type, void, record.value)}"
+            origin = f"{version}:{digest(type, KAFKA.void in said, record.value)}"
         headers = [header for header in record.headers if header[0] not in _OWN]
+        headers.append(("content-type", content))
         headers.append((KAFKA.dataschema, f"oncebox:{type}/{wanted}"))
         headers.append((KAFKA.translated, origin))
         if residue is not None:
@@ -75,14 +79,10 @@ class Copies:
         type: str,
         version: int,
         wanted: int,
-        value: bytes | None,
+        document: Any,
         said: Mapping[str, str | bytes | None],
-    ) -> tuple[bytes | None, str | None]:
-        if value is None:  # a void has nothing to say, and says nothing along with it
-            return None, None
-        content_type = _text(said.get("content-type")) or JSON
-        if content_type != JSON:
-            raise DecodeFailed(f"{type} comes as {content_type[:60]!r}", expected=JSON)
+    ) -> tuple[Any, str | None]:
+        """The document in the version wanted, and the residue as a header has it."""
         translation = self.lenses.translation(type, version, wanted)
         if translation is None and self.lenses.look_again():
             translation = self.lenses.translation(type, version, wanted)
@@ -93,20 +93,14 @@ class Copies:
                 expected=f"what leads to version {wanted}: evolve({type!r}, {low}, {high}, …)",
                 hint="deploy me with it; the key waits until then",
             )
-        document = document_of(type, value)
         if not isinstance(document, dict):
             raise DecodeFailed(f"{type} is no object of JSON")
+        if not self.residue:
+            return translation(document), None
         raw = said.get(KAFKA.residue)
-        if self.residue:
-            given = {} if raw is None else read_residue(_bytes(raw))
-            result, lost = translation.with_residue(document, given)
-            residue = write_residue(lost)
-        else:
-            result, residue = translation(document), None
-        try:
-            return json.encode(result), residue
-        except (MsgspecError, RecursionError, OverflowError) as error:
-            raise DecodeFailed(f"{type} in version {wanted} is no JSON: {error}") from error
+        given = {} if raw is None else read_residue(_bytes(raw))
+        result, lost = translation.with_residue(document, given)
+        return result, write_residue(lost)
 
 
 def _text(value: str | bytes | None) -> str:
