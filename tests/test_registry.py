@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,6 +28,7 @@ from schema_registry.serializers.message_serializer import (
 
 from engines.kafka import Kafka
 from engines.postgres import Postgres
+from oncebox.registry.calls import CALLS
 from oncebox.registry.prototext import written
 from oncebox.schema.compat.proto_compile import Source, compile_all
 from registry_server import Server, serving
@@ -271,3 +274,12 @@ def test_a_descriptor_becomes_a_text_that_means_the_same() -> None:
 
     before = compiled(ORDER_PROTO, PROTO2, EDITION)
     assert compiled(*map(written, before)) == before
+
+
+def test_the_page_names_every_call() -> None:
+    served: dict[str, set[str]] = {}
+    for method, path, _ in CALLS:
+        served.setdefault(path, set()).add(method)
+    page = (Path(__file__).parents[1] / "docs" / "schemas.md").read_text()
+    rows = re.findall(r"^\| `(/[^`]*)` \| ([A-Z ]+) \|", page, re.MULTILINE)
+    assert {path: set(methods.split()) for path, methods in rows} == served

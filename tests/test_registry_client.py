@@ -130,6 +130,8 @@ def test_what_is_registered_is_had_back_with_what_it_refers_to(
             client.register("lib.x", "avro", LINE, [Reference("Order", "no-such", 1)])
         with pytest.raises(UnknownSchema, match="4711"):
             client.schema(4711)
+        with pytest.raises(UnknownSchema, match="0102"):
+            client.schema(b"\1\2")  # a fingerprint of Avro's
     with RegistryClient(server.url, cache=tmp_path, offline=True) as client:
         assert client.schema(line) == ("avro", LINE, {"Order": ORDER})
         with pytest.raises(Unreachable, match="offline"):

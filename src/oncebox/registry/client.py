@@ -149,12 +149,14 @@ class RegistryClient:
 
     # ---- what readers need
 
-    def schema(self, id: int | UUID) -> Known:
-        """The schema that a record names, by id or GUID.
+    def schema(self, id: int | UUID | bytes) -> Known:
+        """The schema that a record names, by id or GUID; registries know none by fingerprint.
 
         Raises UnknownSchema if the registry does not know it now, WrongSchema if it says another
         than before, Unreachable if it does not answer and the schema is not kept.
         """
+        if isinstance(id, bytes):
+            raise _unknown(id, self.url)
         path = f"guids/{id}" if isinstance(id, UUID) else f"ids/{id}"
         known = self._kept.get(path)
         if known is None:
@@ -396,9 +398,9 @@ def _check(answer: Registered, id: int | UUID, url: str) -> None:
         raise _wrong(id, url, f"one whose content is {guid(answer.schema)}")
 
 
-def _unknown(id: int | UUID, url: str) -> UnknownSchema:
+def _unknown(id: int | UUID | bytes, url: str) -> UnknownSchema:
     return UnknownSchema(
-        f"schema {id} is not known to registry {url}",
+        f"schema {id.hex() if isinstance(id, bytes) else id} is not known to registry {url}",
         expected="a schema that is registered",
         hint="the event is kept, and goes on when its schema is registered",
     )
