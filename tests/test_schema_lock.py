@@ -284,6 +284,29 @@ def test_what_cannot_be_read_is_named(old: str, new: str, error: str) -> None:
     assert "oncebox.lock" in str(raised.value)
 
 
+def test_hostile_locks_are_refused_or_read(rng: random.Random) -> None:
+    lines = lock_text(whole()).split("\n")
+    read = 0
+    for _ in range(150):
+        mutated = lines[:]
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(mutated))
+            line = mutated[at]
+            start, end = sorted(rng.randint(0, len(line)) for _ in range(2))
+            put = rng.choice(
+                ["", line[start:end] * 2, *"\"'{}[]=.,\\09-\x00\u2028é", "true", "9" * 25]
+            )
+            mutated[at] = line[:start] + put + line[end:]
+            mutated.insert(rng.randrange(len(mutated)), rng.choice(["", *lines]))
+        try:
+            lock = read_lock("\n".join(mutated))
+        except SchemaError:
+            continue
+        read += 1
+        assert read_lock(lock_text(lock)) == lock
+    assert read < 150
+
+
 # ---- what is locked stays
 
 

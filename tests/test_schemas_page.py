@@ -63,6 +63,14 @@ def test_the_page_does_what_it_says(make: Made) -> None:
     assert codes == [(0, ""), (3, "exit code 3"), (0, ""), (0, "fine")]
 
 
+def test_every_rule_has_a_row() -> None:
+    schemas = Path(__file__).parents[1] / "src" / "oncebox" / "schema"
+    code = "".join((schemas / name).read_text() for name in ("compare.py", "check.py"))
+    rules = {*re.findall(r'(?:rule=|Break\(\s*)"([a-z-]+)"', code), "narrowed", "type-changed"}
+    assert len(rules) == 15
+    assert {rule for rule in rules if f"`{rule}`" not in MINE} == set()
+
+
 NAMES = """
 from collections.abc import *
 from dataclasses import *

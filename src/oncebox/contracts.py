@@ -19,6 +19,7 @@ from .config import imported
 from .errors import DecodeFailed, SchemaError
 from .event import EventType, event_type
 from .lens.chain import declared
+from .reading import EVERY
 from .schema.check import Code
 from .schema.derive import schema_of
 from .schema.lock import Place
@@ -37,7 +38,9 @@ def code_of(services: Mapping[str, Service[Any]], packages: Iterable[str]) -> tu
     consumers = {c.name: c for service in services.values() for c in service.consumers.values()}
     classes: Classes = {}
     schemas: dict[Place, Schema] = {}
-    for cls in (*_in_modules([*named, *_here()]), *_handled(consumers.values())):
+    handled = {name: _handled(consumer) for name, consumer in consumers.items()}
+    handlers = (one.cls for found in handled.values() for one in found)
+    for cls in (*_in_modules([*named, *_here()]), *handlers):
         type = event_type(cls)
         place = (type.type, type.version)
         if classes.get(place) is cls:
@@ -51,7 +54,7 @@ def code_of(services: Mapping[str, Service[Any]], packages: Iterable[str]) -> tu
             )
         classes.setdefault(place, cls)
         schemas.setdefault(place, schema)
-    reads = {name: _reads(consumer) for name, consumer in consumers.items()}
+    reads = {name: {d.type: d.version for d in found} for name, found in handled.items()}
     edges = {
         (type, edge.newer): edge for type, known in declared.edges.items()
         if any(name == type for name, _ in classes) for edge in known.values()
@@ -63,21 +66,10 @@ def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _reads(consumer: Consumer[Any]) -> dict[str, int]:
-    """The version of each type of ours that a consumer has a handler for."""
-    handlers = consumer.handlers.items()
-    return {
-        type: handler.type.version
-        for type, handler in handlers
-        if handler.type.stream not in consumer.foreign
-    }
-
-
-def _handled(consumers: Iterable[Consumer[Any]]) -> Iterator[type]:
-    for consumer in consumers:
-        for handler in consumer.handlers.values():
-            if handler.type.stream not in consumer.foreign:
-                yield handler.type.cls
+def _handled(consumer: Consumer[Any]) -> list[EventType]:
+    """The event types of ours that a consumer has a handler for."""
+    declared = (handler.type for handler in consumer.handlers.values())
+    return [d for d in declared if d.type != EVERY and d.stream not in consumer.foreign]
 
 
 def modules_of(package: str) -> Iterator[ModuleType]:
@@ -91,9 +83,9 @@ def modules_of(package: str) -> Iterator[ModuleType]:
 def _here() -> Iterator[ModuleType]:
     """Loaded modules of the working folder."""
     here = Path.cwd()
-    for module in list(sys.modules.values()):
+    for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if file is not None:
+        if file is not None and name.partition(".")[0] != "oncebox":  # whose demo has events
             path = Path(file)
             if path.is_relative_to(here) and "site-packages" not in path.parts:
                 yield module

@@ -24,7 +24,7 @@ from ..schema.check import (
     unlocked,
     unreleased,
 )  # fmt: skip
-from ..schema.lock import NAME, Known, Lock, lock_text, read_lock
+from ..schema.lock import BYTES_MAX, NAME, Known, Lock, lock_text, read_lock
 from .options import Texts, said
 from .output import counted, remark, say, tell
 
@@ -133,7 +133,9 @@ def check(
 
 def _read(path: Path, known: Known) -> Lock:
     try:
-        return read_lock(path.read_text(encoding="utf-8"), str(path), known=known)
+        with path.open(encoding="utf-8") as file:
+            text = file.read(BYTES_MAX + 1)  # more than that is refused
+        return read_lock(text, str(path), known=known)
     except (OSError, UnicodeDecodeError) as error:
         raise SchemaError(f"{path}: {error}", expected="a lock file, as UTF-8") from error
 

@@ -113,7 +113,7 @@ def refuse_changes(lock: Lock, new: Lock) -> None:
 
 def difference(old: Lock, new: Lock, place: Place) -> str:
     """The lines of a version that are different, as a diff shows them."""
-    was, now = (list(version_lines(place, lock)) for lock in (old, new))
+    was, now = (dict.fromkeys(version_lines(place, lock)) for lock in (old, new))
     gone = [f"  - {line.rstrip()}" for line in was if line not in now]
     come = [f"  + {line.rstrip()}" for line in now if line not in was]
     return "\n".join((*gone, *come))

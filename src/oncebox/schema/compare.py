@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
+from ..errors import SchemaError
 from .compat.finding import Broken, Finding, Witness
 from .model import (
     Bytes,
@@ -58,9 +59,17 @@ class Break(NamedTuple):
 
 
 def unreadable(writer: Schema, reader: Schema, breaks: Broken) -> list[Finding]:
-    """What readers cannot read, or read differently, of what writers write; with documents."""
+    """What readers cannot read, or read differently, of what writers write; with documents.
+
+    Raises SchemaError for definitions that nest too deep.
+    """
     found = _Walk(writer, reader, set()).named(writer.root, reader.root, "")
-    return [_finding(one, writer, reader, breaks) for one in found]
+    try:
+        return [_finding(one, writer, reader, breaks) for one in found]
+    except RecursionError as error:
+        where = f"{writer.type} {writer.version} and {reader.version}"
+        what = f"{where}: too many definitions inside each other"
+        raise SchemaError(what, expected="fewer of them") from error
 
 
 def _finding(one: Break, writer: Schema, reader: Schema, breaks: Broken) -> Finding:

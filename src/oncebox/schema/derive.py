@@ -68,7 +68,7 @@ from .model import (
 )  # fmt: skip
 from .sample import smallest
 from .tags import Digits, Tag
-from .text import WORDS
+from .text import WORDS, type_text
 from .valid import wrong_defaults
 
 PLAIN: dict[Any, Type] = {
@@ -83,6 +83,9 @@ SETS = (set, frozenset, abc.Set)
 MAPS = (dict, abc.Mapping)
 DIGITS_MAX = 1000
 """Of a Decimal: what other languages' decimals hold is far below it."""
+
+DEPTH_MAX = 50
+"""Lists and maps inside each other."""
 
 POSSIBLE = (
     "bool, int, float, str, bytes, Decimal, UUID, date, time, an aware datetime, timedelta, an "
@@ -100,7 +103,10 @@ def schema_of(cls: type) -> Schema:
     """
     declared = event_type(cls)
     walk = _Walk(declared, engine_of(cls))
-    root = walk.record(cls, cls.__name__)
+    try:
+        root = walk.record(cls, cls.__name__)
+    except RecursionError as error:
+        raise walk.refused(cls.__name__, "too deep", "fewer classes inside each other") from error
     names = {field.attribute: field.name for field in fields_of(cls)}
     schema = Schema(
         declared.type,
@@ -206,6 +212,10 @@ class _Walk:
         annotation, metadata = _unwrapped(field.annotation, field.metadata)
         annotation, absent = _without_unset(annotation)
         type = self.image(annotation, metadata, place)
+        if type_text(type).count("[") > DEPTH_MAX:
+            raise self.refused(
+                place, "too deep", f"at most {DEPTH_MAX} lists and maps in each other"
+            )
         default = UNSET if absent else self._default(field, type, place)
         if absent and field.default not in unset_types() and field.default is not UNSET:
             raise self.refused(place, "possibly absent, with another default", "= UNSET")
@@ -253,8 +263,10 @@ class _Walk:
     def image(self, annotation: Any, metadata: tuple[Any, ...], place: str) -> Type:
         """The type of an annotation with what is said beside it."""
         annotation, metadata = _unwrapped(annotation, metadata)
+        if not isinstance(annotation, abc.Hashable):
+            raise self.refused(place, _shown(annotation), POSSIBLE)
         self._check_serializers(metadata, place)
-        special = _SPECIAL.get(annotation) if isinstance(annotation, abc.Hashable) else None
+        special = _SPECIAL.get(annotation)
         if special is not None:
             return special(self, metadata, place)
         origin, arguments = get_origin(annotation), get_args(annotation)

@@ -179,7 +179,7 @@ class _Group(NamedTuple):
     numbers: list[int]
 
 
-_LINE = re.compile(r'(consumer|"(?:[^"\\]|\\.)+"\.[1-9][0-9]{0,3})\.')
+_LINE = re.compile(r'(consumer|"[A-Za-z0-9._-]+"\.[1-9][0-9]{0,3})\.')
 _AT_LINE = re.compile(r"line (\d+)")
 
 Known = dict[str, tuple[Schema | None, Edge | None]]
@@ -201,7 +201,7 @@ def read_lock(text: str, name: str = NAME, *, known: Known | None = None) -> Loc
             known[whole] = _version(_tables(group, name), name)
         schema, edge = known[whole]
         quoted, _, version = start.rpartition(".")
-        place = (json.decode(quoted), int(version))
+        place = (quoted[1:-1], int(version))
         if schema is not None:
             lock.schemas[place] = schema
         if edge is not None:
@@ -241,7 +241,7 @@ def _unreadable(name: str, number: int, what: str) -> SchemaError:
 
 
 _FIELD = re.compile(
-    r'("(?:[^"\\]|\\.)+")\.(\d+)\.in\.([A-Za-z_]\w*)\.([\w-]+) = '
+    r'"([A-Za-z0-9._-]+)"\.(\d+)\.in\.([A-Za-z_]\w*)\.([\w-]+) = '
     r'\{ number = ([1-9]\d{0,8}), type = "([^"\\]*)" \}\n',
     re.ASCII,
 )
@@ -261,7 +261,7 @@ def _tables(group: _Group, name: str) -> dict[str, Any]:
     for line, one in zip(group.numbers, plain, strict=True):
         if one is not None:
             type, version, record, field, number, text = one.groups()
-            said = tables.setdefault(json.decode(type), {}).setdefault(version, {})
+            said = tables.setdefault(type, {}).setdefault(version, {})
             parts = said.setdefault("in", {}).setdefault(record, {})
             if field in parts:
                 raise _unreadable(name, line, "Cannot overwrite a value")

@@ -117,12 +117,14 @@ def _renumbered(
 ) -> Definition:
     parts = list(_parts(schema, definition))
     numbers: dict[str, int] = {}
+    given: set[int] = set()
     for source in [source for source in (own, near) if source is not None]:
         for name, _, shape in parts:
             old = source.parts.get(source.renames.get(name, name))
-            same = old is not None and old[2] == shape and old[1] not in numbers.values()
+            same = old is not None and old[2] == shape and old[1] not in given
             if old is not None and same and name not in numbers:
                 numbers[name] = old[1]
+                given.add(old[1])
     next_number = max((0, *taken, *numbers.values())) + 1
     for name, _, _ in parts:
         if name not in numbers:
