@@ -352,6 +352,11 @@ WHOLE: dict[str, tuple[str, str, set[str]]] = {
         P2 + "message A { optional B b = 1; message B { optional int32 y = 1; } }",
         {"field-type-changed new", "field-type-changed old"},
     ),
+    "number changed, of a list of what has one value": (
+        P2 + "message A { repeated E x = 1; } enum E { Z = 0; }",
+        P2 + "message A { optional E x = 2; } enum E { Z = 0; }",
+        {"field-renumbered new", "field-renumbered old"},
+    ),
     # RPC_SAME_IDEMPOTENCY_LEVEL
     "idempotency of a call": (
         P3 + "message A {} service S { rpc Do(A) returns (A); }",

@@ -166,10 +166,6 @@ class Proof:
         """A value that is lost in ProtoJSON."""
         return self._tried(pair, [(one, twin, samples(one)[0])], _json)
 
-    def elsewhere(self, pair: Pair, one: Field, namesake: Field) -> Witness | None:
-        """A value that the reader's field of the same name does not have, in binary."""
-        return self._tried(pair, [(one, namesake, samples(one)[0])], _binary)
-
     def misnamed(self, pair: Pair, one: Field, number: int) -> Witness | None:
         """A value of an enum that binary readers take for another."""
         made = filled(pair.writer)

@@ -200,7 +200,7 @@ class _Walk:
             one.shown(),
             namesake.shown(),
             "Keep the number: in binary it is all that there is of a field's name.",
-            self.proof.elsewhere(pair, one, namesake),
+            self.proof.either(pair, one, namesake, samples(one)),
         )
 
     def field(self, pair: Pair, one: Field, twin: Field) -> Iterator[Problem]:
