@@ -119,7 +119,8 @@ class Pair:
         rng = self.rng
         if isinstance(schema, list):
             return self.datum(rng.choice(schema))
-        kind = schema if isinstance(schema, str) else schema["type"]
+        schema = {"type": schema} if isinstance(schema, str) else schema
+        kind: Any = schema["type"]
         few = range(rng.randint(0, 3))
         if kind == "record":
             return {field["name"]: self.datum(field["type"]) for field in schema["fields"]}
@@ -131,7 +132,7 @@ class Pair:
             return rng.choice(schema["symbols"])
         if kind == "fixed":
             return rng.randbytes(schema["size"])
-        logical = schema.get("logicalType") if isinstance(schema, dict) else None
+        logical = schema.get("logicalType")
         if logical == "uuid":
             return "12345678-1234-5678-1234-567812345678"
         if logical == "decimal":

@@ -17,6 +17,7 @@ from msgspec import MsgspecError, json
 
 from .codec import codec_of
 from .codec import decode as decode_json
+from .codecs.framed import FramedReader, Schemas
 from .envelope import JSON, TIME_MS_MAX, VALUE_BYTES_MAX, Envelope, Reference, bad_record
 from .errors import BadEvent, ConfigurationError
 from .event import EventType, key_text
@@ -44,6 +45,13 @@ class Foreign(Generic[E]):
     key: str | None
     _id: Part = field(repr=False, compare=False)
     _key: Part | None = field(repr=False, compare=False)
+    framed: FramedReader[E] | None = field(default=None, repr=False, compare=False)
+    """What reads it, if its records name their schemas."""
+
+    @property
+    def content(self) -> str:
+        """The content type of its records."""
+        return JSON if self.framed is None else "framed"
 
     @property
     def type(self) -> EventType:
@@ -75,12 +83,16 @@ def foreign(
     key: str | None = None,
     id: str = "offset",
     decode: Callable[[bytes], E] | None = None,
+    schemas: Schemas | None = None,
 ) -> Foreign[E]:
     """A topic that oncebox does not write: `@service.on(foreign("legacy.payments", Payment, …))`.
 
     `id` says where a record has its event's id, `key` where the key that orders events (None: they
     have no order): `key` (the record's key), `header:NAME`, `$.field.field` of a JSON value, or
     `offset`. `cls` is any class that JSON can be read into, or whatever `decode` makes of a value.
+    `schemas`: records name their schema by an id (Confluent's prefix or header, Avro's
+    fingerprint), and this tells it: `oncebox.registry.client.RegistryClient(url)`, or a mapping or
+    function from id to (format, text); while it cannot, the event waits.
 
     Each id takes effect once; of each key, events take effect in the order in which they came, and
     what is behind one that fails waits. By `offset` (partition, offset and the record's time) what
@@ -92,7 +104,16 @@ def foreign(
     if decode is None:
         codec_of(cls)
         decode = partial(decode_json, cls)
-    return Foreign(topic, cls, decode, id, key, part(id), None if key is None else part(key))
+    framed = None
+    if schemas is not None:
+        if any(one is not None and one.startswith("$.") for one in (id, key)):
+            raise ConfigurationError(
+                f"topic {topic}: records with a schema id are no JSON to look into",
+                expected="key, header:NAME or offset",
+            )
+        framed = FramedReader(topic, cls, schemas)
+    find_key = None if key is None else part(key)
+    return Foreign(topic, cls, decode, id, key, part(id), find_key, framed)
 
 
 def is_foreign(source: str) -> bool:

@@ -63,7 +63,7 @@ def no_other(version: int | None, record: Record) -> NoReturn:
 class Handler(NamedTuple):
     """A user's function for one event type, in the version that its class names. `listed`: it takes
     events in lists. `translate` reads events that say another version, from theirs and the record;
-    `read` those of this version in another format than JSON, from their content type and bytes.
+    `read` those of this version in another format than JSON, from content type and record.
     `voids`: it takes events that were erased, too.
     """
 
@@ -74,7 +74,7 @@ class Handler(NamedTuple):
     listed: bool = False
     translate: Callable[[int | None, Record], Any] = no_other
     voids: bool = False
-    read: Callable[[str, bytes], Any] | None = None
+    read: Callable[[str, Record], Any] | None = None
 
     @property
     def name(self) -> str:
@@ -298,8 +298,9 @@ def take_in_foreign(reading: Reading, foreign: Foreign[Any], record: Record) -> 
     place = (0 if known is None else known.id, envelope.id)
     handler = reading.handlers.get(envelope.type)
     return Item(
-        record, envelope.type, None, handler, link, place, False, envelope.after, foreign=foreign
-    )
+        record, envelope.type, None, handler, link, place, False, envelope.after,
+        foreign=foreign, content=foreign.content,
+    )  # fmt: skip
 
 
 def subscribe(reading: Reading, source: str) -> Program[Subscription]:
@@ -384,7 +385,7 @@ def decoded(handler: Handler, item: Item) -> Any:
     try:
         if version == handler.type.version or (version is None and translate is no_other):
             if item.content is not JSON and handler.read is not None:
-                return handler.read(item.content, item.record.value or b"")
+                return handler.read(item.content, item.record)
             return handler.decode(item.record.value or b"")
         return translate(version, item.record)
     except DecodeFailed as error:

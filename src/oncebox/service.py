@@ -85,7 +85,9 @@ class Consumer(Generic[Tx]):
                 )
             with_context = _positional_count(function) >= 3
             if isinstance(cls, Foreign):
-                handler = Handler(function, declared, cls.read, with_context, listed)
+                handler = Handler(
+                    function, declared, cls.read, with_context, listed, read=cls.framed
+                )
             else:
                 codec_of(cls)  # a class that cannot be decoded is found now
                 read, translate = partial(decode, cls), Translator(declared)

@@ -6,7 +6,7 @@ billion nulls. So bytes of others never reach it; see `avro_reader`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from io import BytesIO
 from typing import Any
@@ -81,18 +81,30 @@ class AvroCodec:
         return _compiled(parsed, named, lambda: self._shape, label=f"{self.schema.type} in Avro")
 
 
-def foreign_reader(writer: str, reader: str | None = None, *, values: bool = False) -> Decoder:
+def foreign_reader(
+    writer: str,
+    reader: str | None = None,
+    *,
+    values: bool = False,
+    references: Mapping[str, str] | None = None,
+    label: str = "Avro",
+) -> Decoder:
     """What decodes Avro that oncebox did not write, into documents: with the writer's schema, and
-    the reader's where it is another. `values`: into what fastavro gives. Raises SchemaError.
+    the reader's where it is another. `values`: into what fastavro gives. `references`: texts of
+    the schemas that they name. Raises SchemaError.
     """
-    schema, named = parsed_text(writer)
-    wanted, wanted_named = (schema, named) if reader is None else parsed_text(reader)
+    more = tuple((references or {}).values())
+    schema, named = parsed_text(writer, more)
+    wanted, wanted_named = (schema, named) if reader is None else parsed_text(reader, more)
 
     def leaf(shape: Leaf, raw: Any) -> Any:
         convert = avro_leaves.conversion(shape, shape, values=values)
         return raw if convert is None else convert(raw)
 
-    return _compiled(schema, named, lambda: Foreign(wanted_named, leaf).of(wanted), values=values)
+    def shape() -> Any:
+        return Foreign(wanted_named, leaf).of(wanted)
+
+    return _compiled(schema, named, shape, values=values, label=label)
 
 
 def _compiled(
@@ -111,11 +123,15 @@ def _compiled(
         ) from error
 
 
-def parsed(schema: Any) -> tuple[Any, dict[str, Any]]:
-    """A schema with full names, and its named types by them. Raises SchemaError."""
-    named: dict[str, Any] = {}
+def parsed(schema: Any, named: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    """A schema with full names, and its named types by them; `named`: those that are known before.
+    Raises SchemaError.
+    """
+    named = {} if named is None else named
     try:
         found = _fastavro().parse_schema(schema, named_schemas=named, _force=True)
+    except (MissingDependency, RecursionError):
+        raise
     except Exception as error:
         raise SchemaError(
             f"an Avro schema that cannot be read: {type(error).__name__}: {error}"[:500],
@@ -125,8 +141,30 @@ def parsed(schema: Any) -> tuple[Any, dict[str, Any]]:
 
 
 @lru_cache(maxsize=1000)
-def parsed_text(text: str) -> tuple[Any, dict[str, Any]]:
-    """The same of a schema's text, with bounds."""
+def parsed_text(text: str, references: tuple[str, ...] = ()) -> tuple[Any, dict[str, Any]]:
+    """The same of a schema's text, with bounds; `references`: texts that it names, in any order."""
+    named: dict[str, Any] = {}
+    waiting = [_schema_of(one) for one in references]
+    while waiting:
+        left = []
+        for one in waiting:
+            tried = dict(named)
+            try:
+                parsed(one, tried)
+            except SchemaError:
+                left.append(one)
+            else:
+                named = tried
+        if len(left) == len(waiting):
+            parsed(left[0], named)  # which says what is wrong with it
+        waiting = left
+    try:
+        return parsed(_schema_of(text), named)
+    except RecursionError:
+        raise SchemaError("an Avro schema that is too deep") from None
+
+
+def _schema_of(text: str) -> Any:
     raw = text.encode()
     if len(raw) > SCHEMA_BYTES_MAX or is_deeper(raw, SCHEMA_DEPTH_MAX):
         raise SchemaError(
@@ -134,12 +172,11 @@ def parsed_text(text: str) -> tuple[Any, dict[str, Any]]:
             expected=f"at most {SCHEMA_BYTES_MAX} bytes and {SCHEMA_DEPTH_MAX} levels",
         )
     try:
-        schema = json.decode(raw)
+        return json.decode(raw)
     except (MsgspecError, RecursionError) as error:
-        if not text.isidentifier():
-            raise SchemaError(f"an Avro schema that is no JSON: {error}") from error
-        schema = text
-    return parsed(schema)
+        if text.isidentifier():
+            return text
+        raise SchemaError(f"an Avro schema that is no JSON: {error}") from error
 
 
 def fingerprint(schema: Schema) -> str:

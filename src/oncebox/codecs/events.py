@@ -17,6 +17,7 @@ from msgspec import UNSET, json
 from ..codec import codec_of, decode, document_of, encode, event_of
 from ..errors import BadEvent, DecodeFailed
 from ..event import EventType, event_class
+from ..ports import Record as LogRecord
 from ..schema.compat.finding import Format
 from ..schema.model import Enum, Record, Schema, Union
 from .codec import FORMATS, SchemaCodec, codec_for
@@ -56,11 +57,16 @@ class EventCodec(NamedTuple):
 
 def event_codec(declared: EventType) -> EventCodec:
     """The codec of an event class in the format that it names. Raises SchemaError where its schema
-    has no image there, MissingDependency without the format's library.
+    has no image there, MissingDependency without the format's library. Its fields have the numbers
+    of `oncebox.lock` where the process runs; without one, those of their order.
     """
+    from ..lens.file import use_lock
+
     codec_of(declared.cls)
-    format, schema = declared.format, _learned.get((declared.type, declared.version))
-    schema = schema or _schema_of(declared.cls)
+    format, place = declared.format, (declared.type, declared.version)
+    if place not in _learned:
+        use_lock()  # the numbers of its fields are there
+    schema = _learned.get(place) or _schema_of(declared.cls)
     codec = codec_for(schema, format)
 
     def write(event: object) -> bytes:
@@ -78,14 +84,14 @@ def event_codec(declared: EventType) -> EventCodec:
 
 
 class EventReader:
-    """Reads events of a class's own version in any format; `content` is their content type."""
+    """Reads events of a class's own version in any format; `content`: their content type."""
 
     def __init__(self, declared: EventType) -> None:
         self.declared = declared
 
-    def __call__(self, content: str, raw: bytes) -> Any:
-        """The event. Raises DecodeFailed."""
-        declared = self.declared
+    def __call__(self, content: str, record: LogRecord) -> Any:
+        """The event of a record. Raises DecodeFailed."""
+        declared, raw = self.declared, record.value or b""
         if format_of(content)[0] == "json":
             return decode(declared.cls, raw)
         document = document_in(content, raw, declared.type, declared.version, declared.cls)

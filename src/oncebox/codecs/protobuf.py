@@ -12,7 +12,6 @@ from typing import Any
 
 from msgspec import UNSET
 
-from ..envelope import VALUE_BYTES_MAX
 from ..errors import DecodeFailed, SchemaError
 from ..schema import leaves
 from ..schema.images.protobuf import (
@@ -47,7 +46,7 @@ from ..schema.model import (
     Union,
     Uuid,
 )
-from .bounds import ELEMENTS_MAX
+from .bounds import ELEMENTS_MAX, check_size
 from .convert import FAILURES, LEAVES, Conversion, Converter, Unfit, at, decimal, member_of, text
 from .wire import Layout, check_wire, layout_of
 
@@ -79,24 +78,26 @@ class ProtobufCodec:
 
     def decode(self, raw: bytes) -> Document:
         """The document. Raises DecodeFailed with the path of what could not be read."""
-        if len(raw) > VALUE_BYTES_MAX:
-            raise DecodeFailed(
-                f"{self._label}: {len(raw)} bytes", expected=f"at most {VALUE_BYTES_MAX}"
-            )
-        if len(raw) * self._layout.weight_max > 2 * ELEMENTS_MAX:
-            check_wire(self._label, raw, self._layout)
+        message = parsed_message(self._label, self.cls, self._layout, raw)
         try:
-            found: Document = self._read(self.cls.FromString(raw))
+            found: Document = self._read(message)
         except FAILURES as error:
             unfit = at("", error)
             raise DecodeFailed(
                 f"{self._label} at ${unfit.path}: {unfit.what}", expected="what its schema says"
             ) from None
-        except Exception as error:  # protobuf's own DecodeError
-            raise DecodeFailed(
-                f"{self._label}: {error}", expected="Protobuf of at most 100 levels"
-            ) from None
         return found
+
+
+def parsed_message(label: str, cls: Any, layout: Layout, raw: bytes) -> Any:
+    """A message of a class, within bounds. Raises DecodeFailed."""
+    check_size(label, raw)
+    if len(raw) * layout.weight_max > 2 * ELEMENTS_MAX:
+        check_wire(label, raw, layout)
+    try:
+        return cls.FromString(raw)
+    except Exception as error:  # protobuf's own DecodeError
+        raise DecodeFailed(f"{label}: {error}", expected="Protobuf of at most 100 levels") from None
 
 
 def message_class(file: Any, name: str) -> Any:
@@ -314,9 +315,9 @@ class Documents:
         if isinstance(type, Nullable):
             return self.shaped(shape, type.of)
         if isinstance(shape, Repeated):
-            return _list(self.shaped(shape.of, type.of))  # type: ignore[union-attr]
+            return read_list(self.shaped(shape.of, type.of))  # type: ignore[union-attr]
         if isinstance(shape, Keyed):
-            return _map(self.shaped(shape.of, type.of))  # type: ignore[union-attr]
+            return read_map(self.shaped(shape.of, type.of))  # type: ignore[union-attr]
         assert isinstance(shape, Plain)
         return self.named(type.name) if isinstance(type, Named) else _leaf(type)
 
@@ -348,7 +349,9 @@ def _symbols(enum: Enum) -> Conversion:
     return of_enum
 
 
-def _list(read: Conversion) -> Conversion:
+def read_list(read: Conversion) -> Conversion:
+    """What reads a repeated field."""
+
     def of_list(value: Any) -> Any:
         found: list[Any] = []
         try:
@@ -361,7 +364,9 @@ def _list(read: Conversion) -> Conversion:
     return of_list
 
 
-def _map(read: Conversion) -> Conversion:
+def read_map(read: Conversion) -> Conversion:
+    """What reads a map field."""
+
     def of_map(value: Any) -> Any:
         found: dict[str, Any] = {}
         key = ""
@@ -411,3 +416,9 @@ _READ: dict[type[Kind], Conversion] = {
     Timestamp: lambda value: leaves.timestamp_text(_us_of(value)),
     Duration: _duration_text,
 }
+
+GOOGLE: dict[str, Conversion] = {
+    "google.protobuf.Timestamp": _READ[Timestamp],
+    "google.protobuf.Duration": _READ[Duration],
+}
+"""Records of google's that are values without parts."""

@@ -27,7 +27,7 @@ class Translator:
         raw_content = said.get("content-type")
         content = JSON if raw_content is None else raw_content.decode("latin-1")
         if version is None:
-            return EventReader(self.type)(content, value)
+            return EventReader(self.type)(content, record)
         translation = self.lenses.translation(self.type.type, version, self.type.version)
         if translation is None and self.lenses.look_again():
             translation = self.lenses.translation(self.type.type, version, self.type.version)

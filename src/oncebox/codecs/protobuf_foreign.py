@@ -1,0 +1,111 @@
+"""Protobuf that oncebox did not describe: documents by any .proto file.
+
+A field that has presence and is not there is left out of the document; enums are their names,
+moments and durations texts, bytes base64, whole numbers numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import DecodeFailed
+from ..schema import leaves
+from .convert import FAILURES, Conversion, at
+from .protobuf import GOOGLE, parsed_message, read_list, read_map
+from .wire import layout_of
+
+_BYTES, _ENUM, _MESSAGE, _GROUP = 12, 14, 11, 10
+_FLOATS = (1, 2)
+
+
+class ForeignProtobuf:
+    """The records of a file, by their place in it. Raises SchemaError for a text that is none."""
+
+    def __init__(self, text: str, references: Mapping[str, str], label: str) -> None:
+        from ..schema.compat.proto_types import parsed_all, source
+
+        proto = parsed_all([source(text, references, label)])[0]
+        self._records = [record.descriptor for record in proto.messages.values()]
+        self._label = label
+        self._known: dict[str, Conversion] = {}
+        self._places: dict[tuple[int, ...], tuple[Any, Any, Conversion]] = {}
+
+    def decode(self, place: Sequence[int], raw: bytes) -> Any:
+        """The document of the record at this place. Raises DecodeFailed."""
+        found = self._places.get(tuple(place))
+        if found is None:
+            found = self._places[tuple(place)] = self._at(tuple(place))
+        cls, layout, read = found
+        message = parsed_message(self._label, cls, layout, raw)
+        try:
+            return read(message)
+        except FAILURES as error:
+            unfit = at("", error)
+            raise DecodeFailed(f"{self._label} at ${unfit.path}: {unfit.what}") from None
+
+    def _at(self, place: tuple[int, ...]) -> tuple[Any, Any, Conversion]:
+        from google.protobuf import message_factory
+
+        try:
+            message = self._records[place[0]]
+            for index in place[1:]:
+                message = message.nested_types[index]
+        except IndexError:
+            raise DecodeFailed(f"{self._label} has no record at {place}") from None
+        cls = message_factory.GetMessageClass(message)
+        return cls, layout_of(message), self._message(message)
+
+    def _message(self, message: Any) -> Conversion:
+        name = message.full_name
+        if name in GOOGLE:
+            return GOOGLE[name]
+        if name not in self._known:
+
+            def later(value: Any) -> Any:
+                return self._known[name](value)
+
+            self._known[name] = later
+            self._known[name] = self._fields(message)
+        return self._known[name]
+
+    def _fields(self, message: Any) -> Conversion:
+        fields = [(f.name, f.has_presence, self._field(f)) for f in message.fields]
+
+        def read(value: Any) -> Any:
+            found: dict[str, Any] = {}
+            key = ""
+            try:
+                for key, presence, convert in fields:
+                    if not presence or value.HasField(key):
+                        found[key] = convert(getattr(value, key))
+            except FAILURES as error:
+                raise at(f".{key}", error) from None
+            return found
+
+        return read
+
+    def _field(self, field: Any) -> Conversion:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            return read_map(self._single(field.message_type.fields_by_name["value"]))
+        convert = self._single(field)
+        return read_list(convert) if _is_repeated(field) else convert
+
+    def _single(self, field: Any) -> Conversion:
+        if field.type in (_MESSAGE, _GROUP):
+            return self._message(field.message_type)
+        if field.type == _ENUM:
+            names = {n: value.name for n, value in field.enum_type.values_by_number.items()}
+            return lambda number: names.get(number, number)
+        if field.type == _BYTES:
+            return leaves.bytes_text
+        return leaves.finite if field.type in _FLOATS else _same
+
+
+def _is_repeated(field: Any) -> bool:
+    found = getattr(field, "is_repeated", None)  # since protobuf 6; `label` warns there
+    return bool(field.label == field.LABEL_REPEATED if found is None else found)
+
+
+def _same(value: Any) -> Any:
+    return value
