@@ -110,7 +110,7 @@ def _run(arguments: Sequence[str]) -> None:
             check=False,
             timeout=COMPILE_TIMEOUT_S,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,  # nobody writes to it: its end is seen at once, without polling
             stderr=subprocess.DEVNULL,
             env={},
         )
