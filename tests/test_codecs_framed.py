@@ -15,7 +15,7 @@ import fastavro
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.schema_registry import SchemaRegistryClient
-from confluent_kafka.schema_registry.avro import AvroSerializer
+from confluent_kafka.schema_registry import avro as avro_module
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from engines.kafka import Kafka
@@ -30,6 +30,8 @@ from oncebox.registry.client import RegistryClient
 from oncebox.stores.adapt import open_store
 from oncebox.testing import drain
 from registry_server import serving
+
+AvroSerializer: Any = avro_module.AvroSerializer
 
 TOPIC = "theirs"
 AVRO = json.dumps({
@@ -217,8 +219,7 @@ def test_what_confluents_serializer_writes_to_kafka(
         producer = Producer({"bootstrap.servers": kafka_server.bootstrap})
         with SchemaRegistryClient({"url": registry}) as confluents:
             context = SerializationContext(topic, MessageField.VALUE)
-            serialize: Any = AvroSerializer(confluents, AVRO)
-            value = serialize(DATUM, context)
+            value = AvroSerializer(confluents, AVRO)(DATUM, context)
         assert value is not None
         assert value[0] == 0
         producer.produce(topic, key="o-1", value=value)
