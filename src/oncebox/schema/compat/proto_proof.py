@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format
 
-from ...errors import SchemaError
 from .finding import Witness
 from .outcome import refused, shown
 from .proto_types import Field, Message, Proto
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
 
 Trail = tuple[Field, ...]
 """The writer's fields from a document down to a message in it."""
-
-INSIDE_MAX = 50
-"""Required messages in required messages, before a schema counts as cyclic."""
 
 _T = {
     "double": 1, "float": 2, "int64": 3, "uint64": 4, "int32": 5, "fixed64": 6, "fixed32": 7,
@@ -77,18 +73,12 @@ def _of_enum(one: Field, value: Any) -> Any:
     return [value]
 
 
-def filled(message: Message, depth: int = 0) -> Any:
+def filled(message: Message) -> Any:
     """A message with its required fields and nothing else."""
     made = message.cls()
     for one in message.fields.values():
         if one.required:
-            if depth > INSIDE_MAX:
-                raise SchemaError(
-                    f"{message.full} always holds itself, so no document can end",
-                    expected="a way out of the cycle: no required field in it",
-                )
-            inner = one.message
-            put(made, one, samples(one)[0] if inner is None else filled(inner, depth + 1))
+            put(made, one, samples(one)[0] if one.message is None else filled(one.message))
     return made
 
 

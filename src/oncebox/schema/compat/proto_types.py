@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Any
 
 from ...errors import SchemaError
-from .bounds import FIELDS_MAX, missing, too_many
+from .bounds import FIELDS_MAX, missing, too_deep, too_many
 from .proto_compile import MAIN, Source, compile_all
 
 try:
@@ -154,6 +154,9 @@ class Proto:
         }
         if not self.messages:
             raise SchemaError(f"{which}: no message in it", expected="one message at least")
+        for one in self._known.values():
+            if isinstance(one, Message):
+                _ends(one, which)
 
     def _look_into(self, found: Any) -> None:
         for one in found.nested_types:
@@ -257,6 +260,23 @@ def _local(found: Any) -> str:
     return str(found.full_name.removeprefix(f"{package}.") if package else found.full_name)
 
 
+def _ends(message: Message, which: str) -> None:
+    """Raises SchemaError if a message needs itself, so that nobody could ever write it."""
+    waiting, seen = [message], {message.full}
+    while waiting:
+        for one in waiting.pop().fields.values():
+            if one.message is None or not one.required:
+                continue
+            if one.message is message:
+                raise SchemaError(
+                    f"{which}, {message.full}: always holds itself, so no document can end",
+                    expected="a way out of the cycle: no required field in it",
+                )
+            if one.message.full not in seen:
+                seen.add(one.message.full)
+                waiting.append(one.message)
+
+
 def _parts(holder: Any) -> int:
     """Messages, fields, values and what is reserved, at all depths of a file or message."""
     nested = holder.nested_type if hasattr(holder, "nested_type") else holder.message_type
@@ -279,7 +299,10 @@ def parsed_all(sources: Sequence[Source]) -> list[Proto]:
     if unknown:
         made = compile_all(list(unknown.values()))
         for (key, source), descriptors in zip(unknown.items(), made, strict=True):
-            found[key] = Proto(descriptors, source.which)
+            try:
+                found[key] = Proto(descriptors, source.which)
+            except RecursionError:
+                raise too_deep(source.which, "messages in messages") from None
     with _LOCK:
         for key, proto in found.items():
             _CACHE[key] = proto

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from .bounds import too_deep
 from .finding import Broken, Finding, Witness
 from .proto_proof import Proof, Trail, samples
 from .proto_types import GROUP, MESSAGE, STRING, Enum, Field, Message, Proto, parsed_all, source
@@ -57,10 +58,13 @@ def compare(
     before, after = parsed_all(
         [source(old, theirs, "the old schema"), source(new, references, "the new schema")]
     )
-    found = [
-        *_direction(before, after, "new readers"),
-        *_direction(after, before, "old readers"),
-    ]
+    try:
+        found = [
+            *_direction(before, after, "new readers"),
+            *_direction(after, before, "old readers"),
+        ]
+    except RecursionError:
+        raise too_deep("the schemas", "required messages in messages") from None
     return sorted(found, key=lambda one: (one.path, one.rule, one.breaks))
 
 
