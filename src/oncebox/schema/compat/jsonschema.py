@@ -17,12 +17,14 @@ from .jsonschema_cases import Cases
 from .jsonschema_keywords import keywords
 from .jsonschema_make import MISSING, Maker
 from .jsonschema_prove import OPEN, Failure, Prover
-from .jsonschema_read import Pool, gave_up, read_pair
+from .jsonschema_read import Pool, engine, gave_up, read_pair
 
 FINDINGS_MAX: Final = 100
 """Failures of a direction that are reported; a schema with more is another schema."""
 TRIES_MAX: Final = 200
 """Documents that are tried for a failure."""
+ALL_TRIES_MAX: Final = 2_000
+"""Documents that are tried for all failures of a direction."""
 SAMPLES_MAX: Final = 100
 """Documents that are tried at random for what is left then."""
 
@@ -64,27 +66,40 @@ def read(text: str, references: Mapping[str, str] | None = None, which: str = "s
 def _direction(writer: Pool, reader: Pool, breaks: Broken, *, closed: bool) -> Iterator[Finding]:
     cases = Cases(writer if closed else None)
     prover = Prover(cases, keywords)
-    failures = {(f.rule, f.path): f for f in prover.prove((writer.root,), reader.root)}
-    kept = list(failures.values())[:FINDINGS_MAX]
-    proofs = {id(f): _proof(writer, reader, cases, f) for f in kept}
-    _sample(writer, reader, cases, [f for f in kept if proofs[id(f)] is None], proofs)
+    try:
+        found = prover.prove((writer.root,), reader.root)
+    except RecursionError:  # the caller stands deep itself
+        found = [prover.fail("undecided", case, reader.root) for case in cases.of((writer.root,))]
+    kept = list({(f.rule, f.path): f for f in found}.values())[:FINDINGS_MAX]
+    proofs: dict[int, Witness] = {}
+    _prove_by_documents(writer, reader, cases, kept, proofs)
     for failure in kept:
-        yield _finding(failure, breaks, proofs[id(failure)])
+        yield _finding(failure, breaks, proofs.get(id(failure)))
     notes = {note.path: note for note in prover.notes}
     for note in list(notes.values())[:FINDINGS_MAX]:
         yield _finding(note, breaks, None)
 
 
-def _proof(writer: Pool, reader: Pool, cases: Cases, failure: Failure) -> Witness | None:
-    for maker in (Maker(cases), Maker(cases, Random(0))):
-        for document in islice(maker.documents(failure), TRIES_MAX):
-            if (witness := judged(writer, reader, document)) is not None:
-                return witness
-    return None
+def _prove_by_documents(
+    writer: Pool, reader: Pool, cases: Cases, failures: list[Failure], proofs: dict[int, Witness]
+) -> None:
+    """Look for documents: at the place of each failure, with chance around it, then anywhere."""
+    left = ALL_TRIES_MAX
+    for rng in (None, Random(0)):
+        maker = Maker(cases, rng)
+        for failure in failures:
+            if id(failure) in proofs:
+                continue
+            for document in islice(maker.documents(failure), min(left, TRIES_MAX)):
+                left -= 1
+                if (witness := judged(writer, reader, document)) is not None:
+                    proofs[id(failure)] = witness
+                    break
+    _sample(writer, reader, cases, [f for f in failures if id(f) not in proofs], proofs)
 
 
 def _sample(
-    writer: Pool, reader: Pool, cases: Cases, open_: list[Failure], proofs: dict[int, Any]
+    writer: Pool, reader: Pool, cases: Cases, open_: list[Failure], proofs: dict[int, Witness]
 ) -> None:
     maker = Maker(cases, Random(1))
     for _ in range(SAMPLES_MAX if open_ else 0):
@@ -102,9 +117,12 @@ def judged(writer: Pool, reader: Pool, document: Any) -> Witness | None:
     """The document as a witness, if the validator takes it on one side and not on the other."""
     if reader.validator.is_valid(document) or not writer.validator.is_valid(document):
         return None
-    if gave_up(reader.validator, document):
+    try:
+        reader.validator.validate(document)
+    except engine().ValidationError as refusal:
+        error = refusal
+    if gave_up([error]):
         return None
-    error = next(iter(reader.validator.iter_errors(document)))
     where = "".join(f"/{step}" for step in error.instance_path) or "/"
     return Witness(document, f"refused: {error.message[:200]} (at {where})")
 

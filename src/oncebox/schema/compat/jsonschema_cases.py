@@ -65,10 +65,17 @@ _A_CONST = frozenset({
 })  # fmt: skip
 
 
+def constants(values: Iterable[Any]) -> frozenset[Any]:
+    """Values that can be compared with those of another such set; arrays and objects as one."""
+    return frozenset(
+        "compound" if isinstance(v, dict | list) else (isinstance(v, bool), v) for v in values
+    )
+
+
 def _distinct(values: list[Any]) -> bool:
     if any(isinstance(v, dict | list) for v in values):
         return False
-    return len({(isinstance(v, bool), v) for v in values}) == len(values)
+    return len(constants(values)) == len(values)
 
 
 def same_value(a: Any, b: Any) -> bool:
@@ -94,6 +101,7 @@ class Cases:
 
     writer: object | None
     made: dict[str, Node] = field(default_factory=dict)
+    _tags: dict[Node, dict[str, frozenset[Any]]] = field(default_factory=dict)
     _owns: dict[Node, Case] = field(default_factory=dict)
     _lists: dict[tuple[frozenset[Node], frozenset[Node]], list[Case]] = field(default_factory=dict)
 
@@ -194,6 +202,19 @@ class Cases:
         for name, schema in node.named("dependentSchemas").items():
             choices.append([((self.absent(name),), ()), ((self.present(name), schema), ())])
         return choices
+
+    def tags(self, node: Node) -> dict[str, frozenset[Any]]:
+        """Properties that a node gives a few constants: what tells alternatives apart."""
+        if node not in self._tags:
+            found: dict[str, frozenset[Any]] = {}
+            for below in (*([node.target] if node.target else []), *node.subs("allOf")):
+                found |= self.tags(below)
+            for name, value in node.plain.get("properties", {}).items():
+                if isinstance(value, dict) and value.keys() & {"const", "enum"}:
+                    values, _ = listed(node.sub("properties", name).plain)
+                    found |= {} if values is None else {name: constants(values)}
+            self._tags[node] = found
+        return self._tags[node]
 
     def absent(self, name: str) -> Node:
         """Without the property, or no object."""

@@ -177,6 +177,8 @@ def _one_of(p: Prover, case: Case, goal: Node, word: str) -> list[Failure]:
     todo = [case]
     while todo:
         part = todo.pop()
+        if p.spent:
+            return [*failures, p.fail("undecided", part, goal)]
         taken = [branch for branch in branches if p.takes(part, branch)]
         good = bool(taken)
         clash: Node | None = None
@@ -200,6 +202,8 @@ def _one_of(p: Prover, case: Case, goal: Node, word: str) -> list[Failure]:
 
 def _untaken(p: Prover, part: Case, goal: Node, branches: list[Node], word: str) -> list[Failure]:
     """No alternative takes it: what is wrong with the one that comes closest."""
+    if p.quick:
+        return [p.fail("alternatives-narrowed", part, goal, word)]
     tried = sorted((p.why_not(part, branch) for branch in branches), key=_distance)
     others = tuple(f for each in tried[1:] for f in each)[:ALTERNATIVES_MAX]
     if _distance(tried[0])[0] == 0:
@@ -214,11 +218,11 @@ def _split(p: Prover, case: Case) -> list[Case]:
     if len(kinds) > 1:
         return [p.only(case, kind) for kind in kinds]
     values: list[Any] = []
-    if kinds == ["boolean"] and len(case.booleans) > 1:
+    if kinds == ("boolean",) and len(case.booleans) > 1:
         values = [False, True]
-    elif kinds == ["number"] and case.numbers is not None:
+    elif kinds == ("number",) and case.numbers is not None:
         values = [number(v) for v in case.numbers.tight.values or ()]
-    elif kinds == ["string"] and case.strings is not None:
+    elif kinds == ("string",) and case.strings is not None:
         values = list(case.strings.kept or ())
     if not 1 < len(values) <= SPLITS_MAX:
         return []

@@ -157,6 +157,8 @@ class Maker:
             return MISSING
         if self.rng is not None and depth <= CHANCE_DEPTH_MAX:
             return self._by_chance(nodes, depth, self.rng)
+        if len(nodes) == 1 and nodes[0].inhabited and (plain := _plainest(nodes[0])) is not None:
+            return plain
         key = frozenset(nodes)
         if key not in self._smallest:
             rng, self.rng = self.rng, None
@@ -182,7 +184,7 @@ class Maker:
 
     def values(self, case: Case, hints: Hints = _NO_HINTS, depth: int = 0) -> Iterator[Any]:
         """Different values of a case."""
-        kinds = case.types
+        kinds = list(case.types)
         if self.rng is not None:
             self.rng.shuffle(kinds)
         makers: list[Iterator[Any]] = []
@@ -239,7 +241,7 @@ class Maker:
             tries += found
             tries += [text + text[-1:] * (size - len(text)) for text in found for size in sizes
                       if len(text) < size <= SIZE_MAX]  # fmt: skip
-        tries += ["Z9", "\U0001f600", "a b", "0" * max(of.low, 1)]
+        tries += ["Z9", "\U0001f600", "a b", "0" * min(of.low, SIZE_MAX)]
         yield from filter(of.holds, self._mixed(list(dict.fromkeys(tries))))
 
     def _mixed(self, some: list[Any]) -> list[Any]:
@@ -264,7 +266,7 @@ class Maker:
         for case in self.cases.of(rest)[:8]:
             for item in islice(self.values(case, hints, depth + 1), 12):
                 for size in (of.low, of.places + 1, of.places + 2):
-                    if size > of.places and (of.high is None or size <= of.high) and size >= of.low:
+                    if of.places < size <= SIZE_MAX and self._fits(of, size):
                         given = dict.fromkeys(range(of.places, size), item)
                         made = self.array(of, given, size, depth)
                         if made is not MISSING:
@@ -273,7 +275,7 @@ class Maker:
     def array(self, of: Arrays, given: dict[int, Any], size: int, depth: int = 0) -> Any:
         """An array with these items at their places."""
         size = max(size, of.low)
-        if size > SIZE_MAX + of.low or size > 10 * SIZE_MAX:
+        if size > 10 * SIZE_MAX:
             return MISSING
         made: list[Any] = []
         wanted = [node for node, least, _ in of.contains for _ in range(min(least, SIZE_MAX))]
@@ -347,6 +349,10 @@ class Maker:
 
     def object(self, of: Objects, given: dict[str, Any], depth: int = 0) -> Any:
         """The smallest object with these properties."""
+        if given and self.rng is None and not of.dependents:
+            base = self._smallest_of(of, depth)
+            if base is not MISSING:
+                return {**base, **given}
         made = dict(given)
         todo = sorted(of.required - made.keys())
         todo += [n for name, needs in of.dependents if name in made for n in needs]
@@ -362,25 +368,48 @@ class Maker:
             todo += [n for own, needs in of.dependents if own == name for n in needs]
         return self.filled(of, made, of.low, depth)
 
+    def _smallest_of(self, of: Objects, depth: int) -> Any:
+        if id(of) not in self._smallest:
+            self._smallest[id(of)] = self.object(of, {}, depth)
+        return self._smallest[id(of)]
+
     def filled(self, of: Objects, made: dict[str, Any], size: int, depth: int) -> Any:
         """The object with further properties, until there are so many."""
         if size > SIZE_MAX:
             return MISSING
         made = dict(made)
-        names: list[str | None] = [name for name in of.known if name not in made]
+        names = [name for name in of.known if name not in made]
         while len(made) < size:
-            name = names.pop(0) if names else self.name(of, None, made)
-            if name is None or (not names and self._outside(of, name)):
-                name = next((n for p in of.patterns if (n := self.name(of, p, made))), None)
+            known = bool(names)
+            name = names.pop(0) if names else self._further(of, made)
             if name is None:
                 return MISSING
             nodes = of.at(name, self.cases.writer)
             value = MISSING if nodes is None else self.value(nodes, depth + 1)
             if value is not MISSING:
                 made[name] = value
-            elif name not in of.known:
+            elif not known:
                 return MISSING
         return made
 
-    def _outside(self, of: Objects, name: str) -> bool:
-        return of.at(name, self.cases.writer) is None
+    def _further(self, of: Objects, made: dict[str, Any]) -> str | None:
+        """A name for one more property."""
+        name = self.name(of, None, made)
+        if name is not None and of.at(name, self.cases.writer) is not None:
+            return name
+        return next((n for p in of.patterns if (n := self.name(of, p, made))), None)
+
+    def _fits(self, of: Arrays, size: int) -> bool:
+        return of.low <= size and (of.high is None or size <= of.high)
+
+
+def _plainest(node: Node) -> Any:
+    """A value of a node that says next to nothing; None where it says more."""
+    kind, plain = node.plain.get("type"), node.plain
+    if kind == "string" and plain.get("minLength", 0) <= SIZE_MAX:
+        return "a" * int(plain.get("minLength", 0))
+    if kind in ("integer", "number"):
+        return max(0, math.ceil(plain.get("minimum", 0)))
+    return (
+        {"boolean": False, "array": [], "object": {}}.get(kind) if isinstance(kind, str) else None
+    )

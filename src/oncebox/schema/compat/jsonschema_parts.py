@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from .jsonschema_prove import OPEN, AnyName, Failure, ItsName, Prover
-from .jsonschema_read import Node, matches
+from .jsonschema_read import Node, apart, matches
 from .jsonschema_shapes import Arrays, Case, Objects
 
 
@@ -51,6 +51,8 @@ def _properties(p: Prover, case: Case, of: Objects, goal: Node) -> Iterator[Fail
         own = of.patterns
         own = {pattern: own[pattern]} if pattern in own else own
         for mine, nodes in own.items():
+            if mine != pattern and apart(mine, pattern):
+                continue
             yield from p.down(nodes, sub, (case, AnyName(mine)))
         if pattern not in of.patterns and rest is not None:
             yield from p.down(rest, sub, (case, AnyName(pattern)), OPEN)
@@ -170,9 +172,9 @@ def _contains(p: Prover, case: Case, of: Arrays, goal: Node, high: int | None) -
     sub = goal.sub("contains")
     least = int(goal.plain.get("minContains", 1))
     most = goal.plain.get("maxContains")
-    sure = 0
-    for at in range(min(of.low, of.places + least)):
-        sure += p.attempt(of.at(at), sub)
+    sure = sum(p.attempt(of.at(at), sub) for at in range(min(of.low, of.places)))
+    if of.low > of.places and p.attempt(of.at(of.places), sub):
+        sure += of.low - of.places
     by_items = sure >= least
     same = of.at(0) if of.places == 0 else ()  # what holds for each item
     by_contains = any(low >= least and p.attempt((n, *same), sub) for n, low, _ in of.contains)

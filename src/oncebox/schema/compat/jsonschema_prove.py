@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Final
 
-from .jsonschema_cases import Cases
+from .jsonschema_cases import Cases, constants, listed
 from .jsonschema_read import Node, escape
 from .jsonschema_shapes import Arrays, Case, Objects
 
-STEPS_MAX: Final = 30_000
+STEPS_MAX: Final = 20_000
 """Pairs of a case and a subschema that a proof may look at."""
-DEPTH_MAX: Final = 40
+DEPTH_MAX: Final = 50
 """Subschemas inside each other that a proof may go down."""
 OPEN: Final = "property-added-open"
 ALTERNATIVES_MAX: Final = 8
@@ -80,9 +81,12 @@ class Prover:
     _depth: int = 0
     _level: int = 0
     _trying: int = 0
+    _asking: int = 0
     _open: dict[Any, int] = field(default_factory=dict)
     _proved: dict[Any, None] = field(default_factory=dict)
     _failed: dict[Any, list[Failure]] = field(default_factory=dict)
+    _refuted: dict[Any, list[Failure]] = field(default_factory=dict)
+    _inhabited: set[Any] = field(default_factory=set)
     _emptying: set[Any] = field(default_factory=set)
     _same: dict[tuple[Node, Node], bool] = field(default_factory=dict)
 
@@ -91,7 +95,12 @@ class Prover:
         nodes = tuple(nodes)
         if goal.value is True or any(self.equal(node, goal) for node in nodes):
             return []
-        return [f for case in self.cases.of(nodes) for f in self.follows(case, goal)]
+        found: list[Failure] = []
+        for case in self.cases.of(nodes):
+            found += self.follows(case, goal)
+            if found and self.quick:
+                break
+        return found
 
     def follows(self, case: Case, goal: Node) -> list[Failure]:
         """What of `goal` does not follow from the case."""
@@ -102,14 +111,17 @@ class Prover:
             return []
         if key in self._failed:
             return self._failed[key]
+        if self.quick and key in self._refuted:
+            return self._refuted[key]
         self.steps += 1
-        if self.steps > STEPS_MAX or self._depth >= DEPTH_MAX or key in self._open:
+        if self.spent or self._depth >= DEPTH_MAX or key in self._open:
             return [self.fail("undecided", case, goal)]
         mark = len(self._proved)
         self._open[key] = self._level
         self._depth += 1
         try:
-            found = {(f.rule, f.path): f for f in self.keywords(self, case, goal)}
+            every = self.keywords(self, case, goal)
+            found = {(f.rule, f.path): f for f in (islice(every, 1) if self.quick else every)}
             failures = [] if found and self.empty(case) else list(found.values())
         finally:
             self._depth -= 1
@@ -117,14 +129,30 @@ class Prover:
         if failures:
             while len(self._proved) > mark:  # they may rest on this one
                 self._proved.popitem()
-            self._failed[key] = failures
+            (self._refuted if self.quick else self._failed)[key] = failures
         else:
             self._proved[key] = None
         return failures
 
+    @property
+    def spent(self) -> bool:
+        """Whether the proof has looked at as much as it may."""
+        return self.steps > STEPS_MAX
+
+    @property
+    def quick(self) -> bool:
+        """Whether one failure is as good as all."""
+        return self._asking > 0
+
     def takes(self, case: Case, goal: Node) -> bool:
         """Whether the goal follows."""
-        return not self.why_not(case, goal)
+        if self._told_apart(case, goal):
+            return False
+        self._asking += 1
+        try:
+            return not self.follows(case, goal)
+        finally:
+            self._asking -= 1
 
     def fail(
         self, rule: str, case: Case, goal: Node, word: str = "",
@@ -140,28 +168,30 @@ class Prover:
 
     def note(self, failure: Failure) -> None:
         """Something that only some readers refuse."""
-        if not self._trying:
+        if not (self._trying or self.quick):
             self.notes.append(failure)
 
     def empty(self, case: Case) -> bool:
         """Whether surely no document satisfies the case."""
         if not case.types:
             return True
-        if case.key in self._emptying or self.steps > STEPS_MAX:
+        if case.key in self._emptying or case.key in self._inhabited or self.spent:
             return False
         self._emptying.add(case.key)
-        self._trying += 1
+        self._asking += 1
+        none = False
         try:
-            if any(not self.follows(case, excluded) for excluded in case.nots):
-                return True
-            return all(
+            none = all(
                 (kind == "object" and self._no_object(case.objects))
                 or (kind == "array" and self._no_array(case.arrays))
                 for kind in case.types
-            )
+            ) or any(self.takes(case, excluded) for excluded in case.nots)
         finally:
-            self._trying -= 1
+            self._asking -= 1
             self._emptying.discard(case.key)
+        if not none and not self._emptying:
+            self._inhabited.add(case.key)
+        return none
 
     def nothing(self, nodes: Iterable[Node], nots: Iterable[Node] = ()) -> bool:
         """Whether surely no document satisfies the nodes and none of `nots`."""
@@ -189,6 +219,8 @@ class Prover:
         return any(self._no_part(of.at(at)) for at in range(min(of.low, of.places + 1)))
 
     def _no_part(self, nodes: tuple[Node, ...]) -> bool:
+        if len(nodes) == 1 and nodes[0].inhabited:
+            return False
         self._level += 1
         try:
             return self.nothing(nodes)
@@ -197,7 +229,18 @@ class Prover:
 
     def apart(self, case: Case, node: Node) -> bool:
         """Whether surely no document of the case satisfies the node, too."""
-        return self.nothing((*case.nodes, node), case.nots)
+        return self._told_apart(case, node) or self.nothing((*case.nodes, node), case.nots)
+
+    def _told_apart(self, case: Case, node: Node) -> bool:
+        """Whether a constant property tells them apart, at a glance."""
+        if case.types != ("object",) or case.objects is None:
+            return False
+        for name, values in self.cases.tags(node).items():
+            if name in case.objects.required:
+                for own in case.objects.at(name, self.cases.writer) or ():
+                    if (mine := listed(own.plain)[0]) and not constants(mine) & values:
+                        return True
+        return False
 
     def only(self, case: Case, kind: str) -> Case:
         """Its values of one type."""
@@ -279,13 +322,13 @@ class Prover:
 
     def attempt(self, nodes: tuple[Node, ...], goal: Node) -> bool:
         """Whether `goal` follows for a part of which `nodes` hold."""
-        self._trying += 1
+        self._asking += 1
         self._level += 1
         try:
             return not self.prove(nodes, goal)
         finally:
             self._level -= 1
-            self._trying -= 1
+            self._asking -= 1
 
     def why_not(self, case: Case, goal: Node) -> list[Failure]:
         """As `follows`, where another goal may follow instead."""

@@ -6,7 +6,8 @@ whatever its draft, so that nothing behind this file asks for the draft.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote, urldefrag, urljoin
@@ -33,13 +34,20 @@ _ONES = (
     "not", "if", "then", "else", "additionalProperties", "propertyNames", "items", "contains",
     "unevaluatedProperties", "unevaluatedItems",
 )  # fmt: skip
-IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas")
+_BELOW = frozenset({*_MAPS, *_LISTS, *_ONES})
+_IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
 """Keywords whose subschemas speak of the same value, not of a part of it."""
 _NOT_IN_7 = frozenset({
     "$anchor", "$dynamicAnchor", "$dynamicRef", "$defs", "prefixItems", "minContains",
     "maxContains", "dependentRequired", "dependentSchemas", "unevaluatedProperties",
     "unevaluatedItems",
 })  # fmt: skip
+_HARMLESS = frozenset({
+    "type", "title", "description", "default", "examples", "deprecated", "format", "$comment",
+    "maxLength", "maxItems", "maxProperties", "minimum", "minLength", "properties", "items",
+    "prefixItems", "patternProperties", "additionalProperties", "uniqueItems",
+})  # fmt: skip
+"""With any of these alone, a value is to be found: the empty one, or a large one."""
 TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 
 
@@ -141,8 +149,10 @@ class Node:
                 written = "items" if keyword == "prefixItems" else "dependencies"
             elif keyword == "items" and "prefixItems" in self.plain:
                 written = "additionalItems"
-        path = "/".join(escape(str(step)) for step in (written, *steps))
-        return self.pool.node(value, f"{self.pointer}/{path}", self.base)
+        pointer = f"{self.pointer}/{written}"
+        for step in steps:
+            pointer += f"/{escape(step)}" if isinstance(step, str) else f"/{step}"
+        return self.pool.node(value, pointer, self.base)
 
     def subs(self, keyword: str) -> list[Node]:
         """Those of a keyword that has an array."""
@@ -153,30 +163,33 @@ class Node:
         return {name: self.sub(keyword, name) for name in self.plain.get(keyword, ())}
 
     @cached_property
+    def inhabited(self) -> bool:
+        """Whether it takes something, as its keywords show at a glance."""
+        return not self.false and self.plain.keys() <= _HARMLESS
+
+    @cached_property
     def target(self) -> Node | None:
         """What its `$ref` means."""
         return self.pool.resolve(self) if "$ref" in self.plain else None
 
+    def _under(self, words: frozenset[str]) -> Iterator[Node]:
+        for word, value in self.plain.items():
+            if word not in words:
+                continue
+            if word in _MAPS:
+                yield from (self.sub(word, name) for name in value)
+            elif word in _LISTS:
+                yield from self.subs(word)
+            else:
+                yield self.sub(word)
+
     def below(self) -> Iterator[Node]:
         """Each subschema right under it, without what it refers to."""
-        plain = self.plain
-        for keyword in _MAPS:
-            yield from self.named(keyword).values()
-        for keyword in _LISTS:
-            yield from self.subs(keyword)
-        for keyword in _ONES:
-            if keyword in plain:
-                yield self.sub(keyword)
+        return self._under(_BELOW)
 
     def in_place(self) -> Iterator[Node]:
         """Each that speaks of the same value."""
-        for keyword in IN_PLACE:
-            if keyword in _LISTS:
-                yield from self.subs(keyword)
-            elif keyword in _MAPS:
-                yield from self.named(keyword).values()
-            elif keyword in self.plain:
-                yield self.sub(keyword)
+        yield from self._under(_IN_PLACE)
         if self.target is not None:
             yield self.target
 
@@ -407,10 +420,6 @@ def _check(node: Node, draft: str) -> None:
     if not isinstance(node.value, dict | bool):
         refuse("not a schema", _at(node.pointer), "an object, true or false")
     for word, value in node.plain.items():
-        expected, fits = _SHAPES.get(word, ("", None))
-        if fits is not None and not fits(value):
-            refuse(f"{word!r} is {msgspec.json.encode(value)[:60].decode()}",
-                   _at(node.pointer), expected)  # fmt: skip
         if word in _ONES and not isinstance(value, dict | bool):
             hint = (
                 "arrays of `items` are of draft 7: say so in `$schema`"
@@ -418,9 +427,16 @@ def _check(node: Node, draft: str) -> None:
                 else None
             )
             refuse(f"{word!r} is no schema", _at(node.pointer), "an object, true or false", hint)
-    for pattern in (node.plain.get("pattern"), *node.plain.get("patternProperties", ())):
-        if pattern is not None:
-            _regex(pattern, node.pointer)
+        if word not in _SHAPES:
+            continue
+        expected, fits = _SHAPES[word]
+        if not fits(value):
+            refuse(f"{word!r} is {msgspec.json.encode(value)[:60].decode()}",
+                   _at(node.pointer), expected)  # fmt: skip
+    if "pattern" in node.plain:
+        _regex(node.plain["pattern"], node.pointer)
+    for pattern in node.plain.get("patternProperties", ()):
+        _regex(pattern, node.pointer)
 
 
 def _regex(pattern: str, pointer: str) -> None:
@@ -447,7 +463,7 @@ def matches(pattern: str, text: str) -> bool | None:
     validator = compiled(pattern)
     if validator.is_valid(text):
         return True
-    return None if gave_up(validator, text) else False
+    return None if gave_up(validator.iter_errors(text)) else False
 
 
 def matches_all(pattern: str) -> bool:
@@ -456,9 +472,24 @@ def matches_all(pattern: str) -> bool:
     return pattern in ("^", "$", "^.*", ".*$") or (bare and matches(pattern, "") is True)
 
 
-def gave_up(validator: Any, document: Any) -> bool:
+def apart(a: str, b: str) -> bool:
+    """Whether surely no text matches both: they begin differently."""
+    starts = [_start(pattern) for pattern in (a, b)]
+    least = min(map(len, starts))
+    return starts[0][:least] != starts[1][:least]
+
+
+def _start(pattern: str) -> str:
+    """What each text that matches begins with, as far as it is plain to see."""
+    if "|" in pattern or (found := re.match(r"\^([A-Za-z0-9_ /:-]*)", pattern)) is None:
+        return ""
+    followed = pattern[found.end() : found.end() + 1] in ("*", "+", "?", "{")
+    return found[1][:-1] if followed else found[1]
+
+
+def gave_up(errors: Iterable[Any]) -> bool:
     """Whether a refusal rests on a limit of the engine, not on the schema."""
-    todo = list(validator.iter_errors(document))
+    todo = list(errors)
     while todo:
         error = todo.pop()
         if type(error.kind).__name__.endswith(("BacktrackLimitExceeded", "RegexEngineFailure")):

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from itertools import combinations
 from typing import Final, TypeVar
 
-from .jsonschema_read import Node, matches
+from .jsonschema_read import Node, apart, matches
 
 FINITE_MAX: Final = 256
 """Numbers of a range that are looked at one by one."""
@@ -146,7 +147,9 @@ class Strings:
     @property
     def empty(self) -> bool:
         """Whether there is none."""
-        return (self.high is not None and self.low > self.high) or self.kept == frozenset()
+        if (self.high is not None and self.low > self.high) or self.kept == frozenset():
+            return True
+        return any(apart(a, b) for a, b in combinations(sorted(self.patterns), 2))
 
     def __and__(self, other: Strings) -> Strings:
         return Strings(
@@ -207,7 +210,12 @@ class Objects:
     def known(self) -> dict[str, None]:
         """Names that are spoken of, in order."""
         names = {name: None for part in self.parts for name in part.properties}
-        return {**names, **dict.fromkeys(sorted(self.required - names.keys()))}
+        return {**names, **dict.fromkeys(sorted(self.wanted - names.keys()))}
+
+    @cached_property
+    def wanted(self) -> frozenset[str]:
+        """Names that are to be there, or where others are."""
+        return self.required.union(*(needs for _, needs in self.dependents))
 
     @cached_property
     def patterns(self) -> dict[str, tuple[Node, ...]]:
@@ -236,7 +244,7 @@ class Objects:
     def at(self, name: str, writer: object | None) -> tuple[Node, ...] | None:
         """What holds for the property; None if there is no such."""
         nodes: list[Node] = []
-        spoken = name in self.required
+        spoken = name in self.wanted
         for part in self.parts:
             own = [part.properties[name]] if name in part.properties else []
             unsure = False
@@ -273,8 +281,8 @@ class Case:
     nodes: tuple[Node, ...] = ()
     nots: tuple[Node, ...] = ()
 
-    @property
-    def types(self) -> list[str]:
+    @cached_property
+    def types(self) -> tuple[str, ...]:
         """The types that values may have."""
         found = {
             "null": self.null, "boolean": bool(self.booleans),
@@ -282,7 +290,7 @@ class Case:
             "string": self.strings is not None and not self.strings.empty,
             "array": self.arrays is not None, "object": self.objects is not None,
         }  # fmt: skip
-        return [name for name, there in found.items() if there]
+        return tuple(name for name, there in found.items() if there)
 
     @cached_property
     def key(self) -> tuple[frozenset[Node], frozenset[Node]]:
