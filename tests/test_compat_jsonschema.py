@@ -165,8 +165,128 @@ def test_the_facade_reads_and_compares_with_references_of_each_side() -> None:
     schema, name = '{"type": "object", "properties": {"a": {"$ref": "a.json"}}}', "a.json"
     text, number = {name: '{"type": "string"}'}, {name: '{"type": "number"}'}
     read("json", schema, text)
-    with pytest.raises(SchemaError, match=r"the new schema: .*a\.json"):
+    with pytest.raises(SchemaError, match=r"the new schema, #/properties/a: .*a\.json"):
         check("json", [], schema, Mode.FULL)
     found = check("json", [schema], schema, Mode.BACKWARD, number, [text])
     assert [one.finding.path for one in found.errors] == ["a.json#/type"]
     assert check("json", [schema], schema, Mode.BACKWARD, text, [text]).compatible
+
+
+# ---- writers that write only what their schema lists
+
+
+OPEN = {"type": "object", "properties": {"a": {"type": "string"}}}
+WITH_B = {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "integer"}}}
+
+
+def test_an_optional_property_may_be_added_to_an_open_object_by_those_who_write_what_they_list() -> (
+    None
+):
+    assert compared(OPEN, WITH_B, closed=True) == []
+    (formal,) = compared(OPEN, WITH_B)
+    assert (formal.rule, formal.breaks, formal.path) == (
+        "property-added-open", "new readers", "/properties/b",
+    )  # fmt: skip
+    assert formal.witness is not None
+    assert isinstance(formal.witness.document, dict)
+    assert "b" in formal.witness.document
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule"),
+    [
+        (WITH_B, {**OPEN, "additionalProperties": False}, "property-removed"),
+        (WITH_B, {**WITH_B, "required": ["b"]}, "required-added"),
+        (WITH_B, {"properties": {"b": {"type": "string"}}}, "type-narrowed"),
+        # who says so writes others, too; and an object of which nothing is said is a map
+        ({**OPEN, "additionalProperties": True}, WITH_B, "property-added-open"),
+        ({"type": "object"}, WITH_B, "property-added-open"),
+        ({"allOf": [OPEN, {"required": ["b"]}]}, WITH_B, "property-added-open"),
+        ({**OPEN, "dependentRequired": {"a": ["b"]}}, WITH_B, "property-added-open"),
+    ],
+)
+def test_what_breaks_even_those_who_write_what_they_list(old: Any, new: Any, rule: str) -> None:
+    assert rule in rules(compared(old, new, closed=True), "new readers")
+
+
+def test_other_alternatives_and_references_are_listed_too() -> None:
+    old = {"$defs": {"o": OPEN}, "allOf": [{"$ref": "#/$defs/o"}], "anyOf": [
+        {"properties": {"k": {"const": 1}}}, {"properties": {"k": {"const": 2}}}]}  # fmt: skip
+    new = {**old, "properties": {"late": {"type": "null"}}}
+    assert compared(old, new, closed=True) == []
+    changed = {**old, "$defs": {"o": {"properties": {"a": {"type": "null"}}}}}
+    assert rules(compared(old, changed, closed=True), "new readers") == ["type-narrowed"]
+
+
+# ---- formats, drafts, references
+
+
+def test_a_format_is_documentation_and_its_change_a_warning() -> None:
+    found = compared({"type": "string"}, {"type": "string", "format": "uuid"})
+    assert [(f.rule, f.error, f.breaks) for f in found] == [
+        ("format-changed", False, "new readers")
+    ]
+
+
+def test_draft_7_has_its_own_words() -> None:
+    pair = (
+        {"items": [{"type": "string"}], "additionalItems": False},
+        {"items": [{"type": "string"}]},
+    )
+    assert rules(compared(pair[1], pair[0], draft="draft-07"), "new readers") == ["items-closed"]
+    depends = {"dependencies": {"a": ["b"], "c": {"required": ["d"]}}}
+    found = rules(compared({}, depends, draft="draft-07"), "new readers")
+    assert sorted(found) == ["dependent-required-added", "required-added"]
+    ignored = {"$ref": "#/definitions/x", "maximum": 1, "definitions": {"x": {"type": "integer"}}}
+    assert compared({"type": "integer"}, ignored, draft="draft-07") == []
+    newer = {"dependentRequired": {"a": ["b"]}, "prefixItems": [False], "unevaluatedItems": False}
+    assert compared({}, newer, draft="draft-07") == []
+
+
+def test_a_move_to_the_newer_draft() -> None:
+    old = {"$schema": DRAFTS["draft-07"], "items": [{"type": "string"}], "additionalItems": False}
+    new = {"$schema": DRAFTS["2020-12"], "prefixItems": [{"type": "string"}], "items": False}
+    assert compare(json.dumps(old), json.dumps(new)) == []
+
+
+def test_schemas_that_refer_to_themselves() -> None:
+    def tree(kind: str) -> Any:
+        value = {"type": "object", "properties": {"v": {"type": kind}, "l": {"$ref": "#"}}}
+        return {**value, "required": ["v"]}
+
+    assert rules(compared(tree("integer"), tree("number")), "new readers") == []
+    assert rules(compared(tree("number"), tree("integer")), "new readers") == ["type-narrowed"]
+    # an assumption must not outlive its failure: the first alternative fails below
+    old = {"anyOf": [{"type": "array", "items": {"$ref": "#"}}, {"type": "integer"}]}
+    new = {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/s"}}, {"type": "integer"}],
+           "$defs": {"s": {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/s"}},
+                                     {"type": "string"}]}}}  # fmt: skip
+    assert rules(compared(old, new), "new readers") != []
+
+
+def test_a_dynamic_reference_is_never_called_compatible() -> None:
+    old = {"$dynamicRef": "#n", "$defs": {"n": {"$dynamicAnchor": "n", "type": "string"}}}
+    new = {**old, "title": "another text"}
+    found = compared(old, new)
+    assert {f.rule for f in found} == {"not-understood"}
+    assert {f.breaks for f in found} == {"new readers", "old readers"}
+    assert compared(old, old) == []
+
+
+def test_numbers_are_compared_as_they_are_written() -> None:
+    old, new = {"const": 1.0}, {"type": "integer", "minimum": 1, "maximum": 1}
+    assert compared(old, new) == []
+    tenths = {"type": "number", "multipleOf": 0.3}, {"type": "number", "multipleOf": 0.1}
+    assert rules(compared(*tenths), "new readers") == []
+    assert rules(compared({"const": True}, {"const": 1}), "new readers") == ["const-changed"]
+
+
+def test_unions_told_apart_by_a_constant() -> None:
+    def union(count: int, kind: Any) -> Any:
+        one = [{"type": "object", "required": ["k"], "properties": {
+            "k": {"const": f"e{n}"}, "v": {"type": kind}}} for n in range(count)]  # fmt: skip
+        return {"oneOf": one}
+
+    wider = compared(union(40, "integer"), union(41, "number"))
+    assert rules(wider, "new readers") == []
+    assert len(rules(wider, "old readers")) == 41

@@ -11,13 +11,12 @@ from itertools import islice
 from random import Random
 from typing import Any, Final
 
-from ...errors import SchemaError
 from .finding import Broken, Finding, Witness
 from .jsonschema_cases import Cases
 from .jsonschema_keywords import keywords
 from .jsonschema_make import MISSING, Maker
 from .jsonschema_prove import OPEN, Failure, Prover
-from .jsonschema_read import Pool, engine, gave_up, read_pair
+from .jsonschema_read import Pool, engine, gave_up, read_one, read_pair
 
 FINDINGS_MAX: Final = 100
 """Failures of a direction that are reported; a schema with more is another schema."""
@@ -37,8 +36,10 @@ def compare(
     old_references: Mapping[str, str] | None = None,
     producers_closed: bool = True,
 ) -> list[Finding]:
-    """Every difference that breaks old or new readers, sorted by path and rule. `old_references`:
-    those of the old schema, where they are others.
+    """Every difference that breaks old or new readers, sorted by path and rule.
+
+    `references`: texts that the schemas refer to, by name; `old_references`: those of the old
+    schema, where they are others.
 
     With `producers_closed`, a writer whose schema lists properties and says nothing of others is
     taken to write only those that it lists: so adding an optional property breaks nobody. Without,
@@ -55,12 +56,8 @@ def compare(
 
 
 def read(text: str, references: Mapping[str, str] | None = None, which: str = "schema") -> None:
-    """Raises SchemaError if the text is no JSON Schema; `which`: what errors call it."""
-    try:
-        read_pair(text, text, references)
-    except SchemaError as error:
-        more = {"expected": error.expected, "hint": error.hint}
-        raise SchemaError(f"{which}: {error.what}", **more) from error
+    """Raises SchemaError if the text is no schema of draft 7 or 2020-12; as `compare`."""
+    _ = read_one(text, references, which).validator
 
 
 def _direction(writer: Pool, reader: Pool, breaks: Broken, *, closed: bool) -> Iterator[Finding]:
@@ -117,14 +114,19 @@ def judged(writer: Pool, reader: Pool, document: Any) -> Witness | None:
     """The document as a witness, if the validator takes it on one side and not on the other."""
     if reader.validator.is_valid(document) or not writer.validator.is_valid(document):
         return None
-    try:
-        reader.validator.validate(document)
-    except engine().ValidationError as refusal:
-        error = refusal
+    error = _refusal(reader, document)
     if gave_up([error]):
         return None
     where = "".join(f"/{step}" for step in error.instance_path) or "/"
     return Witness(document, f"refused: {error.message[:200]} (at {where})")
+
+
+def _refusal(reader: Pool, document: Any) -> Any:
+    try:
+        reader.validator.validate(document)
+    except engine().ValidationError as error:  # the first: to list all is slow
+        return error
+    raise AssertionError("not refused")
 
 
 def _finding(failure: Failure, breaks: Broken, witness: Witness | None) -> Finding:

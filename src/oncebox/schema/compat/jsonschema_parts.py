@@ -43,7 +43,8 @@ def _properties(p: Prover, case: Case, of: Objects, goal: Node) -> Iterator[Fail
         nodes = p.at(of, name)
         if nodes is not None:
             sub = goal.sub("properties", name)
-            yield from p.down(nodes, sub, (case, name), OPEN)
+            silent = "" if any(name in part.properties for part in of.parts) else OPEN
+            yield from p.down(nodes, sub, (case, name), silent)
     for pattern, sub in goal.named("patternProperties").items():
         for name in names:
             if matches(pattern, name) is not False and (n := p.at(of, name)) is not None:

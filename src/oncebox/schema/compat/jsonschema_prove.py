@@ -313,7 +313,7 @@ class Prover:
                 path = f"{path.rpartition('/')[0]}/properties/{escape(name)}"
             return [replace(f, rule=refused, path=path) for f in failures]
         anything = not any(node.plain or node.false for node in nodes)
-        if failures and silent and (not nodes or (anything and silent != OPEN)):
+        if failures and silent and anything:
             first = failures[0]
             others = (*failures[1:ALTERNATIVES_MAX], *first.others)
             return [replace(first, rule=silent, path=sub.pointer, written=None, read=sub.value,

@@ -14,10 +14,10 @@ from urllib.parse import unquote, urldefrag, urljoin
 
 import msgspec
 
-from oncebox.errors import MissingDependency, SchemaError
+from ...errors import SchemaError
+from .bounds import missing, read_json, too_deep
 
-BYTES_MAX: Final = 4 * 2**20
-"""Of one text. The longest known registry's limit is a quarter of this."""
+OLD, NEW = "the old schema", "the new schema"
 LEVELS_MAX: Final = 200
 """Of arrays and objects inside each other, in a schema's text."""
 NODES_MAX: Final = 100_000
@@ -100,9 +100,10 @@ _SHAPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }  # fmt: skip
 
 
-def refuse(what: str, where: str, expected: str, hint: str | None = None) -> NoReturn:
+def refuse(node: Node, what: str, expected: str, hint: str | None = None) -> NoReturn:
     """Say what cannot be read, and where."""
-    raise SchemaError(what, position=where, expected=expected, hint=hint)
+    where = node.pointer if "#" in node.pointer else f"#{node.pointer}"
+    raise SchemaError(f"{node.pool.which}, {where}: {what}", expected=expected, hint=hint)
 
 
 def engine() -> Any:
@@ -110,9 +111,7 @@ def engine() -> Any:
     try:
         import jsonschema_rs
     except ImportError:
-        raise MissingDependency(
-            "JSON Schemas need a validator", hint="pip install 'oncebox[jsonschema]'"
-        ) from None
+        raise missing("jsonschema-rs", "jsonschema") from None
     return jsonschema_rs
 
 
@@ -224,9 +223,12 @@ def escape(step: str) -> str:
 class Pool:
     """A schema and all that it refers to. Raises SchemaError for what it cannot read."""
 
-    def __init__(self, text: str, references: Mapping[str, str], draft: str | None) -> None:
-        value = parse(text)
-        self.draft = draft_of(value, "#") or draft or _guess(value)
+    def __init__(
+        self, text: str, references: Mapping[str, str], draft: str | None, which: str = "schema"
+    ) -> None:
+        value = parse(text, which)
+        self.which = which
+        self.draft = draft_of(value, which) or draft or _guess(value)
         self.references = references
         self.nodes: dict[str, Node] = {}
         self.resources: dict[str, Node] = {}
@@ -243,7 +245,7 @@ class Pool:
         found = self.nodes.get(pointer)
         if found is None:
             if len(self.nodes) >= NODES_MAX:
-                refuse("the schema is too large", _at(pointer), f"at most {NODES_MAX} subschemas")
+                refuse(self.root, "too many subschemas", f"at most {NODES_MAX:,}")
             own = value.get("$id") if isinstance(value, dict) else None
             if isinstance(own, str) and not (self.draft == DRAFT_7 and "$ref" in value):
                 uri, anchor = urldefrag(own)
@@ -298,17 +300,17 @@ class Pool:
             pointer += f"/{escape(name)}"
             base = self.nodes[pointer].base if pointer in self.nodes else base
         if not isinstance(value, dict | bool):
-            refuse(f"{reference!r} is no schema", _at(node.pointer), "an object, true or false")
+            refuse(node, f"{reference!r} is no schema", "an object, true or false")
         return self.node(value, pointer, base)
 
     def _foreign(self, name: str, uri: str, node: Node) -> Node:
         """A text of the given references."""
         for known in (uri, name):
             if known in self.references:
-                value = parse(self.references[known])
+                value = parse(self.references[known], known)
                 draft = draft_of(value, known)
                 if draft not in (None, self.draft):
-                    refuse(f"{known!r} is {draft}", _at(node.pointer), f"{self.draft}, as here")
+                    refuse(node, f"{known!r} is {draft}", f"{self.draft}, as here")
                 root = self.node(value, f"{known}#", uri)
                 self.resources[uri] = root
                 self._walk(root)
@@ -318,7 +320,7 @@ class Pool:
     def _unknown(self, node: Node, reference: str) -> NoReturn:
         given = ", ".join(sorted(self.references)[:10]) or "none"
         refuse(
-            f"nothing here is called {reference!r}", _at(node.pointer),
+            node, f"nothing here is called {reference!r}",
             f"a place in this schema, or one of the given references ({given})",
             "References are never fetched: give the schema that this one names.",
         )  # fmt: skip
@@ -333,7 +335,7 @@ class Pool:
                 if node is not None and node not in done:
                     if node in above:
                         refuse(
-                            "the schema refers to itself in a circle", _at(node.pointer),
+                            node, "the schema refers to itself in a circle",
                             "a step into a property or an item between a schema and itself",
                         )  # fmt: skip
                     above.add(node)
@@ -358,35 +360,23 @@ class Pool:
             )  # fmt: skip
         except (rs.ValidationError, rs.ReferencingError, ValueError) as error:
             raise SchemaError(
-                f"not a schema of {self.draft}: {str(error)[:300]}", expected=self.draft
+                f"{self.which}: {str(error)[:300]}", expected=f"a schema of {self.draft}"
             ) from None
 
     def _retrieve(self, uri: str) -> Any:
         for known in (uri, uri.removeprefix("json-schema:///")):
             if known in self.references:
-                return parse(self.references[known])
+                return parse(self.references[known], known)
         raise KeyError(uri)
 
 
-def _at(pointer: str) -> str:
-    return pointer if "#" in pointer else f"#{pointer}"
-
-
-def parse(text: str) -> Any:
+def parse(text: str, which: str) -> Any:
     """The JSON of a schema, within bounds."""
-    data = text.encode("utf-8", "surrogatepass")
-    if len(data) > BYTES_MAX:
-        refuse(f"the schema has {len(data):,} bytes", "#", f"at most {BYTES_MAX:,}")
-    try:
-        value = msgspec.json.decode(data)
-    except RecursionError:
-        refuse("the schema is too deep", "#", f"at most {LEVELS_MAX} levels")
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        refuse(f"not JSON: {error}", "#", "a JSON Schema as text")
+    value = read_json(text, which)
     level, row = 0, [value]
     while row:
         if level > LEVELS_MAX:
-            refuse("the schema is too deep", "#", f"at most {LEVELS_MAX} levels")
+            raise too_deep(which, "#")
         level += 1
         row = [
             each
@@ -395,11 +385,11 @@ def parse(text: str) -> Any:
             for each in (above.values() if isinstance(above, dict) else above)
         ]
     if not isinstance(value, dict | bool):
-        refuse("not a JSON Schema", "#", "an object, true or false")
+        raise SchemaError(f"{which}: not a JSON Schema", expected="an object, true or false")
     return value
 
 
-def draft_of(value: Any, where: str) -> str | None:
+def draft_of(value: Any, which: str) -> str | None:
     """The draft that a schema names. Raises SchemaError for others than ours."""
     named = value.get("$schema") if isinstance(value, dict) else None
     if named is None:
@@ -407,7 +397,7 @@ def draft_of(value: Any, where: str) -> str | None:
     for draft in (DRAFT_7, DRAFT_2020):
         if isinstance(named, str) and named.rstrip("#").endswith(f"{draft}/schema"):
             return draft
-    refuse(f"the draft {named!r}", where, "draft-07 or 2020-12 in `$schema`")
+    raise SchemaError(f"{which}: {named!r}", expected="draft-07 or 2020-12 in `$schema`")
 
 
 def _guess(value: Any) -> str:
@@ -418,7 +408,7 @@ def _guess(value: Any) -> str:
 
 def _check(node: Node, draft: str) -> None:
     if not isinstance(node.value, dict | bool):
-        refuse("not a schema", _at(node.pointer), "an object, true or false")
+        refuse(node, "not a schema", "an object, true or false")
     for word, value in node.plain.items():
         if word in _ONES and not isinstance(value, dict | bool):
             hint = (
@@ -426,23 +416,24 @@ def _check(node: Node, draft: str) -> None:
                 if draft != DRAFT_7
                 else None
             )
-            refuse(f"{word!r} is no schema", _at(node.pointer), "an object, true or false", hint)
+            refuse(node, f"{word!r} is no schema", "an object, true or false", hint)
         if word not in _SHAPES:
             continue
         expected, fits = _SHAPES[word]
         if not fits(value):
-            refuse(f"{word!r} is {msgspec.json.encode(value)[:60].decode()}",
-                   _at(node.pointer), expected)  # fmt: skip
+            refuse(node, f"{word!r} is {msgspec.json.encode(value)[:60]!r}", expected)
     if "pattern" in node.plain:
-        _regex(node.plain["pattern"], node.pointer)
+        _regex(node, node.plain["pattern"])
     for pattern in node.plain.get("patternProperties", ()):
-        _regex(pattern, node.pointer)
+        _regex(node, pattern)
 
 
-def _regex(pattern: str, pointer: str) -> None:
+def _regex(node: Node, pattern: str) -> None:
     if len(pattern) > PATTERN_MAX or compiled(pattern) is None:
-        refuse(f"the regular expression {pattern[:100]!r}", _at(pointer),
-               "one of ECMA 262 that compiles to a small automaton")  # fmt: skip
+        refuse(
+            node, f"the regular expression {pattern[:100]!r}",
+            "one of ECMA 262 that compiles to a small automaton",
+        )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
@@ -501,19 +492,31 @@ def gave_up(errors: Iterable[Any]) -> bool:
     return False
 
 
+References = Mapping[str, str]
+
+
 def read_pair(
-    old: str,
-    new: str,
-    references: Mapping[str, str] | None = None,
-    old_references: Mapping[str, str] | None = None,
+    old: str, new: str, references: References | None, old_references: References | None
 ) -> tuple[Pool, Pool]:
     """Both schemas of a pair. One that names no draft has that of the other, or 2020-12."""
-    given = tuple(sorted((references or {}).items()))
-    theirs = given if old_references is None else tuple(sorted(old_references.items()))
-    drafts = [draft_of(parse(text), "#") for text in (old, new)]
-    return _read(old, theirs, drafts[1]), _read(new, given, drafts[0])
+    theirs = references if old_references is None else old_references
+    drafts = [draft_of(parse(text, which), which) for text, which in ((old, OLD), (new, NEW))]
+    return _read(old, _pairs(theirs), drafts[1], OLD), _read(
+        new, _pairs(references), drafts[0], NEW
+    )
+
+
+def read_one(text: str, references: References | None, which: str) -> Pool:
+    """A schema by itself."""
+    return _read(text, _pairs(references), None, which)
+
+
+def _pairs(references: References | None) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((references or {}).items()))
 
 
 @lru_cache(maxsize=4)  # a new version is compared with each earlier one
-def _read(text: str, references: tuple[tuple[str, str], ...], draft: str | None) -> Pool:
-    return Pool(text, dict(references), draft)
+def _read(
+    text: str, references: tuple[tuple[str, str], ...], draft: str | None, which: str
+) -> Pool:
+    return Pool(text, dict(references), draft, which)
