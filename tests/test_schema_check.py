@@ -189,6 +189,16 @@ def test_a_class_may_go_when_its_version_is_locked(repository: Repository) -> No
     )
 
 
+def test_other_steps_than_before_are_told(repository: Repository) -> None:
+    repository.write("contracts/orders/v2.py", V2 + EVOLVE)
+    repository.schema("lock")
+    repository.commit()
+    repository.write("contracts/orders/v2.py", V2 + EVOLVE.replace("EUR", "USD"))
+    repository.schema("lock")
+    (found,) = repository.schema("check", "--against", "main", "--json").rows()
+    assert (found["error"], found["finding"]["rule"]) == (False, "steps-changed")
+
+
 def test_a_version_that_only_adds_needs_no_steps(repository: Repository) -> None:
     added = V1.replace("version=1", "version=2") + '    channel: str = "web"\n'
     repository.write("contracts/orders/v2.py", added)

@@ -20,7 +20,7 @@ __all__ = ["make"]
 
 PAGE = (Path(__file__).parents[1] / "docs" / "schemas.md").read_text()
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-MINE = PAGE[: PAGE.index("## Compatibility of schema files")]
+MINE = PAGE[: PAGE.index("\n## ", PAGE.index("## What a change would break"))]
 
 SERVICES = """
 from contracts.orders import v1
@@ -67,7 +67,7 @@ def test_every_rule_has_a_row() -> None:
     schemas = Path(__file__).parents[1] / "src" / "oncebox" / "schema"
     code = "".join((schemas / name).read_text() for name in ("compare.py", "check.py"))
     rules = {*re.findall(r'(?:rule=|Break\(\s*)"([a-z-]+)"', code), "narrowed", "type-changed"}
-    assert len(rules) == 15
+    assert len(rules) == 16
     assert {rule for rule in rules if f"`{rule}`" not in MINE} == set()
 
 

@@ -21,6 +21,7 @@ from ..schema.check import (
     misread,
     order,
     refuse_changes,
+    rerouted,
     unlocked,
     unreleased,
 )  # fmt: skip
@@ -111,7 +112,7 @@ def check(
     base = agreed
     if against is not None:
         base = _at_revision(against, file, known)
-        troubles += unreleased(base, new, against)
+        troubles += [*unreleased(base, new, against), *rerouted(base, new, against)]
     others = {str(folder): _read(_lock_in(folder), known) for folder in consumers or ()}
     for where, other in others.items():
         troubles += misread(new, other, where)

@@ -277,6 +277,26 @@ def unreleased(base: Lock, lock: Lock, where: str) -> Iterator[Trouble]:
                 yield _not_kept(what, place, who, finding)
 
 
+def rerouted(base: Lock, lock: Lock, where: str) -> Iterator[Trouble]:
+    """Steps that are other ones than in `base`: what was lost under the old ones does not fit."""
+    for place, edge in sorted(base.edges.items()):
+        now = lock.edges.get(place)
+        if _texts(now) != _texts(edge):
+            finding = Finding(
+                rule="steps-changed", path=place[0], old=_texts(edge), new=_texts(now),
+                breaks="old readers", instead="leave them, unless they were wrong",
+            )  # fmt: skip
+            way = f"from {place[0]} {edge.older} to {place[1]}"
+            yield Trouble(
+                what=f"the steps {way} are not those of {where}",
+                instead=finding.instead,
+                type=place[0],
+                version=place[1],
+                who=_readers(base.consumers, place[0]),
+                finding=finding,
+            )
+
+
 def _not_kept(what: str, place: Place, who: tuple[str, ...], finding: Finding | None) -> Trouble:
     instead = "leave it as it was, and make a new version with evolve(…)"
     type, version = place
