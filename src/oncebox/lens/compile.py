@@ -182,7 +182,7 @@ class _Lines:
             if self.track:
                 self.add(f"add_back(given, {id}, {r}, {n!r}, {default}, {inside})")
             elif step.default is UNSET:
-                self.add(f"pass  # {step.path} may be left out")
+                self.add(f"pass  # {step.path!r} may be left out")
             else:
                 with self.block(f"if {n!r} not in {r}:"):
                     self.add(f"{r}[{n!r}] = {default}")
@@ -253,6 +253,8 @@ class _Lines:
                 self.add(f"{r}[{into!r}] = {value}")
 
     def each(self, d: str, path: str, steps: Sequence[Step], id: str) -> None:
+        if not steps:
+            return
         with self.at(d, path) as (r, n):
             one, at = self.new("e"), self.new("at")
             with self.block(f"for {at}, {one} in records({r}.get({n!r})):"):
