@@ -19,7 +19,7 @@ from .jsonschema_cases import Cases, constants, listed
 from .jsonschema_read import Node, escape
 from .jsonschema_shapes import Arrays, Case, Objects
 
-STEPS_MAX: Final = 20_000
+STEPS_MAX: Final = 12_000
 """Pairs of a case and a subschema that a proof may look at."""
 DEPTH_MAX: Final = 50
 """Subschemas inside each other that a proof may go down."""
