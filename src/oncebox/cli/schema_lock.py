@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,9 @@ Against = Annotated[str | None, said("A revision of git, whose lock must be kept
 Elsewhere = Annotated[
     list[Path] | None, said("Folders with locks of consumers elsewhere. Repeatable.")
 ]
+
+GARBAGE_MIN = 50_000
+"""Schemas live as long as the command, and Python's collector would look through them all again."""
 
 WITNESS_SHOWN_MAX = 2000
 """Characters of a witness for people; --json has all of it."""
@@ -102,6 +106,7 @@ def check(
         oncebox schema check --against origin/main
         oncebox schema check --consumers ../billing --consumers ../mail --json
     """
+    gc.set_threshold(GARBAGE_MIN)
     known: Known = {}
     if not file.exists():
         raise SchemaError(f"there is no {file}", hint="oncebox schema lock makes it")

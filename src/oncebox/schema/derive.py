@@ -107,14 +107,13 @@ def schema_of(cls: type) -> Schema:
         root = walk.record(cls, cls.__name__)
     except RecursionError as error:
         raise walk.refused(cls.__name__, "too deep", "fewer classes inside each other") from error
-    names = {field.attribute: field.name for field in fields_of(cls)}
     schema = Schema(
         declared.type,
         declared.version,
         root,
         walk.definitions,
         declared.stream,
-        tuple(names[attribute] for attribute in declared.key or ()),
+        tuple(walk.names[attribute] for attribute in declared.key or ()),
     )
     smallest(schema)
     _check_defaults(schema)
@@ -138,6 +137,7 @@ class _Walk:
         self.definitions: dict[str, Definition] = {}
         self.known: dict[str, object] = {}
         self.root = declared.cls
+        self.names: dict[str, str] = {}
 
     def refused(
         self, place: str, found: str, expected: str, hint: str | None = None
@@ -193,6 +193,8 @@ class _Walk:
                 place, "a tagged Struct", "a tag only in a union",
                 "an event's type stands in its headers: leave out tag=",
             )  # fmt: skip
+        if cls is self.root:
+            self.names = {field.attribute: field.name for field in found_fields}
         fields = [self.field(cls, f) for f in found_fields if f.name != without]
         names = [field.name for field in fields]
         if len(set(names)) < len(names) or without in names:
