@@ -118,6 +118,7 @@ BAD = {
     "a bad name": (text(record("a-b")), "a-b"),
     "a bad field": (text(record("E", field("1x", "int"))), r"fields\[0\]: the name '1x'"),
     "a bad symbol": (text(of(enum("a b"))), "a b"),
+    "no symbol": (text(of(enum())), "without symbols"),
     "a field twice": (text(record("E", field("x", "int"), field("x", "int"))), "twice"),
     "a name twice": (text(of(enum("a"), enum("a"))), "E is defined twice"),
     "a union in a union": (text(of(["null", ["int"]])), "union"),
@@ -127,6 +128,10 @@ BAD = {
     "a fixed too large": (text(of(fixed(2**40))), "size"),
     "a record without fields": ('{"type": "record", "name": "E"}', "without fields"),
     "always in itself": (text(record("E", field("x", "E"))), "always holds itself"),
+    "a part always in itself": (
+        text(of(["null", record("In", field("x", "In"))])),
+        "record In always holds itself",
+    ),
     "deep": (nested(1000), "nested too deeply"),
     "as deep as our bound": (nested(bounds.DEPTH_MAX + 1), "nested too deeply"),
     "a schema of brackets": ("[" * 100_000, "nested too deeply"),

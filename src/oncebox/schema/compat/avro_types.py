@@ -99,12 +99,13 @@ def parsed(text: str, references: tuple[tuple[str, str], ...], which: str) -> Ty
     reader = _Reader(which, {name: read_json(t, f"{which}, {name}") for name, t in texts.items()})
     root = reader.type(read_json(text, which), "", "$", 0)
     _measure(reader.records)
+    for one in reader.records:
+        if not isfinite(one.least):
+            raise SchemaError(
+                f"{which}: {one.shown()} always holds itself, so no document can end",
+                expected="a way out of the cycle: null, an array or a map",
+            )
     least = _least(root)
-    if not isfinite(least):
-        raise SchemaError(
-            f"{which}: {root.shown()} always holds itself, so no document can end",
-            expected="a way out of the cycle: null, an array or a map",
-        )
     if least > DOCUMENT_MAX:
         raise SchemaError(
             f"{which}: its smallest document is too large", expected=f"{DOCUMENT_MAX}"
@@ -209,7 +210,9 @@ class _Reader:
         self.names[name] = made
         if kind == "enum":
             made.symbols = self._strings(schema, "symbols", path)
-            made.least = 1 if made.symbols else inf
+            made.least = 1
+            if not made.symbols:
+                raise self.wrong(path, "an enum without symbols", "one symbol at least")
             made.default = schema.get("default", NOTHING)
             self.counted(len(made.symbols))
             for symbol in made.symbols:
