@@ -80,7 +80,8 @@ def _of_pydantic(cls: Any) -> Iterable[ClassField]:
         rebuild = getattr(cls, "model_rebuild", None)
         if rebuild is not None:
             rebuild()
-    for name, field in cls.__pydantic_fields__.items():
+    fields = getattr(cls, "__pydantic_fields__", None) or cls.model_fields  # before 2.10
+    for name, field in fields.items():
         written = field.serialization_alias or field.alias or name
         read = field.validation_alias or field.alias or name
         missing = field.default is PydanticUndefined or field.default is ...
