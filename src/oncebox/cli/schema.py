@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from cyclopts import App
 
-app = App(
-    name="schema", help="Versions of events: lock, check, export, explain, compat, serve, user."
-)
+HELP = """Versions of events, and whether a change would break somebody.
+
+    lock      write versions, lenses and readers into oncebox.lock
+    check     whether a change would break somebody, and whom
+    explain   the steps from one version to another, as plain Python
+    export    versions as .avsc, .proto and .json files
+    compat    whether schema files are compatible, whoever made them
+    serve     a registry of schemas that speaks Confluent's protocol
+    user      who may use it
+"""
+
+app = App(name="schema", help=HELP)
 
 app.command(f"{__package__}.schema_lock:lock", name="lock")
 app.command(f"{__package__}.schema_lock:check", name="check")
