@@ -99,6 +99,31 @@ def test_a_bug_in_what_is_kept_breaks_a_law(
     assert list(broken_laws(made, new, old, document, other))
 
 
+def test_what_a_writer_left_out_means_what_its_own_version_says() -> None:
+    made = Lenses()
+    for version, default in ((1, "web"), (2, "app")):
+        fields = Field("id", 1, Str()), Field("channel", 2, Str(), default=default)
+        made.know(Schema(TYPE, version, "Order", {"Order": Record(fields)}))
+    translation = made.translation(TYPE, 1, 2)
+    assert translation is not None
+    assert translation({"id": "o-1"}) == {"id": "o-1", "channel": "web"}
+
+
+def test_a_default_is_nobody_elses() -> None:
+    made = Lenses()
+    tags: list[str] = []
+    made.add(TYPE, Edge(1, 2, (add("tags", default=tags),)))
+    translation = made.translation(TYPE, 1, 2)
+    assert translation is not None
+    first, second = translation({}), translation({})
+    first["tags"].append("new")
+    tags.append("old")
+    made.forget()
+    again = made.translation(TYPE, 1, 2)
+    assert again is not None
+    assert second == again({}) == {"tags": []}
+
+
 @pytest.mark.long
 def test_many_chains_keep_the_laws(rng: Random) -> None:
     for _ in range(200):

@@ -17,7 +17,8 @@ from typing import Any
 
 from ..errors import MissingDependency, NotFound
 from ..event import event_type
-from ..lens.chain import Lenses, Translation, known_to
+from ..lens.chain import Lenses, Translation, declared, known_to
+from ..lens.file import use_lock
 from ..schema.model import Schema
 from ..schema.valid import problems
 
@@ -30,6 +31,8 @@ def check_laws(*classes: type, examples: int = EXAMPLES) -> None:
     lenses that cannot work. `classes`: an event class, or several versions of it; others that were
     imported, or that the lock has, are found by their type.
     """
+    if not declared.locked:
+        use_lock()
     for name in sorted({event_type(cls).type for cls in classes}):
         lenses = known_to(classes)
         lenses.check(name)
