@@ -9,7 +9,7 @@ from typing import NamedTuple
 from oncebox.explorer import Bounds
 
 from .engines import Engine
-from .mixed import Mixed, MixedRivals
+from .mixed import Mixed, MixedRivals, RelayingTwice
 from .relaying import RELAY, Relaying
 from .shop import FIVE, QUICK, Fact, Shop
 from .worlds import (
@@ -191,6 +191,11 @@ CASES = {
     "a relay": Case(
         lambda e: Relaying(e, ORDERS, every_step=False),
         Bounds(2),
+        ("crash", "stall", "preemption", "refusal", "half publish", "lost answer"),
+    ),
+    "a relay with a legacy topic": Case(
+        lambda e: RelayingTwice(e, ORDERS, every_step=False),
+        Bounds(1),
         ("crash", "stall", "preemption", "refusal", "half publish", "lost answer"),
     ),
     "a relay that reads ahead": Case(

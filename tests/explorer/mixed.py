@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,14 +11,17 @@ from msgspec import json
 
 from oncebox.codec import decode
 from oncebox.event import event, event_type
-from oncebox.explorer import Actor, Run
+from oncebox.explorer import Actor, Broken, Run
 from oncebox.lens.chain import Edge, Lenses
+from oncebox.lens.copies import Copies
 from oncebox.lens.reading import Translator
 from oncebox.lens.steps import add, rename, wrap
-from oncebox.ports import Outgoing
+from oncebox.ports import Outgoing, Topic
 from oncebox.reading import Handler
 
+from .broker import Broker
 from .engines import Engine
+from .relaying import RELAY, Relaying
 from .shop import TOPIC, Fact, Paid, Shop
 
 TYPE = "order.paid"
@@ -105,3 +108,57 @@ class MixedRivals(Mixed):
     def is_quiet(self) -> bool:
         rows = self.engine.rows("SELECT DISTINCT holder FROM oncebox.cursor WHERE holder > ''")
         return len(rows) == len(self.run.actors) and super().is_quiet()
+
+
+COPY = "orders.v2"
+
+
+class Two(Broker):
+    """A log with a second topic, for copies."""
+
+    def __init__(self, topic: str, partitions: int) -> None:
+        super().__init__(topic, partitions)
+        self.copies = Broker(COPY, partitions)
+
+    def begin(self, run: Run) -> None:
+        super().begin(run)
+        self.copies.partition_by_key = self.partition_by_key
+        self.copies.begin(run)
+
+    def state(self) -> Hashable:
+        return super().state(), self.copies.state()
+
+    def describe(self, topic: str) -> Topic | None:
+        return super().describe(TOPIC if topic == COPY else topic)
+
+    def append(self, record: Outgoing, partition: int | None = None) -> None:
+        if record.topic == COPY:
+            self.copies.append(record, partition)
+        else:
+            super().append(record, partition)
+
+
+class RelayingTwice(Relaying):
+    """A relay with a topic in another version: both have each event, in the order of its key."""
+
+    def __init__(self, engine: Engine, orders: dict[str, list[list[Fact]]], **more: Any) -> None:
+        copies = Copies(TOPIC, COPY, {TYPE: 2}, lenses=LENSES)
+        super().__init__(engine, orders, settings=RELAY._replace(copies=(copies,)), **more)
+
+    def new_broker(self) -> Two:
+        broker = Two(TOPIC, 2)
+        broker.partition_by_key = {b"a": 0, b"b": 1}
+        broker.faulty = True
+        return broker
+
+    def published(self) -> dict[str, list[int]]:
+        both: Any = self.broker
+        found = super().published()
+        try:
+            self.broker = both.copies
+            copied = super().published()
+        finally:
+            self.broker = both
+        if copied != found:
+            raise Broken(f"copied: {copied}, published: {found}")
+        return found

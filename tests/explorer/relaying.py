@@ -174,6 +174,6 @@ def read(record: Record) -> tuple[str, int, int]:
     assert record.key is not None and record.value is not None
     chain = dict(record.headers)["ce_chain"]
     assert chain is not None
-    value = re.search(rb'"cents":(\d+)', record.value)
+    value = re.search(rb'"(?:cents|minor)":(\d+)', record.value)
     assert value is not None
     return record.key.decode(), int(chain.split(b":")[0]), int(value[1])
