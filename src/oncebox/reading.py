@@ -55,15 +55,16 @@ OUTAGES_MAX = 10_000
 """Events whose outages are counted."""
 
 
-def no_other(version: int | None, record: Record) -> NoReturn:
+def no_other(version: int | None, record: Record, content: str) -> NoReturn:
     """Of a handler that reads no other version. Raises DecodeFailed."""
-    raise DecodeFailed(f"an event of topic {record.topic} came in version {version}")
+    raise DecodeFailed(f"an event of topic {record.topic} came in version {version} ({content})")
 
 
 class Handler(NamedTuple):
     """A user's function for one event type, in the version that its class names. `listed`: it takes
-    events in lists. `translate` reads events that say another version, from theirs and the record;
-    `read` those of this version in another format than JSON, from content type and record.
+    events in lists. `translate` reads events that say another version, from that, the record and
+    its content type; `read` those of this version in another format than JSON, from content type
+    and record.
     `voids`: it takes events that were erased, too.
     """
 
@@ -72,7 +73,7 @@ class Handler(NamedTuple):
     decode: Callable[[bytes], Any]
     with_context: bool
     listed: bool = False
-    translate: Callable[[int | None, Record], Any] = no_other
+    translate: Callable[[int | None, Record, str], Any] = no_other
     voids: bool = False
     read: Callable[[str, Record], Any] | None = None
 
@@ -387,7 +388,7 @@ def decoded(handler: Handler, item: Item) -> Any:
             if item.content is not JSON and handler.read is not None:
                 return handler.read(item.content, item.record)
             return handler.decode(item.record.value or b"")
-        return translate(version, item.record)
+        return translate(version, item.record, item.content)
     except DecodeFailed as error:
         kind, what, expected, hint = type(error), error.what, error.expected, error.hint
     record, envelope = item.record, item.envelope

@@ -41,8 +41,8 @@ def translator(service: Service, copies: Copies, log: Log) -> Consumer[Any]:
             kind = PublishRefused if first.permanent else Unreachable
             raise kind(f"{copies.topic} did not take a record: {first.reason}")
 
-    def copy(version: int | None, record: Record) -> Outgoing:
-        del version
+    def copy(version: int | None, record: Record, content: str) -> Outgoing:
+        del version, content
         _, _, _, key, value, headers, time_ms = record
         return copies.of(Outgoing(copies.stream, key, value, headers, time_ms))
 

@@ -110,6 +110,7 @@ class Lenses:
         self.locked: Schemas = {}
         self.look_again: Callable[[], bool] = lambda: False
         """Look whether the lock has changed, and learn it again if it has."""
+        self.changes = 0
         self._imported = imported
         self._made: dict[tuple[str, int, int], Translation | None] = {}
 
@@ -147,6 +148,7 @@ class Lenses:
     def forget(self) -> None:
         """Drop the functions that were made: edges have changed."""
         self._made.clear()
+        self.changes += 1
 
     def schema(self, type: str, version: int) -> Schema | None:
         """What documents of a version are, if that is known."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..codec import decode, document_of, event_of
+from ..codec import document_of, event_of
 from ..codecs.events import EventReader, document_in
 from ..envelope import JSON, KAFKA
 from ..errors import DecodeFailed
 from ..event import EventType
 from ..ports import Record
-from .chain import BAD, Lenses, declared
+from .chain import BAD, Lenses, Translation, declared
 from .residue import read_residue
+
+PLAIN_HEADERS = 7
+"""As many as an event has that carries nothing rare: no residue, for one."""
 
 
 class Translator:
@@ -20,32 +23,41 @@ class Translator:
     def __init__(self, type: EventType, lenses: Lenses = declared) -> None:
         self.type = type
         self.lenses = lenses
+        self._known: dict[int | None, Translation] = {}
+        self._since = -1
 
-    def __call__(self, version: int | None, record: Record) -> Any:
-        """The event of a record that says this version, or none. Raises DecodeFailed."""
-        cls, value, said = self.type.cls, record.value or b"", dict(record.headers)
-        raw_content = said.get("content-type")
-        content = JSON if raw_content is None else raw_content.decode("latin-1")
-        if version is None:
-            return EventReader(self.type)(content, record)
-        translation = self.lenses.translation(self.type.type, version, self.type.version)
-        if translation is None and self.lenses.look_again():
-            translation = self.lenses.translation(self.type.type, version, self.type.version)
-        if translation is None:
-            raise self._unknown(version)
-        if content == JSON:
-            document = document_of(cls.__name__, value)
-        else:
-            document = document_in(content, value, self.type.type, version)
-        if not isinstance(document, dict):
-            return decode(cls, value)  # which says what is wrong
-        raw = said.get(KAFKA.residue)
-        if raw is not None:
-            return event_of(cls, translation.with_residue(document, read_residue(raw))[0])
+    def __call__(self, version: int | None, record: Record, content: str) -> Any:
+        """The event of a record that says this version, or none, and has this content type. Raises
+        DecodeFailed.
+        """
+        if self._since != self.lenses.changes:
+            self._known, self._since = {}, self.lenses.changes
+        translation = self._known.get(version)
+        if translation is None or content is not JSON or len(record.headers) > PLAIN_HEADERS:
+            return self._seldom(version, record, content)
+        document = document_of(self.type.type, record.value or b"")
         try:
-            return event_of(cls, translation.plain(document))  # without a call in between
+            document = translation.plain(document)
         except BAD as error:
             raise translation.failed(error) from error
+        return event_of(self.type.cls, document)
+
+    def _seldom(self, version: int | None, record: Record, content: str) -> Any:
+        """The same for any event: a version's first, another format, with residue."""
+        value = record.value or b""
+        if version is None:
+            return EventReader(self.type)(content, record)
+        names = (self.type.type, version, self.type.version)
+        translation = self.lenses.translation(*names)
+        if translation is None and self.lenses.look_again():
+            translation = self.lenses.translation(*names)
+        if translation is None:
+            raise self._unknown(version)
+        self._known[version] = translation
+        document = document_in(content, value, self.type.type, version)
+        raw = dict(record.headers).get(KAFKA.residue)
+        given = {} if raw is None else read_residue(raw)
+        return event_of(self.type.cls, translation.with_residue(document, given)[0])
 
     def _unknown(self, version: int) -> DecodeFailed:
         name, mine = self.type.type, self.type.version
