@@ -31,7 +31,7 @@ from oncebox.errors import (
 from oncebox.ports import Outgoing
 from oncebox.program import drive
 from oncebox.registry import client as client_module
-from oncebox.registry.client import RegistryClient
+from oncebox.registry.client import Known, RegistryClient
 from oncebox.registry.protocol import Reference, guid
 from oncebox.service import Consumer
 from registry_server import Server, serving
@@ -320,21 +320,20 @@ class Topic:
         consumer: Consumer[Any] = Consumer("billing")
         self.world.consumer = consumer
 
-        def read(value: bytes) -> Order:
-            _, id = struct.unpack(">bI", value[:5])
-            schema = fastavro.parse_schema(json.loads(self.client.schema(id).text))
-            found: Any = fastavro.schemaless_reader(BytesIO(value[5:]), schema, None)
-            return Order(found["id"])
+        def known(name: Any) -> Known:
+            return self.client.schema(name)  # of the client that a test has put there
+
+        theirs = foreign(TOPIC, Order, key="key", schemas=known)
 
         if listed:
 
-            @consumer.on_batch(foreign(TOPIC, Order, key="key", decode=read))
+            @consumer.on_batch(theirs)
             def settle_all(tx: Any, orders: list[Order]) -> None:
                 seen.extend(order.id for order in orders)
 
         else:
 
-            @consumer.on(foreign(TOPIC, Order, key="key", decode=read))
+            @consumer.on(theirs)
             def settle(tx: Any, order: Order) -> None:
                 seen.append(order.id)
 
