@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from oncebox import event
 from oncebox.cli import main
+from oncebox.event import event_classes, event_type
 from oncebox.lens.chain import declared
 
 V1 = """
@@ -98,7 +100,7 @@ class Repository:
         for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
             del sys.modules[name]
         sys.path[:] = [path for path in sys.path if not Path(path, "services.py").exists()]
-        declared.edges.pop("order.placed", None)
+        declared.edges.clear()
         importlib.invalidate_caches()
         self.capsys.readouterr()
         with contextlib.chdir(self.path):
@@ -124,12 +126,16 @@ def make(
     """Makes a repository by name, beside others."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(declared, "edges", {})
+    others = event_classes()  # of tests in this process: ours are declared over theirs
     for name in [name for name in os.environ if name.startswith("ONCEBOX_") and "TEST" not in name]:
         monkeypatch.delenv(name)
     yield lambda name: Repository(tmp_path / name, capsys)
-    declared.edges.pop("order.placed", None)
     for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
         del sys.modules[name]
+    for cls in others.values():
+        type, stream, key, version, _, format = event_type(cls)
+        event(type, stream=stream, key=key, version=version, format=format)(cls)
 
 
 @pytest.fixture
