@@ -41,8 +41,9 @@ def of_path(made: dict[str, Any], path: str) -> Any:
     """The class of the message that a finding's document is of: A, or in A what is nobody's field."""
     root: Any = made["A"]
     inner = root.DESCRIPTOR.nested_types_by_name.get((*path.split("."), "")[1])
-    used = inner is None or any(one.message_type is inner for one in root.DESCRIPTOR.fields)
-    return root if used else message_factory.GetMessageClass(inner)
+    if inner is None or any(one.message_type is inner for one in root.DESCRIPTOR.fields):
+        return root
+    return message_factory.GetMessageClass(inner)
 
 
 _SETS: dict[str, bytes] = {}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
+from ..errors import SchemaError
 from . import forms
 from .residue import Residue, add_back, note_gone, through
 from .steps import (
@@ -59,9 +60,16 @@ class Compiled(NamedTuple):
 
 
 def compile_stages(name: str, stages: Sequence[Stage], fills: Sequence[Step] = ()) -> Compiled:
-    """One function through all stages, in both forms; before them the steps `fills`."""
-    plain, source = _compiled(name, stages, fills, track=False)
-    tracked, _ = _compiled(name, stages, fills, track=True)
+    """One function through all stages, in both forms; before them the steps `fills`. Raises
+    SchemaError for steps, out of a file, that no `evolve` would have taken.
+    """
+    try:
+        plain, source = _compiled(name, stages, fills, track=False)
+        tracked, _ = _compiled(name, stages, fills, track=True)
+    except ValueError as error:
+        raise SchemaError(
+            f"steps of {name} cannot work: {error}", hint="oncebox schema lock writes them anew"
+        ) from error
     return Compiled(plain, tracked, source)
 
 
