@@ -195,6 +195,18 @@ def test_a_class_may_go_when_its_version_is_locked(repository: Repository) -> No
     )
 
 
+def test_a_consumer_that_reads_no_more(repository: Repository) -> None:
+    services = SERVICES.format(version="v1")
+    repository.write("services.py", services.partition("@billing")[0] + "billing.consumer()\n")
+    told = repository.schema("check")
+    assert told.code == 3
+    assert "billing does not read order.placed any more: oncebox.lock says 1" in told.out
+    repository.schema("lock")
+    assert repository.schema("check").code == 0
+    repository.write("services.py", "from oncebox import Service\n\nshop = Service('shop')\n")
+    assert repository.schema("check").code == 0
+
+
 def test_other_steps_than_before_are_told(repository: Repository) -> None:
     repository.write("contracts/orders/v2.py", V2 + EVOLVE)
     repository.schema("lock")

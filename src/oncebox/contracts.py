@@ -59,7 +59,7 @@ def code_of(services: Mapping[str, Service[Any]], packages: Iterable[str]) -> tu
         (type, edge.newer): edge for type, known in declared.edges.items()
         if any(name == type for name, _ in classes) for edge in known.values()
     }  # fmt: skip
-    return Code(schemas, {name: found for name, found in reads.items() if found}, edges), classes
+    return Code(schemas, reads, edges), classes
 
 
 def _name(cls: type) -> str:

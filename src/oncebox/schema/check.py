@@ -139,11 +139,18 @@ def unlocked(lock: Lock, new: Lock) -> Iterator[Trouble]:
             )
         elif _texts(lock.edges.get(place)) != _texts(new.edges.get(place)):
             yield _unlocked(f"the steps to {type} {version} are not those of {NAME}", *place)
-    for consumer, reads in sorted(new.consumers.items()):
-        for type, version in sorted(reads.items()):
-            if lock.consumers.get(consumer, {}).get(type) != version:
-                what = f"{consumer} reads {type} {version}: {NAME} does not say so"
-                yield _unlocked(what, type, version)
+    said, asks = _readings(lock), _readings(new)
+    for consumer, type, version in sorted(asks - said):
+        what = f"{consumer} reads {type} {version}: {NAME} does not say so"
+        yield _unlocked(what, type, version)
+    for consumer, type, version in sorted(said - asks):
+        if type not in new.consumers.get(consumer, {}):
+            what = f"{consumer} does not read {type} any more: {NAME} says {version}"
+            yield _unlocked(what, type, version)
+
+
+def _readings(lock: Lock) -> set[tuple[str, str, int]]:
+    return {(who, *read) for who, reads in lock.consumers.items() for read in reads.items()}
 
 
 def _unlocked(what: str, type: str, version: int) -> Trouble:
