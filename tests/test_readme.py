@@ -118,7 +118,7 @@ def test_it_begins_with_the_two_commands() -> None:
 
 def test_its_code_and_commands_work(folder: Path) -> None:
     """Orders are owed; one that fails waits with its reason, and goes on when it is told to."""
-    migrate, serve, status, parked, redrive, audit, doctor = commands()
+    migrate, serve, lock, check, status, parked, redrive, audit, doctor = commands()
     run(folder, migrate)
     broken = "CREATE TRIGGER broken BEFORE INSERT ON owed WHEN new.order_id = 'o-1' BEGIN"
     sql(folder, "billing.db", f"{broken} SELECT raise(ABORT, 'no such customer'); END")
@@ -133,6 +133,9 @@ def test_its_code_and_commands_work(folder: Path) -> None:
         until(lambda: owed(folder) == [("o-2", 300), ("o-1", 1250)])
         assert run(folder, audit).startswith("clean: 2 rows, 2 records, 2 keys")
     assert run(folder, doctor).startswith(("fine", "doubtful"))
+    run(folder, lock)
+    assert "nobody breaks" in run(folder, check)
+    run(folder, "python -c 'import versions'")
     python(folder, "billing.db", *["webhook.on_webhook(tx, 'h-1')"] * 2)
     assert owed(folder)[2:] == [("h-1", 100)]
 
