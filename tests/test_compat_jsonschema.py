@@ -144,6 +144,16 @@ WIDER: list[tuple[str, Any, Any]] = [
         {"$ref": "#/$defs/n", "$defs": {"n": {"properties": {"v": {"type": "number"}, "n": {"$ref": "#/$defs/n"}}}}},
     ),
     ("refused", False, True),
+    (
+        "object-closed",
+        {"patternProperties": {"^S_": {"type": "string"}}, "additionalProperties": False},
+        {"patternProperties": {"^S_": {"type": "string"}, "^I_": {"type": "number"}}, "additionalProperties": False},
+    ),
+    (
+        "type-narrowed",
+        {"type": "integer", "oneOf": [{"multipleOf": 2}, {"multipleOf": 3}]},
+        {"oneOf": [{"type": "integer", "multipleOf": 2}, {"type": "integer", "multipleOf": 3}, {"type": "null"}]},
+    ),
 ]  # fmt: skip
 
 
@@ -170,6 +180,32 @@ def test_the_facade_reads_and_compares_with_references_of_each_side() -> None:
     found = check("json", [schema], schema, Mode.BACKWARD, number, [text])
     assert [one.finding.path for one in found.errors] == ["a.json#/type"]
     assert check("json", [schema], schema, Mode.BACKWARD, text, [text]).compatible
+
+
+EQUAL: list[tuple[Any, Any]] = [
+    ({"type": ["integer", "number"]}, {"type": "number"}),
+    ({"type": "integer", "exclusiveMinimum": 0, "maximum": 3.5}, {"enum": [1, 2, 3.0]}),
+    ({"type": "boolean"}, {"enum": [True, False]}),
+    ({"anyOf": [{"const": "a"}, {"const": "b", "title": "B"}]}, {"enum": ["b", "a"]}),
+    ({"type": ["string", "null"]}, {"anyOf": [{"type": "null"}, {"type": "string"}]}),
+    ({"type": "string", "oneOf": [{"pattern": "^a"}, {"pattern": "^b"}]},
+     {"type": "string", "anyOf": [{"pattern": "^a"}, {"pattern": "^b"}]}),
+    ({"type": "string", "pattern": "[a-z]*"}, {"type": "string"}),
+    ({"const": {"a": [1]}}, {"enum": [{"a": [1.0]}]}),
+    ({"allOf": [{"type": "number"}, {"multipleOf": 2}, {"multipleOf": 3}]},
+     {"type": "integer", "multipleOf": 6}),
+    ({"type": "string", "maxLength": 0}, {"const": ""}),
+    ({"not": {"not": {"type": "string"}}}, {"type": "string"}),
+    ({"type": "object", "required": ["a"], "properties": {"a": False}}, False),
+    ({"type": "array", "prefixItems": [{}, False]}, {"type": "array", "maxItems": 1}),
+    ({"if": {"type": "string"}, "then": {"maxLength": 2}}, {"maxLength": 2}),
+    ({"dependentRequired": {"a": ["b"]}}, {"dependentSchemas": {"a": {"required": ["b"]}}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), EQUAL, ids=range(len(EQUAL)))
+def test_what_is_said_otherwise_is_the_same(one: Any, other: Any) -> None:
+    assert compared(one, other) == []
 
 
 # ---- writers that write only what their schema lists
@@ -264,6 +300,29 @@ def test_schemas_that_refer_to_themselves() -> None:
     assert rules(compared(old, new), "new readers") != []
 
 
+def test_what_was_proved_by_an_assumption_is_forgotten_with_it() -> None:
+    """`q` holds if `p` does, which fails below: behind an alternative, so that it goes on."""
+
+    def schema(bad: str, first: Any) -> Any:
+        p = {"properties": {"q": {"$ref": "#/$defs/q"}, "bad": {"type": bad}}}
+        q = {"properties": {"p": {"$ref": "#/$defs/p"}}}
+        return {"$defs": {"p": p, "q": q},
+                "properties": {"first": first, "second": {"$ref": "#/$defs/q"}}}  # fmt: skip
+
+    ref = {"$ref": "#/$defs/p"}
+    found = compared(
+        schema("string", ref),
+        schema(
+            "integer",
+            {"anyOf": [ref, {"type": ["object", "string", "null", "number", "boolean", "array"]}]},
+        ),
+    )
+    (broken,) = [f for f in found if f.breaks == "new readers"]
+    assert (broken.rule, broken.path) == ("type-narrowed", "/$defs/p/properties/bad/type")
+    assert broken.witness is not None
+    assert set(broken.witness.document) == {"second"}
+
+
 def test_a_dynamic_reference_is_never_called_compatible() -> None:
     old = {"$dynamicRef": "#n", "$defs": {"n": {"$dynamicAnchor": "n", "type": "string"}}}
     new = {**old, "title": "another text"}
@@ -290,3 +349,36 @@ def test_unions_told_apart_by_a_constant() -> None:
     wider = compared(union(40, "integer"), union(41, "number"))
     assert rules(wider, "new readers") == []
     assert len(rules(wider, "old readers")) == 41
+
+
+REFERENCES = {
+    "a.json": '{"properties": {"b": {"$ref": "b.json#/$defs/n~1m"}}}',
+    "b.json": '{"$defs": {"n/m": {"$anchor": "here", "type": "%s"}}}',
+    "http://x.example/c.json": '{"$id": "http://x.example/c.json", "$ref": "d.json"}',
+    "http://x.example/d.json": '{"type": "%s"}',
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"$ref": "a.json"}, "b.json#/$defs/n~1m/type"),
+        ({"items": {"$ref": "b.json#here"}}, "b.json#/$defs/n~1m/type"),
+        ({"$ref": "http://x.example/c.json"}, "http://x.example/d.json#/type"),
+        ({"$id": "http://x.example/root", "$ref": "d.json"}, "http://x.example/d.json#/type"),
+        (
+            {"$id": "http://x.example/root", "$ref": "/in#q", "$defs": {"i": {"$id": "/in",
+             "$defs": {"q": {"$anchor": "q", "$ref": "d.json"}}}}},
+            "http://x.example/d.json#/type",
+        ),
+    ],
+)  # fmt: skip
+def test_references_mean_what_the_validator_takes_them_for(schema: Any, path: str) -> None:
+    def texts(kind: str) -> dict[str, str]:
+        return {name: text.replace("%s", kind) for name, text in REFERENCES.items()}
+
+    text = json.dumps(schema)
+    found = compare(text, text, references=texts("integer"), old_references=texts("string"))
+    assert [(f.rule, f.path, f.error) for f in found] == [("type-narrowed", path, True)] * 2
+    same = {**texts("string"), "b.json": texts("string")["b.json"].replace("{", "{ ")}
+    assert compare(text, text, references=same, old_references=texts("string")) == []
