@@ -41,15 +41,16 @@ def serve(
 ) -> int:
     """A registry of schemas, for whoever speaks Confluent's REST protocol.
 
-    Its tables are made in the database of --store, beside yours. Start as many as
-    you like on one PostgreSQL. Stop it with Ctrl-C or SIGTERM. Until another level is
-    set, new versions must be able to read all earlier ones (BACKWARD_TRANSITIVE).
+    Its tables are made in the database of --store, beside yours. Start as many
+    as you like on one PostgreSQL. Stop it with Ctrl-C or SIGTERM. Until another
+    level is set, new versions must be able to read all earlier ones
+    (BACKWARD_TRANSITIVE).
 
     For example:
 
         oncebox schema serve --store sqlite:///registry.db
         oncebox schema serve --store postgresql://localhost/registry --port 8085
-        oncebox schema serve --host 0.0.0.0 --users users.txt --tls-cert registry.pem
+        oncebox schema serve --host 0.0.0.0 --users users.txt --tls-cert r.pem
 
     Clients name themselves with a password of --users, or with the token that the
     variable ONCEBOX_REGISTRY_TOKEN has (Authorization: Bearer …).
