@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec import json
 
 from oncebox.errors import SchemaError
-from oncebox.lens.chain import Edge, Lenses
+from oncebox.lens.chain import Edge
 from oncebox.lens.compile import compile_stages
 from oncebox.lens.steps import AnyStep, Step
 
@@ -54,20 +54,16 @@ def made(raw: list[dict[str, Any]]) -> Edge:
 
 @given(raw=st.lists(STEPS, max_size=4))
 def test_what_a_file_says_stays_data(raw: list[dict[str, Any]]) -> None:
-    edge = made(raw)
+    try:
+        edge = made(raw)
+    except SchemaError:
+        return
     for up in (True, False):
-        try:
-            source = compile_stages("lens", [edge.stage(up=up)]).source
-        except SchemaError:
-            continue
+        source = compile_stages("lens", [edge.stage(up=up)]).source
         assert not any(isinstance(node, ast.Raise) for node in ast.walk(ast.parse(source)))
 
 
 @pytest.mark.parametrize("kind", ["add", "remove"])
-def test_a_path_with_a_line_of_code_does_not_run(kind: str) -> None:
-    lenses = Lenses()
-    lenses.add("order.placed", made([{"step": kind, "path": EVIL, "absent": True}]))
-    for was, now in ((1, 2), (2, 1)):
-        translation = lenses.translation("order.placed", was, now)
-        assert translation is not None
-        assert translation({"a": 1}) == {"a": 1}
+def test_a_path_with_a_line_of_code_is_refused(kind: str) -> None:
+    with pytest.raises(SchemaError, match="path"):
+        made([{"step": kind, "path": EVIL, "absent": True}])

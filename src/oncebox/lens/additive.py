@@ -16,8 +16,8 @@ def derived_steps(old: Schema, new: Schema) -> tuple[Step, ...] | None:
     """The steps from a version to a newer one, where their schemas say them; None where somebody
     has to.
     """
-    steps = tuple(_differences(old, new, old.root, new.root, ()))
     try:
+        steps = tuple(_differences(old, new, old.root, new.root, ()))
         check_steps(old, new, steps)
         check_steps(new, old, [inverse(step) for step in reversed(steps)])
     except SchemaError:

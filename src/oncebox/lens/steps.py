@@ -27,7 +27,12 @@ _NAME = re.compile(r"[^.\[\]\s]+\Z")
 
 
 class Step(Struct, frozen=True, omit_defaults=True, tag_field="step"):
-    """One difference between two versions, from the older to the newer."""
+    """One difference between two versions, from the older to the newer. Made of whatever a file
+    says, it raises SchemaError for what is no path or name.
+    """
+
+    def __post_init__(self) -> None:
+        _check(self)
 
 
 class Rename(Step, frozen=True, tag="rename"):
@@ -342,6 +347,37 @@ def convert(path: str = "", *, up: Callable[[Any], Any], down: Callable[[Any], A
 
 
 # ---- what they check
+
+
+def _check(step: Step) -> None:
+    """Raises SchemaError for a step whose paths and names are none."""
+    match step:
+        case Rename(path, name):
+            _path(path)
+            _name(name)
+        case Split(path, names, sep) | Merge(path, names, sep):
+            _path(path)
+            _names(step.__class__.__name__.lower(), names, sep)
+        case Nest(path, names) | Hoist(path, names):
+            _path(path)
+            _names(step.__class__.__name__.lower(), names)
+        case Wrap(path, into):
+            _path(path)
+            _into(into)
+        case Unwrap(path, into):
+            _path(path, element=True)
+            _name(into)
+            if not path.endswith("[]") and "." not in path:
+                raise SchemaError(f"unwrap({path[:80]!r})", expected='"record.field" or "list[]"')
+        case Retype(path, was, now, default=default):
+            _path(path, element=True)
+            partial = {(was, now), (now, was)} & PARTIAL
+            if (was, now) not in CONVERSIONS or (partial and default is UNSET):
+                raise SchemaError(f"retype({path[:80]!r}) from {was} to {now}")
+        case Values(path) | Convert(path) if path or isinstance(step, Values):
+            _path(path, element=True)
+        case Add(path) | Remove(path) | Each(path):
+            _path(path)
 
 
 def _inside(path: str, make: Callable[[str], Step]) -> Step:
