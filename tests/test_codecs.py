@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 import copy
+import re
 from random import Random
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oncebox.codecs.codec import codec_for
+from oncebox.codecs.convert import Unfit
 from oncebox.schema.compat.finding import Format
+from oncebox.schema.model import (
+    Definition,
+    Field,
+    Int,
+    List,
+    Map,
+    Member,
+    Named,
+    Nullable,
+    Record,
+    Schema,
+    Str,
+    Type,
+    Union,
+)
 from schemas_made import document_made, schema_made
 
 FORMATS: list[Format] = ["json", "avro", "protobuf"]
@@ -37,3 +56,56 @@ def test_a_document_is_the_same_through_each_format(rng: Random) -> None:
 def test_many_documents_are_the_same_through_each_format(rng: Random) -> None:
     for _ in range(200):
         check_same(rng)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_default_is_never_a_shared_object(format: Format) -> None:
+    fields = (
+        Field("a", 1, List(Map(Str())), default=[{"x": "y"}]),
+        Field("b", 2, List(Str()), default=[]),
+    )
+    codec = codec_for(Schema("t", 1, "R", {"R": Record(fields)}), format)
+    raw = codec.encode({})
+    first = codec.decode(raw)
+    first["a"][0]["x"] = "changed"
+    first["b"].append("more")
+    assert codec.decode(raw) == codec.decode(codec.encode({})) == {"a": [{"x": "y"}], "b": []}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    ("document", "path"),
+    [
+        ({"lines": [{"n": "x"}]}, r"\.lines\[0\]\.n"),
+        ({"lines": [{"n": 1}, {}]}, r"\.lines\[1\]\.n"),
+        ({"lines": 5}, r"\.lines"),
+        ([], ""),
+        ({"lines": [{"n": 10}]}, r"\.lines\[0\]\.n"),
+        ({"lines": [{"n": True}]}, r"\.lines\[0\]\.n"),
+    ],
+)
+def test_what_a_schema_does_not_allow_is_not_written(
+    format: Format, document: Any, path: str
+) -> None:
+    definitions: dict[str, Definition] = {
+        "R": Record((Field("lines", 1, List(Named("L"))),)),
+        "L": Record((Field("n", 1, Int(0, 9)),)),
+    }
+    codec = codec_for(Schema("t", 1, "R", definitions), format)
+    with pytest.raises(Unfit) as failure:
+        codec.encode(document)
+    assert re.fullmatch(path, failure.value.path)
+
+
+@pytest.mark.parametrize("type", [Named("E"), Map(Str()), List(Str()), Named("U")])
+def test_what_is_empty_is_not_what_was_left_out(type: Type) -> None:
+    definitions: dict[str, Definition] = {
+        "R": Record((Field("a", 1, Nullable(type), absent=True),)),
+        "E": Record(()),
+        "U": Union("tag", (Member("e", "E", 1),)),
+    }
+    empty: Any = {"tag": "e"} if type == Named("U") else [] if type == List(Str()) else {}
+    for format in FORMATS:
+        codec = codec_for(Schema("t", 1, "R", definitions), format)
+        for document in ({}, {"a": None}, {"a": empty}):
+            assert codec.decode(codec.encode(document)) == document

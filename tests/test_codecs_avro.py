@@ -283,3 +283,42 @@ def test_what_fails_is_named_by_its_path() -> None:
 
 def test_the_text_of_a_schema_is_parsed_once() -> None:
     assert parsed_text(TREE) is parsed_text(TREE)
+
+
+HOSTILE_PARTS: list[Any] = [
+    None, 0, -1, 2**70, 1.5, "", "a'b", '"}{', "\\", [], {}, "null", "int", ["null"], {"type": "int"},
+    {"type": "array"}, [["null"]], "N", {"type": "fixed", "name": "F", "size": -5}, True,
+]  # fmt: skip
+
+
+def hostile(rng: Random, schema: Any) -> Any:
+    """A schema with one part of it, anywhere, made another."""
+    if not isinstance(schema, list | dict) or not schema or rng.random() < 0.2:
+        return rng.choice(HOSTILE_PARTS)
+    keys = list(schema) if isinstance(schema, dict) else range(len(schema))
+    where = rng.choice(keys)
+    schema[where] = hostile(rng, schema[where])
+    return schema
+
+
+def test_hostile_schemas_are_refused_or_used(rng: Random) -> None:
+    outcomes = {"refused": 0, "read": 0}
+    for _ in range(400):
+        pair = Pair(rng)
+        raw = written(json.loads(json.dumps(pair.writer)), pair.datum(pair.writer))
+        texts = [json.dumps(pair.writer), json.dumps(pair.reader)]
+        texts[rng.randrange(2)] = json.dumps(hostile(rng, json.loads(rng.choice(texts))))
+        try:
+            foreign_reader(*texts)(raw)
+            outcomes["read"] += 1
+        except (SchemaError, DecodeFailed):
+            outcomes["refused"] += 1
+    assert all(outcomes.values())
+
+
+def test_a_symbol_is_never_code() -> None:
+    symbols = json.dumps(["a'b", '"}{', "{fail}", "\\"])
+    writer = f'{{"type":"enum","name":"E","symbols":{symbols}}}'
+    reader = '{"type":"enum","name":"E","symbols":["x"]}'
+    with pytest.raises((DecodeFailed, SchemaError)):
+        foreign_reader(writer, reader)(b"\2")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,24 +16,35 @@ from uuid import UUID
 import fastavro
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry import avro as avro_module
+from confluent_kafka.schema_registry import json_schema as json_module
+from confluent_kafka.schema_registry import protobuf as protobuf_module
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from engines.kafka import Kafka
-from oncebox import Service, foreign
+from oncebox import Service, event, foreign
 from oncebox.codecs.framing import header, prefixed, single_object
+from oncebox.codecs.protobuf import ProtobufCodec
 from oncebox.connect import open_log
 from oncebox.errors import ConfigurationError, UnknownSchema, Unreachable
 from oncebox.migrate import migrate
 from oncebox.ports import Outgoing
 from oncebox.program import drive
 from oncebox.registry.client import RegistryClient
+from oncebox.schema.derive import schema_of
+from oncebox.schema.images.avro import avsc
+from oncebox.schema.images.json import json_text
+from oncebox.schema.images.protobuf import proto
 from oncebox.stores.adapt import open_store
 from oncebox.testing import drain
+from oncebox.testing.log_tools import everything
 from registry_server import serving
 
 AvroSerializer: Any = avro_module.AvroSerializer
+AvroDeserializer: Any = avro_module.AvroDeserializer
+JSONDeserializer: Any = json_module.JSONDeserializer
+ProtobufDeserializer: Any = protobuf_module.ProtobufDeserializer
 
 TOPIC = "theirs"
 AVRO = json.dumps({
@@ -233,3 +246,47 @@ def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
     ends = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < ends
+
+
+@pytest.mark.parametrize("format", ["json", "avro", "protobuf"])
+def test_what_we_write_is_read_by_confluents_deserializers(
+    tmp_path: Path, registry: str, format: Any
+) -> None:
+    theirs = Theirs(tmp_path)
+    with SchemaRegistryClient({"url": registry}) as confluents:
+        made: Any = paid_class(format, None)
+        text = {"json": json_text, "avro": avsc, "protobuf": proto}[format](schema_of(made))
+        id = confluents.register_schema(f"{format}-value", Schema(text, format.upper()))
+        cls = paid_class(format, id)
+        theirs.service.on(cls)(theirs.settle)
+        with closing(sqlite3.connect(theirs.store.removeprefix("sqlite:///"))) as tx:
+            tx.execute("BEGIN")
+            theirs.service.emit(tx, cls("o-1", 1250))
+            tx.commit()
+        assert theirs.waits() == []
+        assert theirs.seen == [cls("o-1", 1250)]
+        log = open_log(theirs.log)
+        (record,) = everything(log, "paid")
+        log.close()
+        context = SerializationContext("paid", MessageField.VALUE)
+        if format == "protobuf":
+            codec = ProtobufCodec(schema_of(made))
+            read = ProtobufDeserializer(codec.cls, {"use.deprecated.format": False})
+            found = read(record.value, context)
+            assert (found.order, found.cents) == ("o-1", 1250)
+        else:
+            reads = {
+                "json": lambda: JSONDeserializer(text),
+                "avro": lambda: AvroDeserializer(confluents),
+            }
+            assert reads[format]()(record.value, context) == {"order": "o-1", "cents": 1250}
+
+
+def paid_class(format: Any, id: int | None) -> Any:
+    @event("paid.made", stream="paid", key="order", format=format, schema_id=id)
+    @dataclass(frozen=True)
+    class Paid:
+        order: str
+        cents: int
+
+    return Paid

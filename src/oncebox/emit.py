@@ -138,7 +138,7 @@ def _planned(cls: type, service: str, instance: str | None) -> Plan:
         codec_of(cls)
         write: Callable[[object], bytes] = encode
         content: str | None = None
-        if declared.format != "json":
+        if declared.format != "json" or declared.schema_id is not None:
             content, write = _codec(declared)
     except ConfigurationError as error:
         raise BadEvent(error.what, expected=error.expected, hint=error.hint) from error

@@ -18,9 +18,7 @@ from ..schema import leaves
 from ..schema.images.avro import (
     ABSENT,
     avro_image,
-    branches_of,
     decimal_bytes,
-    ordered,
     symbols_of,
 )
 from ..schema.images.names import names_of, namespace
@@ -33,10 +31,12 @@ from ..schema.model import (
     Enum,
     Field,
     Kind,
+    List,
+    Map,
     Named,
     Nullable,
-    Record,
     Schema,
+    Set,
     Time,
     Timestamp,
     Type,
@@ -117,9 +117,10 @@ def _compiled(
 ) -> Decoder:
     try:
         return compile_reader(writer, named, shape(), values=values, label=label)
-    except (ValueError, RecursionError, KeyError) as error:
+    except Exception as error:  # schemas of others may hold anything
         raise SchemaError(
-            f"an Avro schema that cannot be used: {error}", expected="defaults that fit their types"
+            f"an Avro schema that cannot be used: {type(error).__name__}: {error}"[:500],
+            expected="types that are complete, and defaults that fit them",
         ) from error
 
 
@@ -213,13 +214,36 @@ class Datums(Converter):
         raw = _RAW.get(type.__class__)
         return LEAVES[type.__class__](type) if raw is None else text(raw)
 
+    def nullable(self, of: Type) -> Conversion:
+        convert = self.hinted(of)
+        return lambda value: None if value is None else convert(value)
+
+    def hinted(self, type: Type) -> Conversion:
+        """A value inside a union. Which branch it is, fastavro would guess: an empty record looks
+        like one that stands for "left out".
+        """
+        convert, name = self.type(type), ""
+        if isinstance(type, Named):
+            definition = self.schema.definitions[type.name]
+            if not isinstance(definition, Union):
+                name = self.full_name(type.name)
+            elif len(definition.members) == 1:  # of several, each value says it itself
+                name = self.full_name(definition.members[0].name)
+        elif isinstance(type, List | Set | Map):
+            name = "map" if isinstance(type, Map) else "array"
+        return (lambda value: (name, convert(value))) if name else convert
+
+    def full_name(self, name: str) -> str:
+        """What a definition is called in Avro."""
+        return f"{self.namespace}.{self.names[name]}"
+
     def enum(self, name: str, enum: Enum) -> Conversion:
         return self.symbols(symbols_of(name, enum), enum)
 
     def union(self, _name: str, union: Union) -> Conversion:
         tag_field = union.tag_field
         members = {
-            member.tag: (f"{self.namespace}.{self.names[member.name]}", self.named(member.name))
+            member.tag: (self.full_name(member.name), self.named(member.name))
             for member in union.members
         }
         alone = len(members) == 1
@@ -237,6 +261,8 @@ class Datums(Converter):
         if not field.absent:
             return convert, otherwise
         nullable = isinstance(field.type, Nullable)
+        if not nullable:
+            convert = self.hinted(field.type)
         left_out: Any = (f"{self.namespace}.{ABSENT}", {}) if nullable else None
 
         def leave_out(found: dict[str, Any], key: str) -> None:
@@ -252,5 +278,3 @@ _RAW: dict[type[Kind], Callable[[str], Any]] = {
     Timestamp: leaves.timestamp_us_of,
     Duration: leaves.duration_us_of,
 }
-
-__all__ = ["AvroCodec", "Named", "Record", "branches_of", "foreign_reader", "ordered", "parsed"]

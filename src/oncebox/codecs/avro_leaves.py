@@ -71,7 +71,8 @@ def _promotion(writer: str, reader: str) -> Conversion | None:
 
 def _as_document(writer: Leaf, reader: Leaf) -> Conversion | None:  # noqa: PLR0911
     kind, logical = reader.avro, reader.logical
-    if logical == "decimal" and 0 < reader.precision <= PRECISION_MAX and kind in RAW:
+    digits = 0 <= reader.scale <= reader.precision <= PRECISION_MAX
+    if logical == "decimal" and digits and kind in RAW:
         return _decimal(writer, reader)
     if logical == "uuid":
         if kind == "string":

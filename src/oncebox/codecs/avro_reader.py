@@ -329,8 +329,9 @@ class Source:
         self.line(indent, f"if n & 1 or n >= {2 * len(symbols)}: fail('no such symbol')")
         self.line(indent, f"{to} = {self.constant(tuple(symbols))}[n >> 1]")
         if _BAD in symbols:
-            expected = f"a symbol that the reader does not have: {{{writer['symbols']}[n >> 1]}}"
-            self.line(indent, f"if {to} is BAD: fail(f{expected!r})")
+            names = self.constant(tuple(writer["symbols"]))
+            what = f"f'a symbol that the reader does not have: {{{names}[n >> 1]}}'"
+            self.line(indent, f"if {to} is BAD: fail({what})")
 
     def read_leaf(self, writer: dict[str, Any], shape: Any, to: str, indent: int) -> None:
         kind = writer["type"]

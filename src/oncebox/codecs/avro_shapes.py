@@ -304,12 +304,14 @@ def resolved(schema: Any, named: dict[str, Any]) -> dict[str, Any]:
 
 def leaf_of(schema: dict[str, Any]) -> Leaf:
     """A primitive or fixed type, with its logical type."""
-    logical = schema.get("logicalType")
+    logical, size = schema.get("logicalType"), schema.get("size", 0)
+    if not isinstance(size, int) or size < 0:
+        raise ValueError(f"a size of {size!r}")
     return Leaf(
         schema["type"],
         logical if isinstance(logical, str) else "",
         schema.get("precision", 0),
         schema.get("scale", 0),
-        schema.get("size", 0),
+        size,
         names(schema) if schema["type"] == "fixed" else (),
     )

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from msgspec import UNSET, json
 
 from ..codec import codec_of, decode, document_of, encode, event_of
+from ..envelope import JSON
 from ..errors import BadEvent, DecodeFailed
 from ..event import EventType, event_class
 from ..ports import Record as LogRecord
@@ -22,8 +23,15 @@ from ..schema.compat.finding import Format
 from ..schema.model import Enum, Record, Schema, Union
 from .codec import FORMATS, SchemaCodec, codec_for
 from .convert import FAILURES, at
+from .framing import prefixed, read_framing
 
-CONTENT_TYPES: dict[str, str] = {"avro": "application/avro", "protobuf": "application/protobuf"}
+CONTENT_TYPES: dict[str, str] = {
+    "json": JSON,
+    "avro": "application/avro",
+    "protobuf": "application/protobuf",
+}
+FRAMED = "framing=confluent"
+"""In a content type: the payload stands behind a schema's id."""
 
 _learned: dict[tuple[str, int], Schema] = {}
 
@@ -68,10 +76,14 @@ def event_codec(declared: EventType) -> EventCodec:
         use_lock()  # the numbers of its fields are there
     schema = _learned.get(place) or _schema_of(declared.cls)
     codec = codec_for(schema, format)
+    id, at_first = declared.schema_id, (0,) if format == "protobuf" else None
 
     def write(event: object) -> bytes:
         try:
-            return codec.encode(json.decode(encode(event)))
+            payload = encode(event)
+            if format != "json":
+                payload = codec.encode(json.decode(payload))
+            return payload if id is None else prefixed(payload, id, at_first)
         except FAILURES as error:
             unfit = at("", error)
             raise BadEvent(
@@ -80,7 +92,8 @@ def event_codec(declared: EventType) -> EventCodec:
                 hint="nothing was written: mend it and emit again",
             ) from None
 
-    return EventCodec(f"{CONTENT_TYPES[format]}; schema={fingerprint(schema)}", write)
+    content = f"{CONTENT_TYPES[format]}; schema={fingerprint(schema)}"
+    return EventCodec(content if id is None else f"{content}; {FRAMED}", write)
 
 
 class EventReader:
@@ -93,7 +106,7 @@ class EventReader:
         """The event of a record. Raises DecodeFailed."""
         declared, raw = self.declared, record.value or b""
         if format_of(content)[0] == "json":
-            return decode(declared.cls, raw)
+            return decode(declared.cls, _unframed(content, raw))
         document = document_in(content, raw, declared.type, declared.version, declared.cls)
         return event_of(declared.cls, document)
 
@@ -103,6 +116,7 @@ def document_in(content: str, raw: bytes, type: str, version: int, cls: type | N
     is known from, if it is not declared. Raises DecodeFailed.
     """
     format, said = format_of(content)
+    raw = _unframed(content, raw)
     if format == "json":
         return document_of(type, raw)
     codec, fingerprint = _codec_of_version(type, version, format, cls)
@@ -115,6 +129,16 @@ def document_in(content: str, raw: bytes, type: str, version: int, cls: type | N
     return codec.decode(raw)
 
 
+def _unframed(content: str, raw: bytes) -> bytes:
+    """The payload without what may stand before it. Raises DecodeFailed."""
+    if FRAMED not in content:
+        return raw
+    framed = read_framing(raw)
+    if framed is None:
+        raise DecodeFailed("no schema id before the payload", expected="as its content type says")
+    return framed.protobuf()[1] if format_of(content)[0] == "protobuf" else framed.payload
+
+
 def written(content: str, document: Any, type: str, version: int) -> tuple[str, bytes]:
     """A document of a version, in the format of a content type: its own content type, and the
     payload. Raises DecodeFailed where it is none of that version.
@@ -122,7 +146,7 @@ def written(content: str, document: Any, type: str, version: int) -> tuple[str, 
     format, _ = format_of(content)
     try:
         if format == "json":
-            return content, json.encode(document)
+            return JSON if FRAMED in content else content, json.encode(document)
         codec, said = _codec_of_version(type, version, format, None)
         return f"{CONTENT_TYPES[format]}; schema={said}", codec.encode(document)
     except FAILURES as error:

@@ -153,7 +153,7 @@ def _next_record(reading: Reading, declared: EventType, event: object) -> Progra
         chain = chain_text(sequence + 1, stamp, last if sequence else None)
     content = JSON
     write: Callable[[object], bytes] = encode
-    if declared.format != "json":
+    if declared.format != "json" or declared.schema_id is not None:
         content, write = event_codec(declared)
     headers = event_headers(
         str(new_id()), source, declared.type, declared.version, chain, content_type=content
