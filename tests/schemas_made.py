@@ -110,7 +110,7 @@ def _type(rng: Random, names: list[str], n: int) -> Type:
 def _element(rng: Random, names: list[str]) -> Type:
     inner = _single(rng, names)
     return rng.choice(
-        [inner, inner, Nullable(inner), List(inner), Map(inner), Nullable(Set(inner))]
+        [inner, inner, Nullable(inner), List(inner), Map(inner), Nullable(Set(_plain(rng)))]
     )
 
 

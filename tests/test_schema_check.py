@@ -134,8 +134,8 @@ def make(
     for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
         del sys.modules[name]
     for cls in others.values():
-        type, stream, key, version, _, format = event_type(cls)
-        event(type, stream=stream, key=key, version=version, format=format)(cls)
+        type, stream, key, version, _, format, id = event_type(cls)
+        event(type, stream=stream, key=key, version=version, format=format, schema_id=id)(cls)
 
 
 @pytest.fixture
