@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +151,23 @@ def test_the_command_reads_protobuf(files: Path, capsys: Any) -> None:
     (files / "new.proto").write_text("message A {")
     assert main(["schema", "compat", "old.proto", "new.proto"]) == 2
     assert "new.proto: 1:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("library", "extra"),
+    [("fastavro", "avro"), ("google.protobuf", "protobuf"), ("grpc_tools", "protobuf")],
+)
+def test_a_library_that_is_not_installed_is_named(
+    files: Path, capsys: Any, library: str, extra: str
+) -> None:
+    """In a process of its own, as modules that are imported stay."""
+    (files / "a.proto").write_text("message A {}")
+    names = ["1.avsc", "2.avsc"] if extra == "avro" else ["a.proto", "a.proto"]
+    code = (
+        f"import sys; sys.modules[{library!r}] = None\n"
+        f"from oncebox.cli import main; sys.exit(main(['schema', 'compat', *{names!r}]))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"pip install 'oncebox[{extra}]'" in done.stderr

@@ -7,11 +7,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from google.protobuf import json_format
-
+from .bounds import missing
 from .finding import Witness
 from .outcome import refused, shown
 from .proto_types import Field, Message, Proto
+
+try:
+    from google.protobuf import json_format
+except ImportError as error:  # pragma: no cover
+    raise missing("protobuf", "protobuf") from error
 
 if TYPE_CHECKING:
     from .protobuf import Pair
