@@ -15,7 +15,7 @@ from .finding import Broken, Finding, Witness
 from .jsonschema_cases import Cases
 from .jsonschema_keywords import keywords
 from .jsonschema_make import MISSING, Maker
-from .jsonschema_prove import OPEN, Failure, Prover
+from .jsonschema_prove import OPEN, Failure, Prover, merged
 from .jsonschema_read import Pool, engine, gave_up, read_one, read_pair
 
 FINDINGS_MAX: Final = 100
@@ -67,7 +67,7 @@ def _direction(writer: Pool, reader: Pool, breaks: Broken, *, closed: bool) -> I
         found = prover.prove((writer.root,), reader.root)
     except RecursionError:  # the caller stands deep itself
         found = [prover.fail("undecided", case, reader.root) for case in cases.of((writer.root,))]
-    kept = list({(f.rule, f.path): f for f in found}.values())[:FINDINGS_MAX]
+    kept = merged(found)[:FINDINGS_MAX]
     proofs: dict[int, Witness] = {}
     _prove_by_documents(writer, reader, cases, kept, proofs)
     for failure in kept:

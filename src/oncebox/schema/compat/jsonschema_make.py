@@ -143,7 +143,9 @@ class Maker:
             tries = [str(s) for case in found for s in islice(self.values(case), 20)]
         others = list(of.patterns) if pattern is None else []
         for name in tries:
-            if name not in used and not any(matches(p, name) for p in others):
+            if name in used or any(matches(p, name) for p in others):
+                continue
+            if pattern is None or matches(pattern, name):
                 return name
         return None
 

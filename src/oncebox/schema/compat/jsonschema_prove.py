@@ -121,8 +121,8 @@ class Prover:
         self._depth += 1
         try:
             every = self.keywords(self, case, goal)
-            found = {(f.rule, f.path): f for f in (islice(every, 1) if self.quick else every)}
-            failures = [] if found and self.empty(case) else list(found.values())
+            found = merged(islice(every, 1) if self.quick else every)
+            failures = [] if found and self.empty(case) else found
         finally:
             self._depth -= 1
             del self._open[key]
@@ -358,6 +358,18 @@ class Prover:
             self._same.clear()  # others may rest on it
             self._same[a, b] = False
         return same
+
+
+def merged(failures: Iterable[Failure]) -> list[Failure]:
+    """One for each rule and place; where others lead there, documents are looked for, too."""
+    found: dict[tuple[str, str], Failure] = {}
+    for failure in failures:
+        key = failure.rule, failure.path
+        first = found.setdefault(key, failure)
+        if first is not failure and len(first.others) < ALTERNATIVES_MAX:
+            others = (*first.others, replace(failure, others=()))
+            found[key] = replace(first, others=others)
+    return list(found.values())
 
 
 def _references(node: Node) -> list[Node]:

@@ -14,6 +14,8 @@ LENGTH_MAX: Final = 2_000
 """Characters of a guess."""
 GROUPS_MAX: Final = 40
 """Groups inside each other."""
+AFFIXED_MAX: Final = 2
+"""Guesses that are tried with something around them, where the pattern has room for it."""
 _ALPHABET = "aA0_ -.:/@é~!\t\n" + "".join(map(chr, range(33, 127)))
 _CLASSES: dict[str, Callable[[str], bool]] = {
     "d": lambda c: c in "0123456789",
@@ -35,7 +37,13 @@ def guesses(pattern: str, rng: Random | None = None, count: int = 4) -> Iterator
         for at in range(count):
             pieces: list[str] = []
             tree(pieces, source if at or rng else None)
-            yield "".join(pieces)
+            text = "".join(pieces)
+            yield text
+            for more in "ax" if at < AFFIXED_MAX else "":
+                if not pattern.startswith("^"):
+                    yield more + text
+                if not pattern.endswith("$"):
+                    yield text + more
     except (_Hopeless, IndexError, ValueError, OverflowError):
         return
 
