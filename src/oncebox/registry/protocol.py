@@ -95,10 +95,10 @@ class Registered(
 
 
 def guid(text: str, references: tuple[Reference, ...] = (), more: bytes = b"") -> str:
-    """The name of a schema by its content, the same in every registry.
+    """The name of a schema by its content, the same in every registry of ours.
 
-    Confluent's: MD5 over the text, then name, subject and version (four bytes) of each reference.
-    `more` (metadata and rules as JSON) counts here, too, but not as theirs does.
+    For a text alone, Confluent's: MD5. What it refers to (name, subject, and version in four bytes)
+    and `more` (metadata and rules as JSON) count, too; how theirs counts them is not known.
     """
     digest = hashlib.md5(text.encode(), usedforsecurity=False)
     for reference in references:
