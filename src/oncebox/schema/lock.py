@@ -240,17 +240,20 @@ def _unreadable(name: str, number: int, what: str) -> SchemaError:
     )
 
 
-_FIELD = re.compile(
-    r'"([A-Za-z0-9._-]+)"\.(\d+)\.in\.([A-Za-z_]\w*)\.([\w-]+) = '
-    r'\{ number = ([1-9]\d{0,8}), type = "([^"\\]*)" \}\n',
+_PAIR = r"""([a-z_]+) = (?:"([^"\\\n]*)"|'([^'\n]*)'|(0|[1-9]\d{0,8})|(true))"""
+_PAIRS = re.compile(_PAIR, re.ASCII)
+_PLAIN = re.compile(
+    r'"([A-Za-z0-9._-]+)"\.(\d+)\.(?:(in|define)\.([A-Za-z_]\w*)(?:\.([\w-]+))? = '
+    r"\{ (" + re.sub(r"\((?!\?)", "(?:", rf"{_PAIR}(?:, {_PAIR})*") + r") \}"
+    r'|(stream|root) = "([^"\\\n]*)")\n',
     re.ASCII,
 )
-"""The line of a field about which nothing more is said: most are, and Python's reader of TOML takes
-30 times as long for it."""
+"""Most lines, as `lock_text` writes them; Python's reader of TOML, which reads the others, takes
+many times as long."""
 
 
 def _tables(group: _Group, name: str) -> dict[str, Any]:
-    plain = [_FIELD.fullmatch(line) for line in group.lines]
+    plain = [_PLAIN.fullmatch(line) for line in group.lines]
     rest = [at for at, found in enumerate(plain) if found is None]
     try:
         tables = tomllib.loads("".join(group.lines[at] for at in rest))
@@ -259,14 +262,26 @@ def _tables(group: _Group, name: str) -> dict[str, Any]:
         place = min(int(found[1]), len(rest)) if found else 1
         raise _unreadable(name, group.numbers[rest[place - 1]], str(error)) from error
     for line, one in zip(group.numbers, plain, strict=True):
-        if one is not None:
-            type, version, record, field, number, text = one.groups()
-            said = tables.setdefault(type, {}).setdefault(version, {})
-            parts = said.setdefault("in", {}).setdefault(record, {})
-            if field in parts:
-                raise _unreadable(name, line, "Cannot overwrite a value")
-            parts[field] = {"number": int(number), "type": text}
+        if one is None:
+            continue
+        type, version, kind, record, part, pairs, word, text = one.groups()
+        path = (word,) if word else (kind, record, part) if part else (kind, record)
+        said: Any = tables
+        for step in (type, version, *path[:-1]):
+            said = said.setdefault(step, {}) if isinstance(said, dict) else said
+        if not isinstance(said, dict) or path[-1] in said:
+            raise _unreadable(name, line, "Cannot overwrite a value")
+        said[path[-1]] = text if word else _pairs(pairs, name, line)
     return tables
+
+
+def _pairs(text: str, name: str, line: int) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, quoted, literal, number, true in _PAIRS.findall(text):
+        if key in values:
+            raise _unreadable(name, line, f"{key} twice")
+        values[key] = int(number) if number else True if true else quoted or literal
+    return values
 
 
 class _About(Struct, forbid_unknown_fields=True):
