@@ -22,8 +22,11 @@ def fraction(value: float) -> Fraction:
 
 
 def number(value: Fraction) -> int | float:
-    """As JSON."""
-    return value.numerator if value.denominator == 1 else float(value)
+    """As JSON; a whole one near it, where it is too far for a float."""
+    try:
+        return value.numerator if value.denominator == 1 else float(value)
+    except OverflowError:
+        return round(value)
 
 
 @dataclass(frozen=True)
