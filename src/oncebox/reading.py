@@ -267,9 +267,11 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
             items.append(Item(record, "", None, None, _NO_LINK, (0, ""), False, None, str(error)))
             continue
         source, type, version, content = labels
-        after, void = (None, False) if envelope is None else (envelope.after, envelope.void)
-        origin = None if envelope is None else envelope.digest
-        hashed = digest(type, void, record.value) if origin is None else origin
+        if envelope is None:
+            after, void, hashed = None, False, digest(type, False, record.value)
+        else:
+            after, void, said = envelope.after, envelope.void, envelope.digest
+            hashed = digest(type, void, record.value) if said is None else said
         chained = chain is not None and key is not None
         if chain is not None and key is not None:
             sequence, stamp, previous = chain
@@ -382,13 +384,10 @@ def abandon(reading: Reading) -> Program[None]:
 
 def decoded(handler: Handler, item: Item) -> Any:
     """The event in the version that its handler names. Raises DecodeFailed."""
-    version, translate, hint = item.version, handler.translate, None
     try:
-        if version == handler.type.version or (version is None and translate is no_other):
-            if item.content is not JSON and handler.read is not None:
-                return handler.read(item.content, item.record)
+        if item.version == handler.type.version and item.content is JSON:
             return handler.decode(item.record.value or b"")
-        return translate(version, item.record, item.content)
+        return _decoded_otherwise(handler, item)
     except DecodeFailed as error:
         kind, what, expected, hint = type(error), error.what, error.expected, error.hint
     record, envelope = item.record, item.envelope
@@ -397,3 +396,13 @@ def decoded(handler: Handler, item: Item) -> Any:
         position=f"{record.topic}/{record.partition}@{record.offset}",
         hint=hint or "the event is kept: deploy a handler that takes it, then oncebox redrive",
     )  # fmt: skip
+
+
+def _decoded_otherwise(handler: Handler, item: Item) -> Any:
+    """The same of an event in another version, in another format, or without a version."""
+    version, translate = item.version, handler.translate
+    if version != handler.type.version and (version is not None or translate is not no_other):
+        return translate(version, item.record, item.content)
+    if item.content is not JSON and handler.read is not None:
+        return handler.read(item.content, item.record)
+    return handler.decode(item.record.value or b"")
