@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
+import psycopg
 import pytest
 from pydantic import BaseModel
 
@@ -238,3 +239,25 @@ def test_a_fingerprint_is_of_what_is_written() -> None:
     assert fingerprint(schema_of(one)) == fingerprint(schema_of(other))
     assert event_codec(event_type(one)).content.endswith(fingerprint(schema_of(one)))
     assert isinstance(event_type(one), EventType)
+
+
+def test_formats_in_one_transaction_on_postgres(postgres_url: str, tmp_path: Path) -> None:
+    session = drive(_open(open_store(postgres_url)))
+    drive(migrate(session))
+    session.close()
+    log = f"sqlite:///{tmp_path}/log.db"
+    shop: Service[Any] = Service("shop", store=postgres_url, log=log)
+    classes = [order_class("json"), order_class("avro"), order_class("protobuf")]
+    seen: list[Any] = []
+
+    @shop.on(classes[0])
+    def handle(tx: Any, placed: Any) -> None:
+        seen.append(placed)
+
+    with psycopg.connect(postgres_url) as tx:
+        shop.emit_many(tx, [order(cls, f"o-{n}") for n, cls in enumerate(classes)])
+        shop.emit(tx, order(classes[1], "o-9"))
+        assert [one.data["total"] for one in emitted(tx)] == ["12.50"] * 4
+    assert drain(shop) == []
+    assert sorted(one.order_id for one in seen) == ["o-0", "o-1", "o-2", "o-9"]
+    assert len({one.total for one in seen}) == 1

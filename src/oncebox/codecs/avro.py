@@ -73,13 +73,6 @@ class AvroCodec:
         self._write(out, self._parsed, self._datum(document), strict=False)
         return out.getvalue()
 
-    def reader(self, writer: str) -> Decoder:
-        """What decodes what another schema wrote, into documents of this one. Raises SchemaError
-        for a text that is no Avro schema.
-        """
-        parsed, named = parsed_text(writer)
-        return _compiled(parsed, named, lambda: self._shape, label=f"{self.schema.type} in Avro")
-
 
 def foreign_reader(
     writer: str,
