@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avro_pairs import Pair
-from oncebox.codecs.avro import foreign_reader, parsed_text
+from oncebox.codecs.avro import fingerprint, foreign_reader, parsed_text
 from oncebox.errors import DecodeFailed, SchemaError
 
 
@@ -322,3 +322,8 @@ def test_a_symbol_is_never_code() -> None:
     reader = '{"type":"enum","name":"E","symbols":["x"]}'
     with pytest.raises((DecodeFailed, SchemaError)):
         foreign_reader(writer, reader)(b"\2")
+
+
+def test_fingerprints_are_avros() -> None:
+    assert fingerprint("null") == (7195948357588979594).to_bytes(8, "little")  # schema-tests.txt
+    assert fingerprint({"type": "null", "doc": "x"}) == fingerprint("null")

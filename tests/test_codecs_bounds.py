@@ -117,7 +117,7 @@ def test_frames_are_read() -> None:
     framed = read_framing(prefixed(b"payload", 7, (1, 0)))
     assert framed is not None
     assert framed.protobuf() == ((1, 0), b"payload")
-    framed = read_framing(single_object(b"payload", "0123456789abcdef"))
+    framed = read_framing(single_object(b"payload", bytes.fromhex("efcdab8967452301")))
     assert framed is not None
     assert framed == (bytes.fromhex("efcdab8967452301"), b"payload", None)
     assert read_framing(b"{}") is None

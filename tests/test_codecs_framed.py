@@ -24,6 +24,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 
 from engines.kafka import Kafka
 from oncebox import Service, event, foreign
+from oncebox.codecs.avro import fingerprint
 from oncebox.codecs.framing import header, prefixed, single_object
 from oncebox.codecs.protobuf import ProtobufCodec
 from oncebox.connect import open_log
@@ -123,8 +124,8 @@ def theirs(tmp_path: Path) -> Theirs:
 
 
 def test_each_form_of_an_id_is_read(theirs: Theirs) -> None:
-    guid, print_ = UUID(int=7), "0123456789abcdef"
-    known = {7: ("avro", AVRO), guid: ("avro", AVRO), bytes.fromhex(print_)[::-1]: ("avro", AVRO)}
+    guid, print_ = UUID(int=7), fingerprint(json.loads(AVRO))
+    known = {7: ("avro", AVRO), guid: ("avro", AVRO), print_: ("avro", AVRO)}
     theirs.read(known)
     theirs.send(prefixed(avro(), 7))
     theirs.send(avro(), header(guid))

@@ -173,13 +173,11 @@ def _schema_of(text: str) -> Any:
         raise SchemaError(f"an Avro schema that is no JSON: {error}") from error
 
 
-def fingerprint(schema: Schema) -> str:
-    """The CRC-64-AVRO fingerprint of what a schema writes, as 16 hexadecimal digits."""
+def fingerprint(image: Any) -> bytes:
+    """CRC-64-AVRO of an Avro schema (as JSON values): eight bytes, little-endian."""
     module = _fastavro().schema
-    found: str = module.fingerprint(
-        module.to_parsing_canonical_form(avro_image(schema)), "CRC-64-AVRO"
-    )
-    return found
+    canonical = module.to_parsing_canonical_form(parsed(image)[0])
+    return bytes.fromhex(module.fingerprint(canonical, "CRC-64-AVRO"))
 
 
 def _fastavro() -> Any:

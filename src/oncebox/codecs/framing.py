@@ -76,9 +76,11 @@ def header(guid: UUID, place: Sequence[int] | None = None) -> tuple[str, bytes]:
     return HEADER, b"\1" + guid.bytes + (b"" if place is None else write_indexes(place))
 
 
-def single_object(payload: bytes, fingerprint: str) -> bytes:
-    """Avro's single-object encoding, with a CRC-64-AVRO fingerprint in hexadecimal digits."""
-    return b"\xc3\x01" + int(fingerprint, 16).to_bytes(8, "little") + payload
+def single_object(payload: bytes, fingerprint: bytes) -> bytes:
+    """Avro's single-object encoding, with a fingerprint as `codecs.avro.fingerprint` gives it."""
+    if len(fingerprint) != 8:
+        raise ValueError(f"a fingerprint of {len(fingerprint)} bytes")
+    return b"\xc3\x01" + fingerprint + payload
 
 
 def write_indexes(place: Sequence[int]) -> bytes:
