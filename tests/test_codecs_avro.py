@@ -316,6 +316,25 @@ def test_hostile_schemas_are_refused_or_used(rng: Random) -> None:
     assert all(outcomes.values())
 
 
+def test_a_union_of_nothing_is_refused() -> None:
+    with pytest.raises(DecodeFailed, match="union of nothing"):
+        foreign_reader("[]", '"string"')(b"\0")
+
+
+def test_what_nobody_wants_is_skipped_however_deep() -> None:
+    deep: Any = "string"
+    for _ in range(60):
+        deep = {"type": "array", "items": deep}
+    fields = [{"name": "deep", "type": deep}, {"name": "x", "type": "int"}]
+    writer = {"type": "record", "name": "R", "fields": fields}
+    reader = {"type": "record", "name": "R", "fields": fields[1:]}
+    datum: Any = "text"
+    for _ in range(60):
+        datum = [datum]
+    raw = written(json.loads(json.dumps(writer)), {"deep": datum, "x": 7})
+    assert foreign_reader(json.dumps(writer), json.dumps(reader))(raw) == {"x": 7}
+
+
 def test_a_symbol_is_never_code() -> None:
     symbols = json.dumps(["a'b", '"}{', "{fail}", "\\"])
     writer = f'{{"type":"enum","name":"E","symbols":{symbols}}}'

@@ -179,6 +179,8 @@ class Source:
         if is_record(writer) and (shape is _SKIP or isinstance(shape, Fields)):
             self.write_record(writer, shape)
         else:
+            if shape is _SKIP:  # of which no value is made
+                self.line(1, "v = None")
             self.read(writer, shape, "v", 1)
         self.line(1, "return v, pos")
 
@@ -271,6 +273,9 @@ class Source:
             self.read_leaf(writer, shape, to, indent)
 
     def read_union(self, writer: list[Any], shape: Any, to: str, indent: int) -> None:
+        if not writer:  # nothing can have been written
+            self.line(indent, f"{to} = fail('a union of nothing')")
+            return
         self.number(indent)
         word = "if"
         for index, branch in enumerate(writer):
