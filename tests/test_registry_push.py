@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from oncebox.registry import locks
 from oncebox.registry.client import RegistryClient
 from registry_server import Server, serving
-from test_schema_check import EVOLVE, V2, Repository, make, repository
+from test_schema_check import EVOLVE, SERVICES, V1, V2, Made, Repository, make, repository
 
 __all__ = ["make", "repository"]
 
@@ -71,3 +72,33 @@ def test_what_cannot_be_pushed_says_why(repository: Repository, server: Server) 
     assert repository.schema("lock").code == 0
     done = repository.schema("push", "--registry", server.url, "--subjects", "topic")
     assert (done.code, "orders-value would hold" in done.err) == (2, True)
+
+
+def test_locks_that_are_shared_tell_who_breaks_elsewhere(
+    repository: Repository, make: Made, server: Server
+) -> None:
+    assert "has no locks" in repository.schema("check", "--consumers", server.url).err
+    mail = make("mail")
+    mail.write("oncebox.toml", 'app = "services"\n')
+    mail.write("contracts/orders/v1.py", V1 + "    note: str\n")
+    mail.write("services.py", SERVICES.format(version="v1").replace("billing", "mail"))
+    assert mail.schema("lock").code == 0
+    first = (mail.path / "oncebox.lock").read_text()
+    done = mail.schema("push", "--registry", server.url, "--share", "mail", "--json")
+    assert done.rows()[-1] == {"lock": "mail", "changed": True}
+    broken = repository.schema("check", "--consumers", server.url)
+    assert (broken.code, "breaks: mail (mail)" in broken.out) == (3, True), broken
+    with RegistryClient(server.url) as client:
+        assert not locks.share(client, "mail", first), "it is there"
+        mended = first.replace(
+            '"order.placed".1.in.OrderPlaced.note = { number = 3, type = "str" }\n', ""
+        )
+        assert locks.share(client, "mail", mended)
+        assert repository.schema("check", "--consumers", server.url).code == 0
+        assert locks.share(client, "mail", first), "an old text is the newest one again"
+        assert repository.schema("check", "--consumers", server.url).code == 3
+        client.register("oncebox.lock-odd", "json", '{"type": "object"}')
+    odd = repository.schema("check", "--consumers", server.url)
+    assert (odd.code, "oncebox.lock-odd holds no lock" in odd.err) == (2, True)
+    server.kill()
+    assert repository.schema("check", "--consumers", server.url).code == 4

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -55,10 +55,24 @@ async def running(
     lock: str | None = None,
 ) -> AsyncIterator[Running]:
     """Run the relays and consumers of services for as long as the block lasts; `stop_s` is what
-    leaving it may take, `lock` the path of `oncebox.lock` if it is not here. Raises SchemaError for
-    versions that nothing joins.
+    leaving it may take, `lock` the path of `oncebox.lock` if it is not here, or the URL of a
+    registry that has locks. Raises SchemaError for versions that nothing joins.
     """
-    use_lock(lock)
+    with ExitStack() as stack:
+        if lock is not None and lock.startswith(("http://", "https://")):
+            from .registry.locks import shared_lenses
+
+            stack.enter_context(shared_lenses(lock))
+        else:
+            use_lock(lock)
+        async with _running(services, state, relay, consume, stop_s) as work:
+            yield work
+
+
+@asynccontextmanager
+async def _running(
+    services: Sequence[Service], state: Any, relay: bool, consume: bool, stop_s: float
+) -> AsyncIterator[Running]:
     work = Running()
     holder = f"{socket.gethostname()}:{os.getpid()}:{str(new_id())[-8:]}"
     try:

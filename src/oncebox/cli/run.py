@@ -43,7 +43,9 @@ Http = Annotated[
 ]
 Late = Annotated[float | None, said("A loop that did not turn for so many seconds hangs: /live.")]
 NoRelay = Annotated[bool, said("Only consume: oncebox relay runs elsewhere, in another role.")]
-Lock = Annotated[str | None, said("The lock of schemas; oncebox.lock here, if there is one.")]
+Lock = Annotated[
+    str | None, said("The lock of schemas, or a registry that has some; or oncebox.lock here.")
+]
 Bounds = Annotated[Settings | None, Parameter(group=Group("Consumer settings", sort_key=9))]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import subprocess
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from msgspec import json, to_builtins
 
 from ..config import SOURCES, find_services
 from ..contracts import Classes, code_of, outcome
-from ..errors import ConfigurationError, SchemaError
+from ..errors import ConfigurationError, SchemaError, redacted
 from ..schema.check import (
     Code,
     Deploy,
@@ -29,6 +30,7 @@ from ..schema.check import (
 from ..schema.lock import BYTES_MAX, NAME, Known, Lock, lock_text, read_lock
 from .options import Texts, said
 from .output import counted, remark, say, tell
+from .schema_push import client_of
 
 Contracts = Annotated[
     Texts, said("Package with event classes, besides what the application imports. Repeatable.")
@@ -38,7 +40,8 @@ Amend = Annotated[bool, said("Rewrite versions that are locked: nobody has emitt
 Forget = Annotated[Texts, said("A consumer that is no more. Repeatable.")]
 Against = Annotated[str | None, said("A revision of git, whose lock must be kept.")]
 Elsewhere = Annotated[
-    list[Path] | None, said("Folders with locks of consumers elsewhere. Repeatable.")
+    Texts,
+    said("A folder with the lock of consumers elsewhere, or a registry's URL. Repeatable."),
 ]
 
 GARBAGE_MIN = 50_000
@@ -98,13 +101,15 @@ def check(
 
     Compares the code with oncebox.lock, its versions with each other, and if asked for,
     with an earlier lock and with those of consumers elsewhere. Says who breaks, shows
-    a document that does it, and in which order to deploy. Nothing is fetched.
+    a document that does it, and in which order to deploy. Nothing is fetched, but the
+    locks of a registry that is named (see schema push --share).
 
     For example:
 
         oncebox schema check --app myapp.services
         oncebox schema check --against origin/main
         oncebox schema check --consumers ../billing --consumers ../mail --json
+        oncebox schema check --consumers http://registry:8081
     """
     gc.set_threshold(GARBAGE_MIN)
     known: Known = {}
@@ -118,7 +123,7 @@ def check(
     if against is not None:
         base = _at_revision(against, file, known)
         troubles += [*unreleased(base, new, against), *rerouted(base, new, against)]
-    others = {str(folder): _read(_lock_in(folder), known) for folder in consumers or ()}
+    others = dict(_elsewhere(consumers or (), known))
     for where, other in others.items():
         troubles += misread(new, other, where)
     for trouble in troubles:
@@ -146,8 +151,21 @@ def _read(path: Path, known: Known) -> Lock:
         raise SchemaError(f"{path}: {error}", expected="a lock file, as UTF-8") from error
 
 
-def _lock_in(path: Path) -> Path:
-    return path / NAME if path.is_dir() else path
+def _elsewhere(places: Iterable[str], known: Known) -> Iterator[tuple[str, Lock]]:
+    """Locks by where they are: folders, files, and those that a registry has."""
+    for place in places:
+        if not place.startswith(("http://", "https://")):
+            path = Path(place)
+            yield place, _read(path / NAME if path.is_dir() else path, known)
+            continue
+        from ..registry.locks import shared
+
+        with client_of(place) as client:
+            found = shared(client)
+        if not found:
+            remark(f"{redacted(place)} has no locks: oncebox schema push --share NAME")
+        for name, text in found.items():
+            yield name, read_lock(text, f"{redacted(place)}: {name}", known=known)
 
 
 def _code(contracts: Texts, *, needed: bool = True) -> tuple[Code, Classes]:

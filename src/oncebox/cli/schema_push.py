@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from ..errors import ConfigurationError, SchemaError
 from ..schema.compat.finding import Format
@@ -16,11 +16,17 @@ from .output import counted, progress, say, tell
 from .schema_export import text_of
 from .schema_serve import TOKEN
 
+if TYPE_CHECKING:
+    from ..registry.client import RegistryClient
+
 Url = Annotated[str | None, said("The registry, http://host:8081; or ONCEBOX_REGISTRY.")]
 Which = Annotated[Format, said("avro, protobuf or json.")]
 Names = Annotated[
     Literal["record", "topic", "topic-record"],
     said("Subjects by the record's name, the topic's (TOPIC-value), or both (TOPIC-RECORD)."),
+]
+Share = Annotated[
+    str | None, said("Also the lock itself, by this name, for `schema check --consumers URL`.")
 ]
 Ca = Annotated[Path | None, said("Authorities to trust, besides the system's (PEM).")]
 File = Annotated[Path, said("The lock file.")]
@@ -31,6 +37,7 @@ def push(
     registry: Url = None,
     format: Which = "avro",
     subjects: Names = "record",
+    share: Share = None,
     ca: Ca = None,
     dry_run: DryRun = False,
     file: File = Path(NAME),
@@ -46,9 +53,8 @@ def push(
         oncebox schema push --registry http://localhost:8081
         oncebox schema push --registry https://user:password@registry --format protobuf
         oncebox schema push --registry http://localhost:8081 --subjects topic --dry-run
+        oncebox schema push --registry http://localhost:8081 --share billing
     """
-    from ..registry.client import RegistryClient
-
     if registry is None:
         raise ConfigurationError(
             "no registry is known",
@@ -56,13 +62,13 @@ def push(
         )
     if not file.exists():
         raise SchemaError(f"there is no {file}", hint="oncebox schema lock makes it")
-    lock = read_lock(file.read_text(encoding="utf-8"), str(file))
+    whole = file.read_text(encoding="utf-8")
+    lock = read_lock(whole, str(file))
     ordered = [schema for _, schema in sorted(lock.schemas.items())]
     named = {(one.type, one.version): _subject(one, subjects) for one in ordered}
     _one_type_each(named)
     broken = 0
-    open_client = RegistryClient(registry, token=os.environ.get(TOKEN), ca=ca)
-    with open_client as client, progress("registering") as note:
+    with client_of(registry, ca) as client, progress("registering") as note:
         for done, schema in enumerate(ordered, 1):
             subject = named[schema.type, schema.version]
             text = text_of(lock, schema, format)
@@ -76,8 +82,20 @@ def push(
                 id = client.register(subject, format, text)
                 tell(about | {"id": id}, f"{where}, id {id}")
             note(done, len(ordered))
+        if share is not None and not dry_run:
+            from ..registry import locks
+
+            changed = locks.share(client, share, whole)
+            tell({"lock": share, "changed": changed}, f"{file}: shared as {share}")
     say(f"{counted(len(ordered), 'version')} {'looked at' if dry_run else 'registered'}")
     return 3 if broken else 0
+
+
+def client_of(registry: str, ca: Path | None = None) -> RegistryClient:
+    """A registry's client, with the token of the environment."""
+    from ..registry.client import RegistryClient
+
+    return RegistryClient(registry, token=os.environ.get(TOKEN), ca=ca)
 
 
 def _subject(schema: Schema, how: str) -> str:
