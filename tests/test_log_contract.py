@@ -17,7 +17,7 @@ from oncebox.logs import embedded
 from oncebox.logs import kafka as kafka_log
 from oncebox.logs.embedded import EmbeddedLog
 from oncebox.logs.kafka import KafkaLog
-from oncebox.ports import Outgoing
+from oncebox.ports import Extent, Outgoing
 from oncebox.testing.log_contract import LOG_CHECKS, LogEngine
 
 ANSWER_TIMEOUT_S = 20.0
@@ -114,3 +114,24 @@ def test_a_topic_of_kafka_that_several_create_at_once(kafka_url: str, topic: str
             list(pool.map(lambda log: log.create(f"{topic}-{round}", 2), logs))  # noqa: B023
     for log in logs:
         log.close()
+
+
+def test_a_topic_of_kafka_that_grows_while_it_is_asked(
+    kafka_url: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.closing(KafkaLog(kafka_url)) as log:
+        log.create(topic, 2)
+        real, count = log._offsets, [2]
+
+        def offsets(name: str, at: object) -> list[int]:
+            found = real(name, at)
+            count[0] += 1
+            log._admin.create_partitions([NewPartitions(name, count[0])])[name].result(30)
+            until(
+                lambda: (known := log.describe(name)) is not None and known.partitions == count[0]
+            )
+            return found
+
+        monkeypatch.setattr(log, "_offsets", offsets)
+        assert log.extents(topic) == [Extent(0, 0)] * 2
+        assert log.offsets_at(topic, 0) == [0] * 4

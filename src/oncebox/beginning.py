@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
 from .envelope import STAMP_UNITS_PER_US
-from .errors import Fenced, Refused
+from .errors import Fenced, Refused, Unreachable
 from .lease import Held
-from .ports import Log, Reader, TopicPartition
-from .program import Program, call
+from .ports import Extent, Log, Reader, TopicPartition
+from .program import Program, T, call
 from .reading import Reading, Settings, load_subscriptions, subscribe_first, transact
 
 logger = logging.getLogger("oncebox.consumer")
@@ -66,14 +66,24 @@ def _look_back(
 def first_offset(
     settings: Settings, log: Log, place: TopicPartition, ask_log: AskLog
 ) -> Program[int]:
-    """Where to begin in a partition that was never read."""
-    topic, partition = place
+    """Where to begin in a partition that was never read. Raises Unreachable."""
+    topic, _ = place
     if settings.start is None:
-        extents = yield from ask_log(log.extents, topic)
-        return int(extents[partition].start)
+        extents: list[Extent] = yield from ask_log(log.extents, topic)
+        return of_partition(extents, place).start
     safe_ms = int((settings.start.timestamp() - settings.start_margin_s) * 1000)
-    offsets = yield from ask_log(log.offsets_at, topic, max(safe_ms, 0))
-    return int(offsets[partition])
+    offsets: list[int] = yield from ask_log(log.offsets_at, topic, max(safe_ms, 0))
+    return of_partition(offsets, place)
+
+
+def of_partition(found: Sequence[T], place: TopicPartition) -> T:
+    """What is known of a partition. Raises Unreachable where it has just been added, and whoever
+    was asked does not know of it yet.
+    """
+    topic, partition = place
+    if partition >= len(found):
+        raise Unreachable(f"partition {partition} of topic {topic} is too new")
+    return found[partition]
 
 
 def set_position(

@@ -14,7 +14,7 @@ from typing import Any
 
 from .ahead import Ahead
 from .batch import DONE, Batch, Broken, Outcome, Wanted
-from .beginning import begin, first_offset, set_position
+from .beginning import begin, first_offset, of_partition, set_position
 from .calling import Setback, describe, is_outage
 from .effects import have_effect
 from .errors import CorruptStore, Fenced, LogTruncated, Unreachable
@@ -318,7 +318,7 @@ class ConsumerLoop:
         elif held.identity != found.identity:
             start, why = 0, "the topic was made anew"
         elif self.truncated:
-            extent = (yield from self.ask_log(self.log.extents, place[0]))[place[1]]
+            extent = of_partition((yield from self.ask_log(self.log.extents, place[0])), place)
             if not extent.start <= int(held.position) <= extent.end:
                 start, why = extent.start, f"the log has {extent.start} to {extent.end}"
         if start is not None:

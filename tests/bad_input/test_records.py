@@ -196,7 +196,7 @@ def test_an_unknown_version_waits_for_whoever_deploys(site: Site) -> None:
     first, _ = site.kept("newer")
     check_fields("newer", reason, "order.paid came in version 7", first)
     assert "expected version 1" in reason
-    assert "deploy a handler" in reason
+    assert "deploy me" in reason
 
     site.leave()
     old = site.handlers["order.paid"]
