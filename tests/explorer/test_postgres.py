@@ -45,7 +45,9 @@ def explored(shop: Shop, bounds: Bounds) -> Report:
     return report
 
 
-@pytest.mark.parametrize("swapped", [False, True], ids=["", "swapped"])
+@pytest.mark.parametrize(
+    "swapped", [False, pytest.param(True, marks=pytest.mark.long)], ids=["", "swapped"]
+)
 @pytest.mark.parametrize("name", DUELS)
 def test_every_interleaving_of_two(engine: PostgresEngine, name: str, *, swapped: bool) -> None:
     duel = DUELS[name](engine)
