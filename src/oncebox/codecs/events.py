@@ -17,7 +17,9 @@ from msgspec import UNSET, json
 from ..codec import codec_of, decode, document_of, encode, event_of
 from ..envelope import JSON
 from ..errors import BadEvent, DecodeFailed
-from ..event import EventType, event_class
+from ..event import EventType
+from ..lens import chain
+from ..lens.file import use_lock
 from ..ports import Record as LogRecord
 from ..schema.compat.finding import Format
 from ..schema.model import Enum, Record, Schema, Union
@@ -33,28 +35,6 @@ CONTENT_TYPES: dict[str, str] = {
 FRAMED = "framing=confluent"
 """In a content type: the payload stands behind a schema's id."""
 
-_learned: dict[tuple[str, int], Schema] = {}
-
-
-def learn(schema: Schema) -> None:
-    """Know the schema of a version that has no class here, from a lock or a registry."""
-    _learned[schema.type, schema.version] = schema
-
-
-def known_schema(type: str, version: int) -> Schema | None:
-    """The schema of a version: learned, or of the class that declares it."""
-    found = _learned.get((type, version))
-    if found is None and (cls := event_class(type, version)) is not None:
-        found = _schema_of(cls)
-    return found
-
-
-@lru_cache(10_000)
-def _schema_of(cls: type) -> Schema:
-    from ..schema.derive import schema_of
-
-    return schema_of(cls)
-
 
 class EventCodec(NamedTuple):
     """How events of a class become bytes of a format: its content type, and the function."""
@@ -68,13 +48,13 @@ def event_codec(declared: EventType) -> EventCodec:
     has no image there, MissingDependency without the format's library. Its fields have the numbers
     of `oncebox.lock` where the process runs; without one, those of their order.
     """
-    from ..lens.file import use_lock
+    from ..schema.derive import schema_of
 
     codec_of(declared.cls)
-    format, place = declared.format, (declared.type, declared.version)
-    if place not in _learned:
+    format, known = declared.format, chain.declared
+    if not known.locked:
         use_lock()  # the numbers of its fields are there
-    schema = _learned.get(place) or _schema_of(declared.cls)
+    schema = known.said(declared.type, declared.version) or schema_of(declared.cls)
     codec = codec_for(schema, format)
     id, at_first = declared.schema_id, (0,) if format == "protobuf" else None
 
@@ -159,7 +139,9 @@ def written(content: str, document: Any, type: str, version: int) -> tuple[str, 
 def _codec_of_version(
     type: str, version: int, format: Format, cls: type | None
 ) -> tuple[SchemaCodec, str]:
-    schema = known_schema(type, version) or (None if cls is None else _schema_of(cls))
+    schema = chain.declared.schema(type, version)
+    if schema is None and cls is not None:
+        schema = chain.schema_of_class(cls)
     if schema is None:
         raise DecodeFailed(
             f"{type} came in version {version} in {format}, and its schema is not known here",

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from ..errors import DecodeFailed, SchemaError
-from ..event import check_type, event_classes, event_type
+from ..event import check_type, event_class, event_classes, event_type
 from ..schema.model import Schema
 from .additive import derived_steps, fills
 from .compile import Stage, compile_stages
@@ -23,6 +24,8 @@ from .steps import STEPS_MAX, Step, inverse
 logger = logging.getLogger("oncebox")
 
 VERSION_MAX = 9999
+CLASSES_MAX = 10_000
+"""Whose schemas are kept."""
 
 BAD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What steps raise of a document that is none of its version."""
@@ -152,11 +155,15 @@ class Lenses:
 
     def schema(self, type: str, version: int) -> Schema | None:
         """What documents of a version are, if that is known."""
-        for known in (self.schemas, self.locked):
-            if version in known.get(type, {}):
-                return known[type][version]
-        cls = event_classes().get((type, version)) if self._imported else None
-        return None if cls is None else schema_of_class(cls)
+        found = self.said(type, version)
+        if found is None and self._imported and (cls := event_class(type, version)) is not None:
+            found = schema_of_class(cls)
+        return found
+
+    def said(self, type: str, version: int) -> Schema | None:
+        """The same, if more than a class tells it."""
+        known = self.schemas.get(type, {}).get(version)
+        return known or self.locked.get(type, {}).get(version)
 
     def versions(self, type: str, *, imported: bool = True) -> list[int]:
         """All versions that are known, in order; or those that more than a class tells of."""
@@ -220,10 +227,7 @@ class Lenses:
                     expected="a version that only adds fields with defaults, or a declaration",
                     hint=f'evolve("{type}", {older}, {newer}, …)',
                 )
-            old, new = (
-                self.schemas.get(type, {}).get(v) or self.locked.get(type, {}).get(v)
-                for v in (older, newer)
-            )
+            old, new = self.said(type, older), self.said(type, newer)
             if old is not None and new is not None:
                 check_steps(old, new, edge.steps)
                 check_steps(new, old, edge.stage(up=False).steps)
@@ -247,6 +251,7 @@ class Lenses:
         self.check(declared.type)
 
 
+@lru_cache(CLASSES_MAX)
 def schema_of_class(cls: type) -> Schema | None:
     """What the documents of a class are; None where its types have no image in a schema."""
     from ..schema.derive import schema_of

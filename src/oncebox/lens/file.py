@@ -24,7 +24,6 @@ class LockFile:
         """Learn what the file says, if it is another than before; whether it was. Raises
         SchemaError.
         """
-        from ..codecs.events import learn
         from ..schema.lock import read_lock
 
         try:
@@ -37,8 +36,6 @@ class LockFile:
             logger.warning("%s cannot be read: %s", self.path, error)
             return False
         self.known = at
-        for schema in lock.schemas.values():
-            learn(schema)
         self.lenses.learn(
             lock.schemas.values(), ((type, edge) for (type, _), edge in lock.edges.items())
         )

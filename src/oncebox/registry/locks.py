@@ -15,7 +15,6 @@ from pathlib import Path
 
 from msgspec import MsgspecError, json
 
-from ..codecs.events import learn
 from ..errors import NotFound, OnceboxError, SchemaError, Unreachable
 from ..event import check_name
 from ..lens.chain import Lenses, declared
@@ -88,8 +87,6 @@ class SharedLocks:
         self.known = found
         locks = [lock for name, text in found.items() if (lock := _read(name, text)) is not None]
         schemas = [schema for lock in locks for schema in lock.schemas.values()]
-        for schema in schemas:
-            learn(schema)
         edges = ((type, edge) for lock in locks for (type, _), edge in lock.edges.items())
         self.lenses.learn(schemas, edges)
         return True
