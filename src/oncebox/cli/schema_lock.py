@@ -164,8 +164,7 @@ def _elsewhere(places: Iterable[str], known: Known) -> Iterator[tuple[str, Lock]
             found = shared(client)
         if not found:
             remark(f"{redacted(place)} has no locks: oncebox schema push --share NAME")
-        for name, text in found.items():
-            yield name, read_lock(text, f"{redacted(place)}: {name}", known=known)
+        yield from found.items()
 
 
 def _code(contracts: Texts, *, needed: bool = True) -> tuple[Code, Classes]:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from msgspec import MsgspecError, json
 
-from ..errors import NotFound, OnceboxError, SchemaError, Unreachable
+from ..errors import NotFound, OnceboxError, SchemaError
 from ..event import check_name
 from ..lens.chain import Lenses, declared
-from ..schema.lock import NAME, Lock, read_lock
+from ..schema.lock import NAME, Known, Lock, read_lock
 from .client import RegistryClient
 
 logger = logging.getLogger("oncebox.registry")
@@ -42,13 +42,19 @@ def share(client: RegistryClient, name: str, text: str) -> bool:
     return True
 
 
-def shared(client: RegistryClient) -> dict[str, str]:
-    """The texts of all locks that are there, by name. Raises SchemaError for what is none."""
-    found = {}
-    for subject in sorted(client.subjects(SUBJECT)):
-        text = client.version(subject).schema.text
-        found[subject.removeprefix(SUBJECT)] = _text_of(subject, text)
-    return found
+def shared(client: RegistryClient) -> dict[str, Lock]:
+    """All locks that are there, by name. Raises SchemaError for one that cannot be read."""
+    known: Known = {}
+    return {
+        name: read_lock(_text_of(SUBJECT + name, raw), f"{client.url}: {name}", known=known)
+        for name, raw in _raw(client).items()
+    }
+
+
+def _raw(client: RegistryClient) -> dict[str, str]:
+    """What stands in the subjects of locks, by the locks' names."""
+    subjects = sorted(client.subjects(SUBJECT))
+    return {one.removeprefix(SUBJECT): client.version(one).schema.text for one in subjects}
 
 
 LOOK_S = 2.0
@@ -64,32 +70,39 @@ class SharedLocks:
         self.client = client
         self.lenses = lenses
         self.own = own
-        self.known: dict[str, str] = {}
+        self.raw: dict[str, str] = {}
+        self.known: tuple[dict[str, str], str] | None = None
         self.due_s = 0.0
 
     def look(self) -> bool:
         """Learn what they say, if it is something else than before; whether it was. A registry that
-        is away, and a lock that cannot be read, are warned of.
+        is away, and a lock of others that cannot be read, are warned of. Raises SchemaError for the
+        one beside.
         """
         now_s = time.monotonic()
         if now_s < self.due_s:
             return False
         self.due_s = now_s + LOOK_S
         try:
-            found = shared(self.client)
-            if self.own.exists():
-                found[str(self.own)] = self.own.read_text()
-        except (Unreachable, SchemaError, OSError) as error:
+            self.raw = _raw(self.client)
+        except OnceboxError as error:
             logger.warning("locks of %s: %s", self.client.url, error)
+        own = self.own.read_text() if self.own.exists() else ""
+        if (self.raw, own) == self.known:
             return False
-        if found == self.known:
-            return False
-        self.known = found
-        locks = [lock for name, text in found.items() if (lock := _read(name, text)) is not None]
+        self.known = self.raw, own
+        locks = [*self._readable()] + ([read_lock(own, str(self.own))] if own else [])
         schemas = [schema for lock in locks for schema in lock.schemas.values()]
         edges = ((type, edge) for lock in locks for (type, _), edge in lock.edges.items())
         self.lenses.learn(schemas, edges)
         return True
+
+    def _readable(self) -> Iterator[Lock]:
+        for name, raw in self.raw.items():
+            try:
+                yield read_lock(_text_of(SUBJECT + name, raw), f"{self.client.url}: {name}")
+            except SchemaError as error:  # of one repository: the others' are as good as ever
+                logger.warning("%s", error)
 
 
 @contextmanager
@@ -106,14 +119,6 @@ def shared_lenses(url: str, lenses: Lenses = declared) -> Iterator[None]:
             yield
         finally:
             lenses.look_again = before
-
-
-def _read(name: str, text: str) -> Lock | None:
-    try:
-        return read_lock(text, name)
-    except OnceboxError as error:
-        logger.warning("%s", error)
-        return None
 
 
 def _text_of(subject: str, raw: str) -> str:
