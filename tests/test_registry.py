@@ -29,8 +29,8 @@ from schema_registry.serializers.message_serializer import (
 from engines.kafka import Kafka
 from engines.postgres import Postgres
 from oncebox.registry.calls import CALLS
-from oncebox.registry.prototext import written
 from oncebox.schema.compat.proto_compile import Source, compile_all
+from oncebox.schema.images.prototext import written
 from registry_server import Server, serving
 
 # Their constructors are known to no type checker.

@@ -59,7 +59,7 @@ _PROTO_SPACE = re.compile(
 def formed(format: str, text: str, *, normalize: bool) -> str:
     """A text in the form in which it is kept. Raises SchemaError for what is not JSON."""
     if format == "PROTOBUF":
-        from .prototext import read_base64, written
+        from ..schema.images.prototext import read_base64, written
 
         file = read_base64(text)
         text = text if file is None else written(file)

@@ -58,3 +58,8 @@ def identifier(text: str) -> str:
     """A text with what is not allowed in names written `_`."""
     text = _NO_NAME.sub("_", text) or "_"
     return "_" + text if text[0].isdigit() else text
+
+
+def camel(name: str) -> str:
+    """The JSON name that Protobuf gives a field by itself (protobuf.dev, ProtoJSON)."""
+    return re.sub(r"_+([^_])", lambda m: m[1].upper(), name).replace("_", "")

@@ -11,7 +11,6 @@ UUIDs, dates and times strings as in documents, moments and durations google.pro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from msgspec import UNSET
@@ -36,7 +35,7 @@ from ..model import (
     Type,
     Union,
 )
-from .names import checked, identifier, names_of, namespace
+from .names import camel, checked, identifier, names_of, namespace
 
 NUMBER_MAX = 2**29 - 1
 RESERVED = range(19_000, 20_000)
@@ -166,8 +165,11 @@ def descriptor(schema: Schema) -> Any:
 
 def proto(schema: Schema) -> str:
     """The text of a .proto file."""
+    descriptor_pb2()  # which says what is missing
+    from .prototext import written
+
     file = _File(schema)
-    return "\n".join(_Text(file.made(), file.docs).lines()) + "\n"
+    return written(file.made(), file.docs)
 
 
 def file_name(schema: Schema) -> str:
@@ -253,7 +255,7 @@ class _File:
         path = f"{record}.{field.name}"
         name = checked(field.name, path, "Protobuf")
         made = self.add(message, name, field.number, self.shapes.field(field))
-        if _camel(name) != name:
+        if camel(name) != name:
             made.json_name = name
         comment = [field.doc] if field.doc else []
         if field.deprecated:
@@ -336,94 +338,3 @@ class _File:
 
 def _pascal(name: str) -> str:
     return "".join(word[:1].upper() + word[1:] for word in name.split("_"))
-
-
-def _camel(name: str) -> str:
-    """The JSON name that Protobuf gives a field by itself."""
-    return re.sub(r"_+([^_])", lambda m: m[1].upper(), name).replace("_", "")
-
-
-class _Text:
-    """A file descriptor of ours as text."""
-
-    def __init__(self, file: Any, docs: dict[str, str]) -> None:
-        self.file = file
-        self.docs = docs
-        self.types: Any = descriptor_pb2().FieldDescriptorProto
-
-    def lines(self) -> Iterator[str]:
-        yield 'syntax = "proto3";'
-        yield ""
-        yield f"package {self.file.package};"
-        if self.file.dependency:
-            yield ""
-        for name in self.file.dependency:
-            yield f'import "{name}";'
-        for message in self.file.message_type:
-            yield ""
-            yield from self.message(message)
-        for enum in self.file.enum_type:
-            yield ""
-            yield from self.enum(enum)
-
-    def comment(self, name: str, indent: str = "") -> Iterator[str]:
-        for line in self.docs.get(name, "").splitlines():
-            yield f"{indent}// {line}".rstrip()
-
-    def message(self, message: Any) -> Iterator[str]:
-        yield from self.comment(message.name)
-        yield f"message {message.name} {{"
-        yield from self.reserved(message, end=1)
-        maps = {entry.name: entry for entry in message.nested_type}
-        oneof = bool(message.oneof_decl) and message.oneof_decl[0].name == "value"
-        oneof = oneof and not message.field[0].proto3_optional
-        if oneof:
-            yield "  oneof value {"
-        for field in message.field:
-            indent = "    " if oneof else "  "
-            yield from self.comment(f"{message.name}.{field.name}", indent)
-            yield f"{indent}{self.field(field, maps)}"
-        if oneof:
-            yield "  }"
-        yield "}"
-
-    def field(self, field: Any, maps: dict[str, Any]) -> str:
-        entry = maps.get(field.type_name.rpartition(".")[2])
-        if entry is not None:
-            said = f"map<string, {self.type(entry.field[1])}>"
-        else:
-            said = self.type(field)
-            if field.label == self.types.LABEL_REPEATED:
-                said = f"repeated {said}"
-            elif field.proto3_optional:
-                said = f"optional {said}"
-        options = []
-        if field.HasField("json_name"):
-            options.append(f'json_name = "{field.json_name}"')
-        options += [n for n in ("deprecated", "debug_redact") if getattr(field.options, n)]
-        options = [o if "=" in o else f"{o} = true" for o in options]
-        last = f" [{', '.join(options)}]" if options else ""
-        return f"{said} {field.name} = {field.number}{last};"
-
-    def type(self, field: Any) -> str:
-        if not field.type_name:
-            return str(self.types.Type.Name(field.type).removeprefix("TYPE_").lower())
-        if field.type_name.startswith(".google."):
-            return str(field.type_name[1:])
-        return str(field.type_name.rpartition(".")[2])
-
-    def reserved(self, what: Any, end: int) -> Iterator[str]:
-        numbers = [r.start for r in what.reserved_range for _ in range(r.end - r.start + 1 - end)]
-        if numbers:
-            yield f"  reserved {', '.join(map(str, numbers))};"
-        if what.reserved_name:
-            names = ", ".join(f'"{name}"' for name in what.reserved_name)
-            yield f"  reserved {names};"
-
-    def enum(self, enum: Any) -> Iterator[str]:
-        yield from self.comment(enum.name)
-        yield f"enum {enum.name} {{"
-        yield from self.reserved(enum, end=0)
-        for value in enum.value:
-            yield f"  {value.name} = {value.number};"
-        yield "}"

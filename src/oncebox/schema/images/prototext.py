@@ -1,5 +1,5 @@
-"""The text of a .proto file for a descriptor: some clients send only that, and people, Java's
-clients and our checker read text.
+"""The text of a .proto file for a descriptor: of a schema of ours, and of registries' clients, some
+of which send only that, where people, Java's clients and our checker read text.
 
 Source: protobuf.dev, language specification; descriptor.proto. What has no text here is
 refused, and never left out: options that are extensions, and groups.
@@ -10,11 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..errors import SchemaError
-from ..schema.compat.bounds import missing
+from ...errors import SchemaError
+from ..compat.bounds import missing
+from .names import camel
 
 try:
     from google.protobuf import descriptor_pb2 as pb2
@@ -47,12 +48,38 @@ def read_base64(text: str) -> Any:
         raise SchemaError(what, expected="a .proto file, or its FileDescriptorProto") from error
 
 
-def written(file: Any) -> str:
+Docs = Mapping[str, str]
+"""Comments of messages, enums, and fields as `Message.field`, none of them inside another."""
+
+
+def written(file: Any, docs: Docs | None = None) -> str:
     """The text of a FileDescriptorProto. Raises SchemaError."""
-    return "\n".join(_file(file)) + "\n"
+    return "\n".join(_file(_with_short_names(file), docs or {})) + "\n"
 
 
-def _file(file: Any) -> Iterator[str]:
+def _with_short_names(file: Any) -> Any:
+    """A copy in which types are named as people do, where that means the same: without the file's
+    package, or the dot in front, unless their first part also stands for something nearer.
+    """
+    file = pb2.FileDescriptorProto.FromString(file.SerializeToString())
+    own = f".{file.package}." if file.package else "."
+    tops = {part.name for part in (*file.message_type, *file.enum_type)}
+    messages, inner = list(file.message_type), set[str]()
+    for message in messages:  # grows as it goes
+        messages += message.nested_type
+        inner |= {part.name for part in (*message.nested_type, *message.enum_type)}
+    nearer = inner | tops | set(file.package.split("."))
+    for message in messages:
+        for field in message.field:
+            name = field.type_name
+            if name.startswith(own) and name[len(own) :].partition(".")[0] in tops - inner:
+                field.type_name = name[len(own) :]
+            elif name.startswith(".") and name[1:].partition(".")[0] not in nearer:
+                field.type_name = name[1:]
+    return file
+
+
+def _file(file: Any, docs: Docs) -> Iterator[str]:
     syntax = file.syntax or "proto2"
     edition = syntax == "editions"
     if edition:
@@ -60,15 +87,19 @@ def _file(file: Any) -> Iterator[str]:
     else:
         yield f"syntax = {_text(syntax)};"
     if file.package:
-        yield f"package {file.package};"
+        yield from ("", f"package {file.package};")
+    if file.dependency:
+        yield ""
     for place, name in enumerate(file.dependency):
         public, weak = place in file.public_dependency, place in file.weak_dependency
         yield f"import {'public ' if public else 'weak ' if weak else ''}{_text(name)};"
     yield from (f"option {option};" for option in _options(file.options))
-    for enum in file.enum_type:
-        yield from _enum(enum, syntax)
     for message in file.message_type:
-        yield from _message(message, syntax, 1)
+        yield from ("", *_comment(docs.get(message.name)))
+        yield from _message(message, syntax, 1, docs)
+    for enum in file.enum_type:
+        yield from ("", *_comment(docs.get(enum.name)))
+        yield from _enum(enum, syntax)
     yield from _extensions(file.extension, syntax)
     for service in file.service:
         yield f"service {service.name} {{"
@@ -77,15 +108,19 @@ def _file(file: Any) -> Iterator[str]:
     _nothing_else(file)
 
 
-def _message(message: Any, syntax: str, depth: int) -> Iterator[str]:
+def _comment(text: str | None) -> Iterator[str]:
+    return (f"// {line}".rstrip() for line in (text or "").splitlines())
+
+
+def _message(message: Any, syntax: str, depth: int, docs: Docs) -> Iterator[str]:
     if depth > DEPTH_MAX:
         raise SchemaError("the schema is nested too deeply", expected=f"{DEPTH_MAX} levels at most")
     yield f"message {message.name} {{"
-    yield from _inside(_parts(message, syntax, depth))
+    yield from _inside(_parts(message, syntax, depth, docs))
     yield "}"
 
 
-def _parts(message: Any, syntax: str, depth: int) -> Iterator[str]:
+def _parts(message: Any, syntax: str, depth: int, docs: Docs) -> Iterator[str]:
     yield from (f"option {option};" for option in _options(message.options))
     entries = {inner.name: inner for inner in message.nested_type if inner.options.map_entry}
     for enum in message.enum_type:
@@ -95,14 +130,14 @@ def _parts(message: Any, syntax: str, depth: int) -> Iterator[str]:
     seen: set[int] = set()
     for inner in message.nested_type:
         if inner.name not in entries:
-            yield from _message(inner, syntax, depth + 1)
+            yield from _message(inner, syntax, depth + 1, {})
             continue
         for field in left:
-            yield from _field(message, field, syntax, entries, seen)
+            yield from _field(message, field, syntax, entries, seen, docs)
             if field.type_name.rpartition(".")[2] == inner.name:
                 break
     for field in left:
-        yield from _field(message, field, syntax, entries, seen)
+        yield from _field(message, field, syntax, entries, seen, docs)
     for span in message.extension_range:
         options = _options(span.options)
         more = f" [{', '.join(options)}]" if options else ""
@@ -114,18 +149,21 @@ def _parts(message: Any, syntax: str, depth: int) -> Iterator[str]:
 
 
 def _field(
-    message: Any, field: Any, syntax: str, entries: dict[str, Any], seen: set[int]
+    message: Any, field: Any, syntax: str, entries: dict[str, Any], seen: set[int], docs: Docs
 ) -> Iterator[str]:
     """A field, or with its first field a whole oneof; `seen`: those that were written."""
     if not field.HasField("oneof_index") or field.proto3_optional:
+        yield from _comment(docs.get(f"{message.name}.{field.name}"))
         yield _line(field, syntax, entries)
     elif field.oneof_index not in seen:
         seen.add(field.oneof_index)
         oneof = message.oneof_decl[field.oneof_index]
         yield f"oneof {oneof.name} {{"
         yield from _inside(f"option {option};" for option in _options(oneof.options))
-        mates = (f for f in message.field if _in_oneof(f, field.oneof_index))
-        yield from _inside(_line(mate, "oneof", entries) for mate in mates)
+        for mate in message.field:
+            if _in_oneof(mate, field.oneof_index):
+                yield from _inside(_comment(docs.get(f"{message.name}.{mate.name}")))
+                yield f"  {_line(mate, 'oneof', entries)}"
         yield "}"
         _nothing_else(oneof)
 
@@ -143,7 +181,7 @@ def _line(field: Any, syntax: str, entries: dict[str, Any]) -> str:
     options = _options(field.options)
     if field.HasField("default_value"):
         options.insert(0, f"default = {_default(field)}")
-    if field.json_name and field.json_name != _camel(field.name):
+    if field.json_name and field.json_name != camel(field.name):
         options.append(f"json_name = {_text(field.json_name)}")
     if entry is not None:
         kind = f"map<{_kind(entry.field[0])}, {_kind(entry.field[1])}>"
@@ -263,12 +301,6 @@ def _custom(part: Any) -> SchemaError:
 
 def _inside(lines: Iterable[str]) -> Iterator[str]:
     return (f"  {line}" for line in lines)
-
-
-def _camel(name: str) -> str:
-    """The name in JSON where none is given."""
-    head, *rest = name.split("_")
-    return head + "".join(part[:1].upper() + part[1:] for part in rest)
 
 
 def _text(value: str) -> str:
