@@ -21,7 +21,7 @@ from .avro_types import (
     writable,
 )
 from .bounds import missing, read_json, too_deep
-from .finding import Broken, Finding
+from .finding import Broken, Finding, both_ways
 
 try:
     from .avro_proof import Proof
@@ -90,13 +90,9 @@ def compare(
     if same:  # readers with the writer's own schema resolve nothing
         return []
     try:
-        found = [
-            *_direction(before, after, "new readers"),
-            *_direction(after, before, "old readers"),
-        ]
+        return both_ways(before, after, _direction)
     except RecursionError:  # of defaults: types are bounded
         raise too_deep("the schemas", "a default") from None
-    return sorted(found, key=lambda one: (one.path, one.rule, one.breaks))
 
 
 def read(text: str, references: Mapping[str, str] | None = None, which: str = "schema") -> None:

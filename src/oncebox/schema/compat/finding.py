@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from msgspec import Struct
+
+S = TypeVar("S")
 
 Format = Literal["avro", "protobuf", "json"]
 Broken = Literal["new readers", "old readers"]
@@ -71,6 +73,14 @@ class Finding(Struct, frozen=True, kw_only=True):
     def error(self) -> bool:
         """Whether it is proved; else a warning."""
         return self.witness is not None
+
+
+def both_ways(
+    old: S, new: S, direction: Callable[[S, S, Broken], Iterable[Finding]]
+) -> list[Finding]:
+    """What a direction (writer, reader, who breaks) finds in both, sorted by path and rule."""
+    found = [*direction(old, new, "new readers"), *direction(new, old, "old readers")]
+    return sorted(found, key=lambda one: (one.path, one.rule, one.breaks))
 
 
 class Checker(Protocol):

@@ -7,11 +7,12 @@ error, a document that the real validator takes on one side and refuses on the o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import islice
 from random import Random
 from typing import Any, Final
 
-from .finding import Broken, Finding, Witness
+from .finding import Broken, Finding, Witness, both_ways
 from .jsonschema_cases import Cases
 from .jsonschema_keywords import keywords
 from .jsonschema_make import MISSING, Maker
@@ -48,11 +49,7 @@ def compare(
     earlier, later = read_pair(old, new, references, old_references)
     if old == new and old_references in (None, references):
         return []
-    found = [
-        *_direction(earlier, later, "new readers", closed=producers_closed),
-        *_direction(later, earlier, "old readers", closed=producers_closed),
-    ]
-    return sorted(found, key=lambda f: (f.path, f.rule, f.breaks))
+    return both_ways(earlier, later, partial(_direction, closed=producers_closed))
 
 
 def read(text: str, references: Mapping[str, str] | None = None, which: str = "schema") -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .bounds import too_deep
-from .finding import Broken, Finding, Witness
+from .finding import Broken, Finding, Witness, both_ways
 from .proto_proof import Proof, Trail, samples
 from .proto_types import GROUP, MESSAGE, STRING, Enum, Field, Message, Proto, parsed_all, source
 
@@ -59,13 +59,9 @@ def compare(
         [source(old, theirs, "the old schema"), source(new, references, "the new schema")]
     )
     try:
-        found = [
-            *_direction(before, after, "new readers"),
-            *_direction(after, before, "old readers"),
-        ]
+        return both_ways(before, after, _direction)
     except RecursionError:
         raise too_deep("the schemas", "required messages in messages") from None
-    return sorted(found, key=lambda one: (one.path, one.rule, one.breaks))
 
 
 def read(text: str, references: Mapping[str, str] | None = None, which: str = "schema") -> None:
