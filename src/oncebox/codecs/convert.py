@@ -12,12 +12,14 @@ from typing import Any
 
 from msgspec import UNSET
 
+from ..errors import DecodeFailed
 from ..schema import leaves
 from ..schema.model import (
     Bool,
     Bytes,
     Date,
     Decimal,
+    Document,
     Duration,
     Enum,
     Field,
@@ -64,6 +66,34 @@ FAILURES = (ValueError, TypeError, KeyError, OverflowError, AttributeError)
 """What a value of the wrong kind may cause."""
 
 
+def document_by(label: str, read: Conversion, value: Any) -> Document:
+    """What a conversion makes of what a library has read. Raises DecodeFailed, with the path."""
+    try:
+        found: Document = read(value)
+    except FAILURES as error:
+        unfit = at("", error)
+        raise DecodeFailed(
+            f"{label} at ${unfit.path}: {unfit.what}", expected="what its schema says"
+        ) from None
+    return found
+
+
+Definitions = dict[str, Conversion]
+
+
+def made_once(known: Definitions, name: str, make: Callable[[], Conversion]) -> Conversion:
+    """The conversion of a definition; made once, since a record may hold itself."""
+    found = known.get(name)
+    if found is None:
+
+        def later(value: Any) -> Any:
+            return known[name](value)
+
+        known[name] = later
+        found = known[name] = make()
+    return found
+
+
 class Converter:
     """How each kind of value is made; by default the same in its canonical form."""
 
@@ -89,23 +119,17 @@ class Converter:
         return self.leaf(type)
 
     def named(self, name: str) -> Conversion:
-        """The conversion of a definition; made once, since a record may hold itself."""
-        known = self._named.get(name)
-        if known is None:
+        """The conversion of a definition."""
 
-            def later(value: Any) -> Any:
-                return self._named[name](value)
-
-            self._named[name] = later
+        def make() -> Conversion:
             definition = self.schema.definitions[name]
             if isinstance(definition, Enum):
-                known = self.enum(name, definition)
-            elif isinstance(definition, Union):
-                known = self.union(name, definition)
-            else:
-                known = self.record(name, definition)
-            self._named[name] = known
-        return known
+                return self.enum(name, definition)
+            if isinstance(definition, Union):
+                return self.union(name, definition)
+            return self.record(name, definition)
+
+        return made_once(self._named, name, make)
 
     # ---- kinds
 

@@ -7,7 +7,7 @@ import msgspec
 from ..errors import DecodeFailed
 from ..schema.model import Document, Schema
 from .bounds import check_json
-from .convert import FAILURES, Converter, at
+from .convert import Converter, document_by
 
 
 class JsonCodec:
@@ -26,12 +26,7 @@ class JsonCodec:
         """The document. Raises DecodeFailed with the path of what could not be read."""
         check_json(self._label, raw)
         try:
-            found: Document = self._convert(msgspec.json.decode(raw))
-        except msgspec.DecodeError as error:
+            value = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, ValueError) as error:
             raise DecodeFailed(f"{self._label}: {error}", expected="UTF-8 JSON") from None
-        except FAILURES as error:
-            unfit = at("", error)
-            raise DecodeFailed(
-                f"{self._label} at ${unfit.path}: {unfit.what}", expected="what its schema says"
-            ) from None
-        return found
+        return document_by(self._label, self._convert, value)

@@ -47,7 +47,19 @@ from ..schema.model import (
     Uuid,
 )
 from .bounds import ELEMENTS_MAX, check_size
-from .convert import FAILURES, LEAVES, Conversion, Converter, Unfit, at, decimal, member_of, text
+from .convert import (
+    FAILURES,
+    LEAVES,
+    Conversion,
+    Converter,
+    Unfit,
+    at,
+    decimal,
+    document_by,
+    made_once,
+    member_of,
+    text,
+)
 from .wire import Layout, check_wire, layout_of
 
 _SECOND_US = 1_000_000
@@ -79,14 +91,7 @@ class ProtobufCodec:
     def decode(self, raw: bytes) -> Document:
         """The document. Raises DecodeFailed with the path of what could not be read."""
         message = parsed_message(self._label, self.cls, self._layout, raw)
-        try:
-            found: Document = self._read(message)
-        except FAILURES as error:
-            unfit = at("", error)
-            raise DecodeFailed(
-                f"{self._label} at ${unfit.path}: {unfit.what}", expected="what its schema says"
-            ) from None
-        return found
+        return document_by(self._label, self._read, message)
 
 
 def parsed_message(label: str, cls: Any, layout: Layout, raw: bytes) -> Any:
@@ -245,22 +250,15 @@ class Documents:
         return self.named(self.schema.root)
 
     def named(self, name: str) -> Conversion:
-        known = self._named.get(name)
-        if known is None:
-
-            def later(value: Any) -> Any:
-                return self._named[name](value)
-
-            self._named[name] = later
+        def make() -> Conversion:
             definition = self.schema.definitions[name]
             if isinstance(definition, Enum):
-                known = _symbols(definition)
-            elif isinstance(definition, Union):
-                known = self.union(name, definition)
-            else:
-                known = self.record(definition)
-            self._named[name] = known
-        return known
+                return _symbols(definition)
+            if isinstance(definition, Union):
+                return self.union(name, definition)
+            return self.record(definition)
+
+        return made_once(self._named, name, make)
 
     def record(self, record: Record) -> Conversion:
         fields = [(f.name, *self.field(f)) for f in record.fields]

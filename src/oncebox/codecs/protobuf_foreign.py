@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import DecodeFailed
 from ..schema import leaves
-from .convert import FAILURES, Conversion, at
+from .convert import FAILURES, Conversion, at, document_by, made_once
 from .protobuf import GOOGLE, parsed_message, read_list, read_map
 from .wire import layout_of
 
@@ -38,11 +38,7 @@ class ForeignProtobuf:
             found = self._places[tuple(place)] = self._at(tuple(place))
         cls, layout, read = found
         message = parsed_message(self._label, cls, layout, raw)
-        try:
-            return read(message)
-        except FAILURES as error:
-            unfit = at("", error)
-            raise DecodeFailed(f"{self._label} at ${unfit.path}: {unfit.what}") from None
+        return document_by(self._label, read, message)
 
     def _at(self, place: tuple[int, ...]) -> tuple[Any, Any, Conversion]:
         from google.protobuf import message_factory
@@ -60,14 +56,7 @@ class ForeignProtobuf:
         name = message.full_name
         if name in GOOGLE:
             return GOOGLE[name]
-        if name not in self._known:
-
-            def later(value: Any) -> Any:
-                return self._known[name](value)
-
-            self._known[name] = later
-            self._known[name] = self._fields(message)
-        return self._known[name]
+        return made_once(self._known, name, lambda: self._fields(message))
 
     def _fields(self, message: Any) -> Conversion:
         fields = [(f.name, f.has_presence, self._field(f)) for f in message.fields]
