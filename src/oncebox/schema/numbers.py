@@ -7,10 +7,8 @@ equal names, so a class may be called otherwise in each version.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import sha256
 from typing import Any, NamedTuple
 
-from msgspec import json
 from msgspec.structs import replace
 
 from .model import (
@@ -247,7 +245,9 @@ def inner(type: Type) -> str | None:
 
 
 def bare(schema: Schema) -> Schema:
-    """A schema without what breaks nobody: documentation and marks; definitions by name."""
+    """A schema without what breaks nobody: documentation and marks; definitions by name. Two that
+    are equal then are the same for all readers and writers.
+    """
     definitions: dict[str, Definition] = {}
     for name, definition in sorted(schema.definitions.items()):
         plain: Definition = replace(definition, doc="")
@@ -256,10 +256,3 @@ def bare(schema: Schema) -> Schema:
             plain = replace(plain, fields=tuple(fields))
         definitions[name] = plain
     return replace(schema, definitions=definitions)
-
-
-def schema_id(schema: Schema) -> str:
-    """The SHA-256 of all that readers and writers go by, in hexadecimal: two schemas with one id
-    are the same everywhere.
-    """
-    return sha256(json.encode(bare(schema), order="sorted")).hexdigest()
