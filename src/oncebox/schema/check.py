@@ -294,14 +294,8 @@ def rerouted(base: Lock, lock: Lock, where: str) -> Iterator[Trouble]:
                 breaks="old readers", instead="leave them, unless they were wrong",
             )  # fmt: skip
             way = f"from {place[0]} {edge.older} to {place[1]}"
-            yield Trouble(
-                what=f"the steps {way} are not those of {where}",
-                instead=finding.instead,
-                type=place[0],
-                version=place[1],
-                who=_readers(base.consumers, place[0]),
-                finding=finding,
-            )
+            what = f"the steps {way} are not those of {where}"
+            yield _found(finding, what, *place, _readers(base.consumers, place[0]))
 
 
 def _not_kept(what: str, place: Place, who: tuple[str, ...], finding: Finding | None) -> Trouble:
@@ -339,13 +333,8 @@ def _unknown_version(lock: Lock, type: str, version: int, who: tuple[str, ...]) 
         rule="version-unknown", path=type, old=version, new=known, breaks="old readers",
         instead="let it name a version that is emitted",
     )  # fmt: skip
-    return Trouble(
-        what=f"{who[0]} reads {type} {version}; known here: {known}",
-        instead=finding.instead,
-        type=type,
-        version=version,
-        who=who,
-        finding=finding,
+    return _found(
+        finding, f"{who[0]} reads {type} {version}; known here: {known}", type, version, who
     )
 
 
@@ -357,14 +346,13 @@ def _untravelled(lock: Lock, type: str, version: int, who: tuple[str, ...]) -> I
                 rule="functions-do-not-travel", path=type, old=edge.older, new=newer,
                 breaks="old readers", instead="say it with other steps, or deploy them first",
             )  # fmt: skip
-            yield Trouble(
-                what=f"{who[0]} cannot run the functions from {type} {newer} to {edge.older}",
-                instead=finding.instead,
-                type=type,
-                version=newer,
-                who=who,
-                finding=finding,
-            )
+            what = f"{who[0]} cannot run the functions from {type} {newer} to {edge.older}"
+            yield _found(finding, what, type, newer, who)
+
+
+def _found(finding: Finding, what: str, type: str, version: int, who: tuple[str, ...]) -> Trouble:
+    instead = finding.instead
+    return Trouble(what=what, instead=instead, type=type, version=version, who=who, finding=finding)
 
 
 # ---- in which order to deploy
