@@ -25,7 +25,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from engines.kafka import Kafka
 from oncebox import Service, event, foreign
 from oncebox.codecs.avro import fingerprint
-from oncebox.codecs.framing import header, prefixed, single_object
+from oncebox.codecs.framing import HEADER, header, prefixed, single_object
 from oncebox.codecs.protobuf import ProtobufCodec
 from oncebox.connect import open_log
 from oncebox.errors import ConfigurationError, UnknownSchema, Unreachable
@@ -249,16 +249,19 @@ def until(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
         assert time.monotonic() < ends
 
 
+@pytest.mark.parametrize("by_guid", [False, True], ids=["prefix", "header"])
 @pytest.mark.parametrize("format", ["json", "avro", "protobuf"])
 def test_what_we_write_is_read_by_confluents_deserializers(
-    tmp_path: Path, registry: str, format: Any
+    tmp_path: Path, registry: str, format: Any, *, by_guid: bool
 ) -> None:
     theirs = Theirs(tmp_path)
     with SchemaRegistryClient({"url": registry}) as confluents:
         made: Any = paid_class(format, None)
         text = {"json": json_text, "avro": avsc, "protobuf": proto}[format](schema_of(made))
-        id = confluents.register_schema(f"{format}-value", Schema(text, format.upper()))
-        cls = paid_class(format, id)
+        known = confluents.register_schema_full_response(
+            f"{format}-value", Schema(text, format.upper())
+        )
+        cls = paid_class(format, UUID(known.guid) if by_guid else known.schema_id)
         theirs.service.on(cls)(theirs.settle)
         with closing(sqlite3.connect(theirs.store.removeprefix("sqlite:///"))) as tx:
             tx.execute("BEGIN")
@@ -269,7 +272,9 @@ def test_what_we_write_is_read_by_confluents_deserializers(
         log = open_log(theirs.log)
         (record,) = everything(log, "paid")
         log.close()
-        context = SerializationContext("paid", MessageField.VALUE)
+        headers: Any = [one for one in record.headers if one[0] == HEADER]
+        assert len(headers) == by_guid
+        context = SerializationContext("paid", MessageField.VALUE, headers)
         if format == "protobuf":
             codec = ProtobufCodec(schema_of(made))
             read = ProtobufDeserializer(codec.cls, {"use.deprecated.format": False})
@@ -283,7 +288,7 @@ def test_what_we_write_is_read_by_confluents_deserializers(
             assert reads[format]()(record.value, context) == {"order": "o-1", "cents": 1250}
 
 
-def paid_class(format: Any, id: int | None) -> Any:
+def paid_class(format: Any, id: int | UUID | None) -> Any:
     @event("paid.made", stream="paid", key="order", format=format, schema_id=id)
     @dataclass(frozen=True)
     class Paid:

@@ -7,6 +7,7 @@ from dataclasses import make_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from msgspec import json
@@ -25,6 +26,7 @@ from lensing import (
 )
 from oncebox import Service, event, evolve, rename, split
 from oncebox.cli import main
+from oncebox.codecs.framing import HEADER
 from oncebox.connect import open_log
 from oncebox.envelope import digest, read_envelope
 from oncebox.errors import ConfigurationError
@@ -202,11 +204,14 @@ def test_a_version_nobody_leads_to(shop: Shop) -> None:
     assert records(shop, "orders") == records(shop, "old") == []
 
 
-@pytest.mark.parametrize("form", ["avro", "protobuf"])
-def test_a_copy_is_in_the_format_of_its_event(shop: Shop, form: Any) -> None:
+@pytest.mark.parametrize("schema_id", [None, 7, UUID(int=7)], ids=["bare", "prefix", "header"])
+@pytest.mark.parametrize("form", ["json", "avro", "protobuf"])
+def test_a_copy_is_in_the_format_of_its_event(shop: Shop, form: Any, schema_id: Any) -> None:
     declare = partial(event, "order.weighed", stream="orders", key="order_id", format=form)
     older = declare(version=1)(make_dataclass("Weighed1", [("order_id", str), ("grams", int)]))
-    newer = declare(version=2)(make_dataclass("Weighed2", [("order_id", str), ("weight", int)]))
+    newer = declare(version=2, schema_id=schema_id)(
+        make_dataclass("Weighed2", [("order_id", str), ("weight", int)])
+    )
     evolve("order.weighed", 1, 2, rename("grams", "weight"))
     shop.shop.legacy("orders.v1", of="orders", versions={"order.weighed": 1})
     shop.emit(newer("o-1", 7))
@@ -219,5 +224,10 @@ def test_a_copy_is_in_the_format_of_its_event(shop: Shop, form: Any) -> None:
     )(note)
     assert drain(shop.shop, billing) == [] == drain(elsewhere)
     (copy,) = records(shop, "orders.v1")
-    assert f"'content-type', b'application/{form}" in repr(copy.headers)
+    content = dict(copy.headers)["content-type"] or b""
+    assert content.decode().startswith(f"application/{form}")
+    assert b"framing" not in content and b"guid" not in content and content.count(b";") <= 1
+    assert HEADER not in dict(copy.headers)  # what a registry calls the newer version's schema
+    if schema_id is not None and not isinstance(schema_id, int):
+        assert HEADER in dict(records(shop, "orders")[0].headers)
     assert shop.seen == ["Weighed1(order_id='o-1', grams=7)", "There(order_id='o-1', grams=7)"]

@@ -56,7 +56,7 @@ class EventType(NamedTuple):
     version: int
     cls: AnyClass
     format: Literal["json", "avro", "protobuf"] = "json"
-    schema_id: int | None = None
+    schema_id: int | UUID | None = None
 
     def key_of(self, event: object) -> str | None:
         """The canonical text of an event's key; None for an un-keyed type."""
@@ -76,14 +76,15 @@ def event(
     key: str | tuple[str, ...] | None,
     version: int = 1,
     format: Literal["json", "avro", "protobuf"] = "json",
-    schema_id: int | None = None,
+    schema_id: int | UUID | None = None,
 ) -> Callable[[C], C]:
     """Declare an event class.
 
     `type` is dotted words ("order.placed"); `stream` the log's topic; `key` the attribute, or
     attributes, whose value orders events (None: un-keyed); `version` a number from 1; `format` what
     its events are written in. Whoever handles them reads each format. `schema_id`: what a registry
-    calls its schema; payloads then begin with Confluent's prefix, for readers that ask for it.
+    calls its schema: with a number, payloads begin with Confluent's prefix; with a GUID, it stands
+    in Confluent's header. Both are for readers that ask for it.
     Raises ConfigurationError for names outside the rules or a key that is not a field.
     """
     check_type(type)

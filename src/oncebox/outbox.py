@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from msgspec import json
 
+from .codecs.framing import beside
 from .envelope import (
     JSON,
     STAMP_UNITS_PER_US,
@@ -27,6 +28,8 @@ from .order import Link
 from .ports import Outgoing, Record, Refusal
 from .program import Program, call
 from .session import Rows, Session
+
+Headers = list[tuple[str, str | bytes | None]]
 
 PAGE_MAX = 1_000
 PAGE_BYTES_MAX = 8 * 1024 * 1024
@@ -197,7 +200,7 @@ class Envelopes:
 
     def __init__(self, topics: Mapping[str, str] | None = None) -> None:
         self.topics = topics or {}
-        self._kinds: dict[tuple[Any, ...], tuple[str, list[tuple[str, str]]]] = {}
+        self._kinds: dict[tuple[Any, ...], tuple[str, Headers]] = {}
 
     def topic(self, source: str) -> str:
         stream = stream_of(source)
@@ -255,7 +258,7 @@ class Envelopes:
             place = ("ce_chain", f"{sequence}:{stamp}:{'' if previous is None else previous}")
         else:
             place = ("ce_time", _time_text(stamp))
-        headers: list[tuple[str, str]] = [*fixed, ("ce_id", id), place]
+        headers: Headers = [*fixed, ("ce_id", id), place]
         if attributes is not None or after_key is not None or data is None:
             headers += _rare(attributes, after_source, after_key, after_stamp, data)
         return Outgoing(
@@ -268,11 +271,12 @@ class Envelopes:
 
     def _kind(
         self, source: str, type: str, version: int | None, content_type: str | None
-    ) -> tuple[str, list[tuple[str, str]]]:
+    ) -> tuple[str, Headers]:
         """Topic and headers that all events of a kind share; kinds are few."""
         check_name("stream", stream_of(source))
         headers = event_headers("", source, type, version, None, content_type=content_type or JSON)
-        fixed = [header for header in headers if header[0] != "ce_id"]
+        fixed: Headers = [header for header in headers if header[0] != "ce_id"]
+        fixed += beside(content_type or JSON)
         kind = self._kinds[source, type, version, content_type] = self.topic(source), fixed
         return kind
 

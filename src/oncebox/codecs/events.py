@@ -25,7 +25,7 @@ from ..schema.compat.finding import Format
 from ..schema.model import Enum, Record, Schema, Union
 from .codec import FORMATS, SchemaCodec, codec_for
 from .convert import FAILURES, at
-from .framing import prefixed, read_framing
+from .framing import GUID, prefixed, read_framing
 
 CONTENT_TYPES: dict[str, str] = {
     "json": JSON,
@@ -63,7 +63,7 @@ def event_codec(declared: EventType) -> EventCodec:
             payload = encode(event)
             if format != "json":
                 payload = codec.encode(json.decode(payload))
-            return payload if id is None else prefixed(payload, id, at_first)
+            return prefixed(payload, id, at_first) if isinstance(id, int) else payload
         except FAILURES as error:
             unfit = at("", error)
             raise BadEvent(
@@ -73,7 +73,9 @@ def event_codec(declared: EventType) -> EventCodec:
             ) from None
 
     content = f"{CONTENT_TYPES[format]}; schema={fingerprint(schema)}"
-    return EventCodec(content if id is None else f"{content}; {FRAMED}", write)
+    if id is not None:
+        content += f"; {FRAMED}" if isinstance(id, int) else f"; {GUID}{id}"
+    return EventCodec(content, write)
 
 
 class EventReader:
@@ -126,7 +128,7 @@ def written(content: str, document: Any, type: str, version: int) -> tuple[str, 
     format, _ = format_of(content)
     try:
         if format == "json":
-            return JSON if FRAMED in content else content, json.encode(document)
+            return content.partition("; schema=")[0], json.encode(document)
         codec, said = _codec_of_version(type, version, format, None)
         return f"{CONTENT_TYPES[format]}; schema={said}", codec.encode(document)
     except FAILURES as error:

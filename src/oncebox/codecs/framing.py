@@ -17,6 +17,8 @@ from ..errors import DecodeFailed
 
 HEADER = "__value_schema_id"
 KEY_HEADER = "__key_schema_id"
+GUID = "guid="
+"""In a content type: which schema the header beside the payload names."""
 INDEXES_MAX = 100
 """How deep a record may stand inside others in a Protobuf file."""
 ID_MAX = 2**31 - 1
@@ -74,6 +76,14 @@ def prefixed(payload: bytes, id: int, place: Sequence[int] | None = None) -> byt
 def header(guid: UUID, place: Sequence[int] | None = None) -> tuple[str, bytes]:
     """Confluent's header for a value, which leaves the payload as it is."""
     return HEADER, b"\1" + guid.bytes + (b"" if place is None else write_indexes(place))
+
+
+def beside(content: str) -> list[tuple[str, bytes]]:
+    """The headers that a content type asks for."""
+    _, _, said = content.partition(GUID)
+    if not said:
+        return []
+    return [header(UUID(said), (0,) if content.startswith("application/protobuf") else None)]
 
 
 def single_object(payload: bytes, fingerprint: bytes) -> bytes:

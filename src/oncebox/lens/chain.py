@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from ..errors import DecodeFailed, SchemaError
 from ..event import check_type, event_class, event_classes, event_type
@@ -24,8 +24,6 @@ from .steps import STEPS_MAX, Step, inverse
 logger = logging.getLogger("oncebox")
 
 VERSION_MAX = 9999
-CLASSES_MAX = 10_000
-"""Whose schemas are kept."""
 
 BAD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What steps raise of a document that is none of its version."""
@@ -251,16 +249,20 @@ class Lenses:
         self.check(declared.type)
 
 
-@lru_cache(CLASSES_MAX)
+_of_classes: WeakKeyDictionary[type, Schema | None] = WeakKeyDictionary()
+
+
 def schema_of_class(cls: type) -> Schema | None:
     """What the documents of a class are; None where its types have no image in a schema."""
     from ..schema.derive import schema_of
 
-    try:
-        return schema_of(cls)
-    except SchemaError as error:
-        logger.debug("%s: %s", cls.__name__, error)
-        return None
+    if cls not in _of_classes:
+        try:
+            _of_classes[cls] = schema_of(cls)
+        except SchemaError as error:
+            logger.debug("%s: %s", cls.__name__, error)
+            _of_classes[cls] = None
+    return _of_classes[cls]
 
 
 declared = Lenses(imported=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..codecs.events import document_in, written
+from ..codecs.framing import HEADER
 from ..envelope import JSON, KAFKA, digest, read_schema
 from ..errors import ConfigurationError, DecodeFailed
 from ..event import check_name, check_type
@@ -21,7 +22,7 @@ from .residue import read_residue, write_residue
 
 Headers = Sequence[tuple[str, str | bytes | None]]
 
-_OWN = {"content-type", KAFKA.dataschema, KAFKA.residue, KAFKA.translated}
+_OWN = {"content-type", KAFKA.dataschema, KAFKA.residue, KAFKA.translated, HEADER}
 
 
 @dataclass(frozen=True)
