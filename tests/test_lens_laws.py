@@ -8,12 +8,24 @@ from typing import Any
 import pytest
 
 from lensing import Placed1, Placed2, Placed3, lenses
-from oncebox import add, evolve, split
+from oncebox import add, each, evolve, hoist, remove, rename, retype, split, unwrap, wrap
 from oncebox.errors import SchemaError
 from oncebox.lens.chain import Edge, Lenses
 from oncebox.lens.compile import RUNTIME
 from oncebox.lens.residue import Residue, through
-from oncebox.schema.model import Field, Record, Schema, Str
+from oncebox.schema.model import (
+    Enum,
+    Field,
+    Int,
+    List,
+    Named,
+    Nullable,
+    Record,
+    Schema,
+    Str,
+    Type,
+    Union,
+)  # fmt: skip
 from oncebox.testing import check_laws
 from oncebox.testing.laws import broken_laws, try_laws
 from versions import OPERATIONS, TYPE, Made, make_versions
@@ -122,6 +134,67 @@ def test_a_default_is_nobody_elses() -> None:
     again = made.translation(TYPE, 1, 2)
     assert again is not None
     assert second == again({}) == {"tags": []}
+
+
+def nested(name: str, type: Type, *, absent: bool = False) -> dict[str, Record | Enum | Union]:
+    line = Record((Field(name, 1, type, absent=absent),))
+    return {"Order": Record((Field("lines", 1, List(Named("Line"))),)), "Line": line}
+
+
+@pytest.mark.parametrize(
+    ("steps", "now"),
+    [
+        ((add("tags", default=["x"]), unwrap("tags[]", into="tag")), Nullable(Str())),
+        ((add("note", default=None), wrap("note", into="tag[]")), List(Str())),
+        ((add("at", default={"tag": "x"}), unwrap("at.tag", into="tag")), Str()),
+        ((add("at", default={"tag": "x"}), rename("at.tag", "name"), hoist("at", "name"),
+          rename("name", "tag")), Str()),
+        ((add("all", default=[{"a": "x"}]), each("all", rename("a", "b")), remove("all", default=[{"b": "y"}]),
+          add("tag", default="")), Str()),
+    ],
+    ids=["list", "null", "record", "hoisted", "each"],
+)  # fmt: skip
+def test_steps_work_inside_what_a_default_brings(steps: Any, now: Type) -> None:
+    made = Lenses()
+    old = Schema(TYPE, 1, "Order", nested("id", Str(), absent=True))
+    definitions = nested("id", Str(), absent=True)
+    fields = Field("id", 1, Str(), absent=True), Field("tag", 2, now)
+    definitions["Line"] = Record(fields)
+    new = Schema(TYPE, 2, "Order", definitions)
+    for schema in (old, new):
+        made.know(schema)
+    made.add(TYPE, Edge(1, 2, (each("lines", *steps),)))
+    try_all(Made(made, [old, new], []), [(1, 2), (2, 1)], 20)
+
+
+@pytest.mark.parametrize(
+    ("steps", "lost"),
+    [
+        ((remove("a", default=0), remove("b", default=0)), {"a": 1, "b": 2}),
+        ((retype("a", "float", "int", default=0), remove("b", default=0)), {"a": -0.0, "b": 2}),
+        ((retype("a", "int", "float", default=0), remove("b", default=0)), {"a": 3, "b": 2}),
+    ],
+    ids=["two steps", "a zero below zero", "a whole number"],
+)
+def test_what_several_steps_lose_in_an_element_is_put_back(steps: Any, lost: Any) -> None:
+    made = Lenses()
+    made.add(TYPE, Edge(1, 2, (each("lines", *steps),)))
+    up, down = made.translation(TYPE, 1, 2), made.translation(TYPE, 2, 1)
+    assert up is not None
+    assert down is not None
+    document, residue = up.with_residue({"lines": [dict(lost)]}, {})
+    again, _ = down.with_residue(document, residue)
+    assert repr(again["lines"][0]["b"]) == "2"
+    assert repr(dict(sorted(again["lines"][0].items()))) == repr(lost)
+
+
+def test_what_a_default_brings_is_checked() -> None:
+    made = Lenses()
+    for version, type in ((1, Str()), (2, List(Int()))):
+        made.know(Schema(TYPE, version, "Order", nested("id", type)))
+    made.add(TYPE, Edge(1, 2, (each("lines", remove("id", default=""), add("id", default=["x"])),)))
+    with pytest.raises(SchemaError, match=r"lines\[\]\.id is \['x'\], and version 2 needs a whole"):
+        made.check(TYPE)
 
 
 @pytest.mark.long

@@ -291,13 +291,13 @@ def _record(fields: dict[str, Field]) -> Record:
     )
 
 
-def placed(step: Step, place: str) -> Step:
-    """A step of the record at a place, as a step of the event; some have paths that lead there."""
-    if not place:
-        return step
+def placed(steps: list[Step], place: str) -> list[Step]:
+    """Steps of the record at a place, as steps of the event; some have paths that lead there."""
+    if not place or not steps:
+        return steps
     if place.endswith("[]."):
-        return each(place.removesuffix("[]."), step)
-    return step.__class__(**{**_parts(step), "path": place + step.path})  # type: ignore[attr-defined]
+        return [each(place.removesuffix("[]."), *steps)]
+    return [s.__class__(**{**_parts(s), "path": place + s.path}) for s in steps]  # type: ignore[attr-defined]
 
 
 def _parts(step: Step) -> dict[str, Any]:
@@ -305,7 +305,7 @@ def _parts(step: Step) -> dict[str, Any]:
 
 
 def make_versions(random: Random, count: int, wanted: tuple[str, ...] = OPERATIONS) -> Made:
-    """A type with so many versions, with one to three operations between each two."""
+    """A type with so many versions, with one operation or more between each two."""
     maker = Maker(random)
     records = maker.first()
     lenses, operations = Lenses(), []
@@ -315,12 +315,16 @@ def make_versions(random: Random, count: int, wanted: tuple[str, ...] = OPERATIO
         steps: list[Step] = []
         tries = 0
         while not steps or random.random() < 0.5:
-            what, place = random.choice(wanted), random.choice(PLACES)
-            step = maker.step(what, records[place])
+            place = random.choice(PLACES)
+            here: list[Step] = []
+            for _ in range(random.randint(1, 3)):
+                what = random.choice(wanted)
+                step = maker.step(what, records[place])
+                if step is not None:
+                    here.append(step)
+                    operations.append(what)
+            steps += placed(here, place)
             tries += 1
-            if step is not None:
-                steps.append(placed(step, place))
-                operations.append(what)
             if tries > 50:
                 break
         schemas.append(maker.schema(version, records))

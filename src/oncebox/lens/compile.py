@@ -266,7 +266,8 @@ class _Lines:
         with self.at(d, path) as (r, n):
             one, at = self.new("e"), self.new("at")
             with self.block(f"for {at}, {one} in records({r}.get({n!r})):"):
-                for place, step in enumerate(steps):
+                for nth, step in enumerate(steps):
+                    place = nth if self.up else len(steps) - 1 - nth  # as the other way counts
                     inner = f'{id} + f".{place}/{{{at}}}"'
                     self.step(step, one, inner, inside=True)
 

@@ -83,12 +83,21 @@ def through(
         return entry[1]
     made = there(deepcopy(value))
     try:
-        leads_back = back(deepcopy(made)) == value
+        leads_back = same(back(deepcopy(made)), value)
     except (ValueError, TypeError, LookupError, ArithmeticError):
         leads_back = False
     if not leads_back:
         lost[id] = _witness(made), deepcopy(value)
     return made
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values are the same in JSON: -0.0 and 0, 3 and 3.0 are equal, but of another
+    fingerprint, and the residue of a field beside them would not be put back.
+    """
+    if one.__class__ is str or one is None or one != other:
+        return bool(one == other)
+    return json.encode(one, order="sorted") == json.encode(other, order="sorted")
 
 
 def _witness(value: Any) -> Any:
@@ -115,5 +124,5 @@ def note_gone(
 ) -> None:
     """A field that is removed: kept, where it is not what would be added on the way back."""
     value = record.pop(name, UNSET)
-    if value is not UNSET and value != default:
+    if value is not UNSET and not same(value, default):
         lost[id] = fingerprint(record) if inside else None, value

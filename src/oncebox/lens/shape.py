@@ -105,7 +105,7 @@ _FORMS: dict[str, type[Any]] = {
 
 
 class Unknown(Exception):
-    """A function has the whole document: nothing is known behind it."""
+    """Nothing is known behind a step: a function has the whole document, say."""
 
 
 class Refused(Exception):
@@ -135,6 +135,27 @@ def opened(node: Node) -> Node:
             if isinstance(definition, Record):
                 return Inner(_record(node.schema, definition))
     return node
+
+
+def _within(node: Node) -> Node:
+    """A node as a step works inside it: of a default, too, the elements or fields are known."""
+    if not isinstance(node, Some):
+        return opened(node)
+    values = tuple(value for value in node.values if value is not None)
+    inside: Node = node
+    if not values:
+        return node
+    if all(isinstance(value, list) for value in values):
+        inside = Parts(List, Some(tuple(element for value in values for element in value)))
+    elif all(isinstance(value, dict) for value in values):
+        names = dict.fromkeys(name for value in values for name in value)
+        inside = Inner({name: _slot(name, values) for name in names})
+    return inside if len(values) == len(node.values) else Maybe(inside)
+
+
+def _slot(name: str, records: tuple[dict[str, Any], ...]) -> Slot:
+    there = tuple(record[name] for record in records if name in record)
+    return Slot(Some(there), absent=len(there) < len(records))
 
 
 # ---- steps
@@ -194,8 +215,8 @@ def _at(shape: Shape, path: str) -> tuple[Shape, str]:
         slot = shape.get(name)
         if slot is None:
             raise Refused(f"there is no field {name}")
-        node = opened(slot.node)
-        inner = opened(node.of) if isinstance(node, Maybe) else node
+        node = _within(slot.node)
+        inner = _within(node.of) if isinstance(node, Maybe) else node
         if not isinstance(inner, Inner):
             raise Refused(f"{name} is no record")
         shape[name] = slot._replace(node=Maybe(inner) if isinstance(node, Maybe) else inner)
@@ -225,15 +246,17 @@ def _put(shape: Shape, name: str, slot: Slot) -> None:
 
 
 def _inner(slot: Slot, name: str) -> Shape:
-    node = opened(slot.node)
+    node = _within(slot.node)
+    if node == Some(()):
+        raise Unknown  # elements of a default that has none
     if not isinstance(node, Inner) or slot.absent:
         raise Refused(f"{name} is not always a record")
     return node.slots
 
 
 def _element(record: Shape, name: str) -> Node:
-    node = opened(record[name].node) if name in record else None
-    node = opened(node.of) if isinstance(node, Maybe) else node
+    node = _within(record[name].node) if name in record else None
+    node = _within(node.of) if isinstance(node, Maybe) else node
     if not isinstance(node, Parts):
         raise Refused(f"{name} is no list or map")
     if node.kind is Set:
@@ -243,8 +266,8 @@ def _element(record: Shape, name: str) -> Node:
 
 def _set_element(record: Shape, name: str, element: Node) -> None:
     slot = record[name]
-    node = opened(slot.node)
-    parts = opened(node.of) if isinstance(node, Maybe) else node
+    node = _within(slot.node)
+    parts = _within(node.of) if isinstance(node, Maybe) else node
     assert isinstance(parts, Parts)
     changed: Node = parts._replace(of=element)
     record[name] = slot._replace(node=Maybe(changed) if isinstance(node, Maybe) else changed)
@@ -336,9 +359,7 @@ def _wrap(shape: Shape, path: str, into: str, empty: Any) -> None:
     node, absent = _take(record, name)
     target = into.removesuffix("[]")
     if target != into:
-        deeper = opened(node)
-        inner = deeper.of if empty is None and isinstance(deeper, Maybe) else node
-        _put(record, target, Slot(Parts(List, inner), absent))
+        _put(record, target, Slot(Parts(List, _there(node) if empty is None else node), absent))
         return
     holder, field = into.split(".")
     if holder not in record:
@@ -347,6 +368,14 @@ def _wrap(shape: Shape, path: str, into: str, empty: Any) -> None:
         raise Refused(f"{name} may be left out")
     _put(_inner(record[holder], holder), field, Slot(node))
     record[holder] = Slot(Inner(_inner(record[holder], holder)))
+
+
+def _there(node: Node) -> Node:
+    """A node where it is not null."""
+    deeper = opened(node)
+    if isinstance(deeper, Some):
+        return Some(tuple(value for value in deeper.values if value is not None))
+    return deeper.of if isinstance(deeper, Maybe) else node
 
 
 def _unwrap(shape: Shape, path: str, into: str, empty: Any) -> None:

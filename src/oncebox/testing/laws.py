@@ -19,6 +19,7 @@ from ..errors import MissingDependency, NotFound
 from ..event import event_type
 from ..lens.chain import Lenses, Translation, declared, known_to
 from ..lens.file import use_lock
+from ..lens.residue import same
 from ..schema.model import Schema
 from ..schema.valid import problems
 
@@ -76,8 +77,8 @@ def broken_laws(
     result, residue = there.with_residue(deepcopy(document), {})
     for problem in problems(new, result):
         yield f"{document} becomes {result}: {problem.path} is not {problem.expected}"
-    again, _ = back.with_residue(deepcopy(result), dict(residue))
-    if again != whole:
+    again, _ = back.with_residue(deepcopy(result), deepcopy(residue))
+    if not same(again, whole):
         yield f"{document} becomes {result} and comes back as {again}, residue {residue}"
     plain = there(deepcopy(document))
     if plain != result:
@@ -85,8 +86,8 @@ def broken_laws(
     yield from _one_by_one(lenses, old, new, document, (result, residue))
     # Whoever changes the other form: the change stays, whatever was lost on the way there.
     changed, _ = there.with_residue(deepcopy(other), {})
-    returned, lost = back.with_residue(deepcopy(changed), dict(residue))
-    kept, _ = there.with_residue(returned, dict(lost))
+    returned, lost = back.with_residue(deepcopy(changed), deepcopy(residue))
+    kept, _ = there.with_residue(returned, deepcopy(lost))
     if kept != changed:
         yield f"{changed}, put in the place of {result}, becomes {kept} with residue {residue}"
 
