@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 
 from lensing import Placed1, Placed2, Placed3, lenses
-from oncebox import add, each, evolve, hoist, remove, rename, retype, split, unwrap, wrap
+from oncebox import add, each, evolve, hoist, nest, remove, rename, retype, split, unwrap, wrap
 from oncebox.errors import SchemaError
 from oncebox.lens.chain import Edge, Lenses
 from oncebox.lens.compile import RUNTIME
-from oncebox.lens.residue import Residue, through
+from oncebox.lens.residue import Residue, read_residue, through, write_residue
 from oncebox.schema.model import (
     Enum,
     Field,
     Int,
     List,
+    Map,
+    Member,
     Named,
     Nullable,
     Record,
@@ -121,6 +123,65 @@ def test_what_a_writer_left_out_means_what_its_own_version_says() -> None:
     assert translation({"id": "o-1"}) == {"id": "o-1", "channel": "web"}
 
 
+def of_two(version: int, default: str) -> Schema:
+    """A record that may hold itself, a list of lists, a list with nulls, a union: with a default
+    in each.
+    """
+    leaf = Record((Field("channel", 1, Str(), default=default),))
+    return Schema(
+        TYPE,
+        version,
+        "Order",
+        {
+            "Order": Record(
+                (
+                    Field("grid", 1, List(Map(Named("Leaf")))),
+                    Field("some", 2, List(Nullable(Named("Leaf")))),
+                    Field("paid", 3, Named("Paid")),
+                    Field("tree", 4, Named("Tree")),
+                )
+            ),
+            "Leaf": leaf,
+            "Paid": Union("kind", (Member("card", "Leaf", 1), Member("cash", "Cash", 2))),
+            "Cash": Record(()),
+            "Tree": Record(
+                (
+                    Field("inner", 1, Nullable(Named("Tree"))),
+                    Field("channel", 2, Str(), default=default),
+                )
+            ),
+        },
+    )
+
+
+def test_what_was_left_out_means_the_same_wherever_it_was() -> None:
+    made = Lenses()
+    for version, default in ((1, "web"), (2, "app")):
+        made.know(of_two(version, default))
+    document = {
+        "grid": [{"a": {}}], "some": [None, {}], "paid": {"kind": "card"},
+        "tree": {"inner": {"inner": None}},
+    }  # fmt: skip
+    translation = made.translation(TYPE, 1, 2)
+    assert translation is not None
+    web = {"channel": "web"}
+    assert translation(document) == {
+        "grid": [{"a": web}], "some": [None, web], "paid": {"kind": "card", **web},
+        "tree": {"inner": {"inner": None, **web}, **web},
+    }  # fmt: skip
+
+
+def test_who_leaves_a_default_out_breaks_no_law() -> None:
+    made = Lenses()
+    fields = Field("id", 1, Str()), Field("channel", 2, Str(), default="web")
+    old = Schema(TYPE, 1, "Order", {"Order": Record(fields)})
+    new = Schema(TYPE, 2, "Order", {"Order": Record(fields[:1])})
+    for schema in (old, new):
+        made.know(schema)
+    made.add(TYPE, Edge(1, 2, (remove("channel", absent=True),)))
+    try_all(Made(made, [old, new], []), [(1, 2), (2, 1)], 20)
+
+
 def test_a_default_is_nobody_elses() -> None:
     made = Lenses()
     tags: list[str] = []
@@ -151,8 +212,14 @@ def nested(name: str, type: Type, *, absent: bool = False) -> dict[str, Record |
           rename("name", "tag")), Str()),
         ((add("all", default=[{"a": "x"}]), each("all", rename("a", "b")), remove("all", default=[{"b": "y"}]),
           add("tag", default="")), Str()),
+        ((add("all", default=None), each("all", rename("a", "b")), remove("all", default=None),
+          add("tag", default="")), Str()),
+        ((add("tags", absent=True), unwrap("tags[]", into="at"), remove("at", absent=True),
+          add("tag", default="")), Str()),
+        ((add("note", absent=True), add("tag", default=""), nest("note", "tag", into="at"),
+          remove("at", default={"tag": ""}), add("tag", default="")), Str()),
     ],
-    ids=["list", "null", "record", "hoisted", "each"],
+    ids=["list", "null", "record", "hoisted", "each", "each of null", "never there", "partly there"],
 )  # fmt: skip
 def test_steps_work_inside_what_a_default_brings(steps: Any, now: Type) -> None:
     made = Lenses()
@@ -171,10 +238,11 @@ def test_steps_work_inside_what_a_default_brings(steps: Any, now: Type) -> None:
     ("steps", "lost"),
     [
         ((remove("a", default=0), remove("b", default=0)), {"a": 1, "b": 2}),
+        ((remove("a", default=0), remove("b", default=0)), {"b": 2}),
         ((retype("a", "float", "int", default=0), remove("b", default=0)), {"a": -0.0, "b": 2}),
         ((retype("a", "int", "float", default=0), remove("b", default=0)), {"a": 3, "b": 2}),
     ],
-    ids=["two steps", "a zero below zero", "a whole number"],
+    ids=["two steps", "a field that is left out", "a zero below zero", "a whole number"],
 )
 def test_what_several_steps_lose_in_an_element_is_put_back(steps: Any, lost: Any) -> None:
     made = Lenses()
@@ -183,7 +251,9 @@ def test_what_several_steps_lose_in_an_element_is_put_back(steps: Any, lost: Any
     assert up is not None
     assert down is not None
     document, residue = up.with_residue({"lines": [dict(lost)]}, {})
-    again, _ = down.with_residue(document, residue)
+    header = write_residue(residue)
+    assert header is not None
+    again, _ = down.with_residue(document, read_residue(header.encode()))
     assert repr(again["lines"][0]["b"]) == "2"
     assert repr(dict(sorted(again["lines"][0].items()))) == repr(lost)
 

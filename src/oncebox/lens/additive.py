@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec import UNSET
 
 from ..errors import SchemaError
-from ..schema.model import Field, List, Map, Named, Nullable, Record, Schema, Type
+from ..schema.model import List, Map, Named, Nullable, Record, Schema, Type
 from .fit import check_steps
 from .steps import Add, Each, Remove, Step, inverse
 
@@ -23,13 +23,6 @@ def derived_steps(old: Schema, new: Schema) -> tuple[Step, ...] | None:
     except SchemaError:
         return None
     return steps
-
-
-def fills(schema: Schema) -> tuple[Step, ...]:
-    """Steps that put defaults where a writer has left fields out: what they mean is said by the
-    writer's version, and not by the one that reads.
-    """
-    return tuple(_fills(schema, schema.root, ()))
 
 
 def _inside(type: Type) -> tuple[str, bool] | None:
@@ -76,20 +69,3 @@ def _differences(
                 yield _placed(step, field.name, each=one[1])
     for field in known.values():
         yield Remove(field.name, field.default, field.default is UNSET)
-
-
-def _fills(schema: Schema, name: str, met: tuple[str, ...]) -> Iterator[Step]:
-    record = schema.definitions[name]
-    if not isinstance(record, Record) or name in met:
-        return
-    for field in record.fields:
-        if field.default is not UNSET:
-            yield Add(field.name, field.default)
-        yield from _fills_inside(schema, field, (*met, name))
-
-
-def _fills_inside(schema: Schema, field: Field, met: tuple[str, ...]) -> Iterator[Step]:
-    inside = _inside(field.type)
-    if inside is not None:
-        for step in _fills(schema, inside[0], met):
-            yield _placed(step, field.name, each=inside[1])

@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 from ..errors import DecodeFailed, SchemaError
 from ..event import check_type, event_class, event_classes, event_type
 from ..schema.model import Schema
-from .additive import derived_steps, fills
+from .additive import derived_steps
 from .compile import Stage, compile_stages
+from .fills import NO_FILLS, Fills, fills
 from .fit import check_steps, misfits
 from .residue import Residue
 from .shape import shape_of
@@ -49,7 +50,7 @@ class Translation:
     """Documents of one version as those of another."""
 
     def __init__(
-        self, type: str, was: int, now: int, stages: Sequence[Stage], fills: Sequence[Step]
+        self, type: str, was: int, now: int, stages: Sequence[Stage], fills: Fills
     ) -> None:
         self.type = type
         self.was = was
@@ -211,7 +212,7 @@ class Lenses:
             return None
         stages = [edge.stage(up=up) for edge in (edges if up else reversed(edges))]
         schema = self.schema(type, was)
-        return Translation(type, was, now, stages, () if schema is None else fills(schema))
+        return Translation(type, was, now, stages, NO_FILLS if schema is None else fills(schema))
 
     def check(self, type: str) -> None:
         """Raises SchemaError where nothing joins two versions, and where steps do not make the

@@ -15,6 +15,7 @@ from msgspec import UNSET
 
 from ..errors import SchemaError
 from . import forms
+from .fills import NO_FILLS, Fills
 from .residue import Residue, add_back, note_gone, through
 from .steps import (
     PARTIAL,
@@ -59,9 +60,9 @@ class Compiled(NamedTuple):
     source: str
 
 
-def compile_stages(name: str, stages: Sequence[Stage], fills: Sequence[Step] = ()) -> Compiled:
-    """One function through all stages, in both forms; before them the steps `fills`. Raises
-    SchemaError for steps, out of a file, that no `evolve` would have taken.
+def compile_stages(name: str, stages: Sequence[Stage], fills: Fills = NO_FILLS) -> Compiled:
+    """One function through all stages, in both forms; before them `fills`. Raises SchemaError for
+    steps, out of a file, that no `evolve` would have taken.
     """
     try:
         plain, source = _compiled(name, stages, fills, track=False)
@@ -73,15 +74,10 @@ def compile_stages(name: str, stages: Sequence[Stage], fills: Sequence[Step] = (
     return Compiled(plain, tracked, source)
 
 
-def _compiled(
-    name: str, stages: Sequence[Stage], fills: Sequence[Step], *, track: bool
-) -> tuple[Any, str]:
-    lines = _Lines()
-    if fills:
-        lines.add("# what its writer may leave out")
-    for step in fills:
-        lines.step(step, "d", "''")
-    lines.track = track
+def _compiled(name: str, stages: Sequence[Stage], fills: Fills, *, track: bool) -> tuple[Any, str]:
+    lines = _Lines(track=track)
+    for line in ("# what its writer may leave out", *fills.lines) if fills.lines else ():
+        lines.add(line)
     for stage in stages:
         lines.add(f"# {stage.was} to {stage.now}")
         lines.up = stage.was < stage.now
@@ -89,7 +85,7 @@ def _compiled(
             lines.step(step, "d", repr(id))
     arguments = "d, given, lost" if track else "d"
     body = [f"    {line}" for line in (*lines.lines, "return d")]
-    heads = [f"{known} = {value}" for known, value in lines.shown.items()]
+    heads = [*fills.functions, *(f"{known} = {value}" for known, value in lines.shown.items())]
     source = "\n".join([*heads, *[""] * bool(heads), f"def {name}({arguments}):", *body, ""])
     space = {**RUNTIME, **lines.values}
     exec(compile(source, f"<lens {name}>", "exec"), space)  # noqa: S102 - our own text
@@ -108,8 +104,8 @@ class Mapped(dict[Any, Any]):
 class _Lines:
     """Lines of a function that is written. With `track`, what would be lost is kept."""
 
-    def __init__(self) -> None:
-        self.track = False
+    def __init__(self, *, track: bool) -> None:
+        self.track = track
         self.up = True
         self.lines: list[str] = []
         self.values: dict[str, Any] = {}

@@ -13,7 +13,6 @@ from ..errors import SchemaError
 from ..schema.model import (
     Decimal,
     Enum,
-    Field,
     Float,
     Int,
     List,
@@ -37,7 +36,6 @@ from .shape import (
     Parts,
     Refused,
     Shape,
-    Slot,
     Some,
     Unknown,
     apply,
@@ -97,16 +95,11 @@ class _Fit(NamedTuple):
                 yield f"{where} {may}, and version {self.new.version} needs it"
                 continue
             if slot is not None:
-                yield from self.slot(slot, field, where)
+                yield from self.node(slot.node, field.type, where)
         known = {field.name for field in record.fields}
         for name in shape:
             if name not in known and not self.open:
                 yield f"version {self.new.version} has no field {path + name}"
-
-    def slot(self, slot: Slot, field: Field, where: str) -> Iterator[str]:
-        if slot.absent and isinstance(slot.node, Anything):
-            return
-        yield from self.node(slot.node, field.type, where)
 
     def values(self, values: Sequence[object], type: Type, where: str) -> Iterator[str]:
         for value in values:

@@ -79,7 +79,7 @@ def through(
     `there` makes of it, and if that does not lead back, the value is kept.
     """
     entry = given.pop(id, None)
-    if entry is not None and entry[0] == _witness(value):
+    if entry is not None and entry[1] is not UNSET and entry[0] == _witness(value):
         return entry[1]
     made = there(deepcopy(value))
     try:
@@ -122,7 +122,9 @@ def add_back(
 def note_gone(
     lost: Residue, id: str, record: dict[str, Any], name: str, default: Any, inside: bool
 ) -> None:
-    """A field that is removed: kept, where it is not what would be added on the way back."""
+    """A field that is removed: kept, where it is not what would be added on the way back; that it
+    was left out, too.
+    """
     value = record.pop(name, UNSET)
-    if value is not UNSET and not same(value, default):
+    if value is not default and not same(value, default):
         lost[id] = fingerprint(record) if inside else None, value

@@ -142,9 +142,9 @@ def _within(node: Node) -> Node:
     if not isinstance(node, Some):
         return opened(node)
     values = tuple(value for value in node.values if value is not None)
-    inside: Node = node
+    inside: Node = Some(())
     if not values:
-        return node
+        return Maybe(inside) if node.values else node
     if all(isinstance(value, list) for value in values):
         inside = Parts(List, Some(tuple(element for value in values for element in value)))
     elif all(isinstance(value, dict) for value in values):
@@ -171,7 +171,7 @@ def apply(step: Step, shape: Shape) -> None:  # noqa: C901, PLR0912 - one case f
             _put(record, name, _take(record, old))
         case Add(path, default, absent):
             record, name = _at(shape, path)
-            _put(record, name, Slot(Anything() if absent else Some((default,)), absent))
+            _put(record, name, Slot(Some(() if absent else (default,)), absent))
         case Remove(path):
             record, name = _at(shape, path)
             _take(record, name)
@@ -194,11 +194,15 @@ def apply(step: Step, shape: Shape) -> None:  # noqa: C901, PLR0912 - one case f
             _put(record, name, Slot(Inner({one: _take(record, one) for one in names})))
         case Hoist(path, names):
             record, name = _at(shape, path)
-            inner = _inner(_take(record, name), name)
-            if set(inner) != set(names):
+            slot = _take(record, name)
+            inner = _inner(slot, name)
+            known = (
+                inner if isinstance(slot.node, Some) else names
+            )  # a default may leave fields out
+            if set(inner) != set(names).intersection(known):
                 raise Refused(f"{name} has the fields {', '.join(inner)}")
             for one in names:
-                _put(record, one, inner[one])
+                _put(record, one, inner.get(one, Slot(Some(()), absent=True)))
         case Each(path, steps):
             record, name = _at(shape, path)
             node = _element(record, name)
@@ -217,6 +221,8 @@ def _at(shape: Shape, path: str) -> tuple[Shape, str]:
             raise Refused(f"there is no field {name}")
         node = _within(slot.node)
         inner = _within(node.of) if isinstance(node, Maybe) else node
+        if inner == Some(()):
+            raise Unknown  # it is never there
         if not isinstance(inner, Inner):
             raise Refused(f"{name} is no record")
         shape[name] = slot._replace(node=Maybe(inner) if isinstance(node, Maybe) else inner)
@@ -248,7 +254,7 @@ def _put(shape: Shape, name: str, slot: Slot) -> None:
 def _inner(slot: Slot, name: str) -> Shape:
     node = _within(slot.node)
     if node == Some(()):
-        raise Unknown  # elements of a default that has none
+        raise Unknown  # in a field that is never there, or elements of a default that has none
     if not isinstance(node, Inner) or slot.absent:
         raise Refused(f"{name} is not always a record")
     return node.slots
@@ -257,6 +263,8 @@ def _inner(slot: Slot, name: str) -> Shape:
 def _element(record: Shape, name: str) -> Node:
     node = _within(record[name].node) if name in record else None
     node = _within(node.of) if isinstance(node, Maybe) else node
+    if node == Some(()):
+        return node
     if not isinstance(node, Parts):
         raise Refused(f"{name} is no list or map")
     if node.kind is Set:
@@ -268,7 +276,8 @@ def _set_element(record: Shape, name: str, element: Node) -> None:
     slot = record[name]
     node = _within(slot.node)
     parts = _within(node.of) if isinstance(node, Maybe) else node
-    assert isinstance(parts, Parts)
+    if not isinstance(parts, Parts):
+        return
     changed: Node = parts._replace(of=element)
     record[name] = slot._replace(node=Maybe(changed) if isinstance(node, Maybe) else changed)
 
