@@ -19,7 +19,7 @@ from oncebox.codecs.framing import (
 from oncebox.codecs.json import JsonCodec
 from oncebox.codecs.protobuf import ProtobufCodec
 from oncebox.errors import DecodeFailed
-from oncebox.schema.model import Field, Int, List, Named, Nullable, Record, Schema, Str
+from oncebox.schema.model import Field, Float, Int, List, Named, Nullable, Record, Schema, Str
 
 
 def wide(fields: int) -> Schema:
@@ -33,6 +33,12 @@ def wide(fields: int) -> Schema:
 TREE = Schema(
     "tree", 1, "T", {"T": Record((Field("of", 1, Nullable(Named("T"))), Field("s", 2, Str())))}
 )
+
+NUMBERS = Schema(
+    "numbers", 1, "N",
+    {"N": Record((Field("of", 1, List(Int())), Field("and", 2, List(Float())),
+                  Field("s", 3, Str()), Field("t", 4, Str(), absent=True)))},
+)  # fmt: skip
 
 
 def nested(levels: int) -> bytes:
@@ -60,6 +66,23 @@ def test_many_wide_records_are_refused_before_they_are_made() -> None:
 def test_many_small_records_are_refused_too() -> None:
     with pytest.raises(DecodeFailed, match="too many values"):
         ProtobufCodec(wide(1)).decode(b"\x0a\0" * 1_000_000)
+
+
+def test_numbers_that_are_packed_are_counted() -> None:
+    codec = ProtobufCodec(NUMBERS)
+    for field, width in ((1, 1), (2, 8)):
+        raw = bytes((1_000_000 + 1) * width)
+        with pytest.raises(DecodeFailed, match="too many values"):
+            codec.decode(bytes([field << 3 | 2, *_varint(len(raw))]) + raw)
+    long = [2**63 - 1] * 200_000  # nine bytes each
+    document = {"of": long, "and": [], "s": ""}
+    assert codec.decode(codec.encode(document)) == document
+
+
+def test_a_long_text_is_one_value() -> None:
+    codec = ProtobufCodec(NUMBERS)
+    document = {"of": [], "and": [], "s": "x" * 8_200_000, "t": "x"}
+    assert codec.decode(codec.encode(document)) == document
 
 
 @pytest.mark.parametrize("levels", [101, 10_000])

@@ -12,12 +12,19 @@ from .bounds import DEPTH_MAX, ELEMENTS_MAX
 
 VARINT, FIXED64, LENGTH, START, END, FIXED32 = range(6)
 _TYPE_MESSAGE, _TYPE_GROUP = 11, 10
+_TEXTS = (9, 12)
+_WIDTHS = {1: 8, 6: 8, 16: 8, 2: 4, 7: 4, 15: 4}
+"""Bytes of a number that has always as many, by type."""
+_CONTINUED = bytes(range(128, 256))
+"""Bytes of a variable-length number behind which it goes on."""
 
 
 class Layout:
-    """What of a message the walk has to know: which of its fields are messages, and its weight."""
+    """What of a message the walk has to know: which of its fields are messages or may be packed
+    numbers (of how many bytes; 0: it varies), and its weight.
+    """
 
-    __slots__ = ("parts", "recursive", "weight", "weight_max")
+    __slots__ = ("packed", "parts", "recursive", "weight", "weight_max")
 
     def __init__(self, weight: int) -> None:
         self.weight = weight
@@ -25,6 +32,7 @@ class Layout:
         self.weight_max = weight
         """The same of the heaviest message inside it."""
         self.parts: dict[int, Layout] = {}
+        self.packed: dict[int, int] = {}
         self.recursive = False
 
 
@@ -39,6 +47,8 @@ def layout_of(descriptor: Any) -> Layout:
             for field in message.fields:
                 if field.type in (_TYPE_MESSAGE, _TYPE_GROUP):
                     found.parts[field.number] = of(field.message_type)
+                elif field.type not in _TEXTS:
+                    found.packed[field.number] = _WIDTHS.get(field.type, 0)
         return found
 
     root = of(descriptor)
@@ -77,7 +87,7 @@ def _walked(raw: bytes, layout: Layout) -> str:
     """What is wrong with it, if anything."""
     pos, end, left = 0, len(raw), ELEMENTS_MAX - layout.weight
     outer: list[tuple[int, Layout]] = []
-    while True:
+    while left >= 0:
         while pos >= end:
             if pos > end:
                 return "ends early"
@@ -86,8 +96,6 @@ def _walked(raw: bytes, layout: Layout) -> str:
             end, layout = outer.pop()
         tag, pos = _varint(raw, pos)
         left -= 1
-        if left < 0:
-            return "too many values"
         kind = tag & 7
         if kind == VARINT:
             _, pos = _varint(raw, pos)
@@ -99,10 +107,14 @@ def _walked(raw: bytes, layout: Layout) -> str:
             size, pos = _varint(raw, pos)
             if pos + size > end:
                 return "ends early"
-            part = layout.parts.get(tag >> 3)
+            number = tag >> 3
+            part = layout.parts.get(number)
             if part is None:
+                if number in layout.packed:
+                    width = layout.packed[number]
+                    packed = raw[pos : pos + size]
+                    left -= size // width if width else len(packed.translate(None, _CONTINUED))
                 pos += size
-                left -= size // 8  # numbers that are packed, or text
                 continue
             left -= part.weight
             outer.append((end, layout))
@@ -111,6 +123,7 @@ def _walked(raw: bytes, layout: Layout) -> str:
             end, layout = pos + size, part
         elif kind not in (START, END):  # groups: no schema of ours has any, and upb bounds them
             return f"wire type {kind}"
+    return "too many values"
 
 
 def _varint(raw: bytes, pos: int) -> tuple[int, int]:
