@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avro_pairs import Pair
+from oncebox.codecs import avro_reader
 from oncebox.codecs.avro import fingerprint, foreign_reader, parsed_text
 from oncebox.errors import DecodeFailed, SchemaError
 
@@ -224,6 +225,16 @@ def test_a_bomb_is_refused_at_once(name: str) -> None:
             foreign_reader(skipping, nothing)(raw)
 
 
+def test_records_that_double_at_each_level_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema: Any = {"type": "record", "name": "R40", "fields": []}
+    for n in range(39, -1, -1):  # a few lines of text, no bytes, and 2^40 records
+        fields = [{"name": "a", "type": schema}, {"name": "b", "type": f"R{n + 1}"}]
+        schema = {"type": "record", "name": f"R{n}", "fields": fields}
+    monkeypatch.setattr(avro_reader, "ELEMENTS_MAX", 10_000)  # a million takes its time
+    with pytest.raises(DecodeFailed, match="more than 10000 values"):
+        foreign_reader(json.dumps(schema))(b"")
+
+
 def test_nesting_is_bounded_on_a_small_stack() -> None:
     failures: list[BaseException] = []
 
@@ -277,8 +288,10 @@ def test_what_fails_is_named_by_its_path() -> None:
         "type": "record", "name": "R", "fields": [
             {"name": "lines", "type": {"type": "array", "items": {
                 "type": "record", "name": "L", "fields": [{"name": "ok", "type": "boolean"}]}}}]}  # fmt: skip
-    with pytest.raises(DecodeFailed, match=r"at \$\.lines\[\]\.ok: neither true nor false"):
-        foreign_reader(json.dumps(schema))(b"\4\1\7\0")
+    read = foreign_reader(json.dumps(schema))
+    for raw, why in ((b"\4\1\7\0", "neither true nor false"), (b"\4", "ends early")):
+        with pytest.raises(DecodeFailed, match=rf"at \$\.lines\[\]\.ok: {why}"):
+            read(raw)
 
 
 def test_the_text_of_a_schema_is_parsed_once() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from ..envelope import VALUE_BYTES_MAX
@@ -59,16 +60,19 @@ def compile_reader(
     source = Source(writer, named, values=values)
     run = source.compile(writer, shape)
 
+    @cache
+    def tracing() -> Callable[..., Any]:
+        return Source(writer, named, values=values, trace=True).compile(writer, shape)
+
     def traced(raw: bytes, error: Exception) -> DecodeFailed:
-        again = Source(writer, named, values=values, trace=True)
-        steps: list[str] = again.environment["at"]
+        left: list[Any] = [ELEMENTS_MAX]  # and behind it the steps to where it is
         try:
-            again.compile(writer, shape)(raw, 0, 1, [ELEMENTS_MAX])
+            tracing()(raw, 0, 1, left)
         except FAILURES:
             pass
         what = "ends early" if isinstance(error, IndexError | struct.error) else str(error)
         return DecodeFailed(
-            f"{label} at ${''.join(steps)}: {what}", expected="what its schema says"
+            f"{label} at ${''.join(left[1:])}: {what}", expected="what its schema says"
         )
 
     def decode(raw: bytes) -> Any:
@@ -99,17 +103,18 @@ class Source:
         self.named = named
         self.values = values
         self.trace = trace
-        self.recursive = is_recursive(writer, named)
         self.lines: list[str] = []
         self.functions: dict[Any, str] = {}
         self.pending: list[tuple[str, Any, Any]] = []
         self.count = 0
         self.levels = 0
         self.weights: dict[str, int] = {}
+        # Of others a list counts what its items are; what is left may hold no more than so much.
+        self.counted = is_recursive(writer, named) or self.weight(writer) > ELEMENTS_MAX
         self.environment: dict[str, Any] = {
             "more": more, "more_int": more_int, "fail": fail, "too_many": too_many,
             "too_deep": too_deep, "f32": struct.Struct("<f").unpack_from,
-            "f64": struct.Struct("<d").unpack_from, "LEFT_OUT": LEFT_OUT, "BAD": _BAD, "at": [],
+            "f64": struct.Struct("<d").unpack_from, "LEFT_OUT": LEFT_OUT, "BAD": _BAD,
         }  # fmt: skip
 
     def compile(self, writer: Any, shape: Any) -> Callable[..., Any]:
@@ -186,7 +191,7 @@ class Source:
 
     def write_record(self, writer: dict[str, Any], shape: Fields | None) -> None:
         parts = [] if shape is None else shape.parts
-        if self.recursive:
+        if self.counted:
             self.line(1, f"if depth > {DEPTH_MAX}: too_deep()")
             self.line(1, f"left[0] -= {1 + len(writer['fields']) + len(parts)}")
             self.line(1, "if left[0] < 0: too_many()")
@@ -237,7 +242,7 @@ class Source:
 
     def step(self, indent: int, step: str | None) -> None:
         if self.trace:
-            self.line(indent, "at.pop()" if step is None else f"at.append({step!r})")
+            self.line(indent, "left.pop()" if step is None else f"left.append({step!r})")
 
     # ---- types
 
@@ -372,7 +377,7 @@ class Source:
     def weight(self, writer: Any) -> int:
         """How many values an item is, at least: what it holds apart from lists."""
         if isinstance(writer, list):
-            return max(map(self.weight, writer))
+            return max(map(self.weight, writer), default=1)
         writer = resolved(writer, self.named)
         if not is_record(writer):
             return 1
