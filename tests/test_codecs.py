@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import json
+import math
 import re
 from random import Random
 from typing import Any
@@ -15,8 +18,14 @@ from oncebox.codecs.codec import codec_for
 from oncebox.codecs.convert import Unfit
 from oncebox.schema.compat.finding import Format
 from oncebox.schema.model import (
+    Bool,
+    Bytes,
+    Date,
+    Decimal,
     Definition,
+    Duration,
     Field,
+    Float,
     Int,
     List,
     Map,
@@ -25,7 +34,10 @@ from oncebox.schema.model import (
     Nullable,
     Record,
     Schema,
+    Set,
     Str,
+    Time,
+    Timestamp,
     Type,
     Union,
 )
@@ -70,6 +82,42 @@ def test_a_default_is_never_a_shared_object(format: Format) -> None:
     first["a"][0]["x"] = "changed"
     first["b"].append("more")
     assert codec.decode(raw) == codec.decode(codec.encode({})) == {"a": [{"x": "y"}], "b": []}
+
+
+LAST, ENDS = "9999-12-31T23:59:59.999999Z", "P106751991DT14454.775807S"
+EDGES: list[tuple[Type, list[Any]]] = [
+    (Int(), [2**63 - 1, -(2**63), 2**63, 1.0, True, "1"]),
+    (Float(), [-0.0, 5e-324, 1.7976931348623157e308, 2**53 + 1, 10**400, math.nan, math.inf]),
+    (Str(), ["", "\0", "e\u0301", "\U0010ffff", "\ud800", None]),
+    (Bytes(), ["", base64.b64encode(bytes(range(256))).decode(), "AB==", "AA", " AA==", "_-8="]),
+    (Decimal(400, 399), ["-0", "9." + "9" * 399, "-9." + "9" * 399, "10", "1e2", "NaN", "+1"]),
+    (Timestamp(), ["0001-01-01T00:00:00Z", LAST, "0001-01-01T00:00:00+01:00",
+                   "9999-12-31T23:59:59-01:00", "2016-12-31T23:59:60Z", "2020-01-01T00:00:00",
+                   "1969-12-31T23:59:59.999999+23:59", "2020-01-01T00:00:00+00:00:30"]),
+    (Date(), ["0001-01-01", "9999-12-31", "0000-01-01", "2020-02-30"]),
+    (Time(), ["00:00:00", "23:59:59.999999", "23:59:60", "24:00:00", "12:00:00Z"]),
+    (Duration(), ["-PT0.000001S", "P3652500D", "-P3652500D", "P3652501D", ENDS, "-" + ENDS,
+                  "P106751991DT14454.775808S", "-P999999999D", "P1000000000D", "P1Y"]),
+    (Map(Bool()), [{"": True}, {"\0": False}, {"\ud800": True}, {1: True}, {"x": None}]),
+    (Nullable(List(Nullable(Map(Nullable(Set(Str())))))), [None, [None, {"a": None, "b": ["y", "x"]}]]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("type", "values"), EDGES)
+def test_a_value_is_read_back_the_same_or_never_written(type: Type, values: list[Any]) -> None:
+    schema = Schema("t", 1, "R", {"R": Record((Field("a", 1, type),))})
+    codecs = [codec_for(schema, format) for format in FORMATS]
+    for value in values:
+        found: set[str] = set()
+        for codec in codecs:
+            try:
+                written = codec.encode({"a": value})
+            except ValueError:
+                if type != Duration():  # of which Avro and Protobuf have no more than so much
+                    found.add("refused")
+            else:
+                found.add(json.dumps(codec.decode(written), sort_keys=True))
+        assert len(found) <= 1, (value, found)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -46,7 +46,7 @@ from . import avro_leaves
 from .avro_reader import Decoder, compile_reader
 from .avro_shapes import Foreign, Leaf, Shapes
 from .bounds import is_deeper
-from .convert import LEAVES, Conversion, Converter, member_of, text
+from .convert import LEAVES, Conversion, Converter, integer, member_of, text
 
 SCHEMA_BYTES_MAX = 5 * 1024 * 1024
 SCHEMA_DEPTH_MAX = 400
@@ -262,10 +262,11 @@ class Datums(Converter):
         return convert, leave_out
 
 
+_long = integer(-(2**63), 2**63 - 1)
 _RAW: dict[type[Kind], Callable[[str], Any]] = {
     Bytes: leaves.bytes_of,
     Date: leaves.days_of,
     Time: leaves.time_us_of,
     Timestamp: leaves.timestamp_us_of,
-    Duration: leaves.duration_us_of,
+    Duration: lambda value: _long(leaves.duration_us_of(value)),
 }

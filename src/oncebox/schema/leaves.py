@@ -18,6 +18,10 @@ import msgspec
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _US = timedelta(microseconds=1)
+_FIRST_US, _LAST_US = (
+    (datetime.combine(day, at, UTC) - _EPOCH) // _US
+    for day, at in ((date.min, time.min), (date.max, time.max))
+)
 _DAY_US = 24 * 3600 * 1_000_000
 _DECIMAL = re.compile(r"-?[0-9]{1,400}(\.[0-9]{1,400})?\Z")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
@@ -89,7 +93,10 @@ def timestamp_us_of(text: str) -> int:
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError(f"{text[:40]!r} has no zone")
-    return (at - _EPOCH) // _US
+    us = (at - _EPOCH) // _US
+    if not _FIRST_US <= us <= _LAST_US:  # by its zone: nobody could read it back
+        raise ValueError(f"{text[:40]!r} is not in the years 1 to 9999 of UTC")
+    return us
 
 
 def timestamp_text(us: int) -> str:
