@@ -264,7 +264,7 @@ def _element(record: Shape, name: str) -> Node:
     node = _within(record[name].node) if name in record else None
     node = _within(node.of) if isinstance(node, Maybe) else node
     if node == Some(()):
-        return node
+        return Some(())
     if not isinstance(node, Parts):
         raise Refused(f"{name} is no list or map")
     if node.kind is Set:
