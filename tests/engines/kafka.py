@@ -112,19 +112,23 @@ class OwnKafka(Kafka):
         settings: dict[str, str] | None = None,
         users: dict[str, str] | None = None,
         certificate: tuple[str, str] | None = None,
+        beside: "OwnKafka | None" = None,
     ) -> None:
         self._java = str(lookup.java())
         self._class_path = str(lookup.kafka_jars() / "*")
         self._server = Server("kafka")
-        self.port, controller_port, self.third_port = free_ports(3)
+        self.port, self.controller_port, self.third_port = free_ports(3)
+        self.cluster: str = beside.cluster if beside else _new_cluster()
         super().__init__(f"{SCHEME}{LOOPBACK}:{self.port}")
         more: dict[str, str] = {}
         if users:
-            more = self._third_listener(controller_port, "SASL_PLAINTEXT") | _for_users(users)
+            more = self._third_listener("SASL_PLAINTEXT") | _for_users(users)
         elif certificate:
-            more = self._third_listener(controller_port, "SSL") | _with_certificate(*certificate)
+            more = self._third_listener("SSL") | _with_certificate(*certificate)
+        elif beside:
+            more = self._second_of(beside.controller_port)
         try:
-            self._configure(controller_port, more | (settings or {}))
+            self._configure(more | (settings or {}))
             self.start()
         except BaseException:
             self.remove()
@@ -174,14 +178,23 @@ class OwnKafka(Kafka):
         options = [f"-Xmx{HEAP}", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         return [self._java, *options, "-cp", self._class_path, main, *arguments]
 
-    def _third_listener(self, controller_port: int, protocol: str) -> dict[str, str]:
+    def _third_listener(self, protocol: str) -> dict[str, str]:
         return {
             "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},"
-            f"CONTROLLER://{LOOPBACK}:{controller_port},{protocol}://{LOOPBACK}:{self.third_port}",
+            f"CONTROLLER://{LOOPBACK}:{self.controller_port},{protocol}://{LOOPBACK}:{self.third_port}",
             "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},"
             f"{protocol}://{LOOPBACK}:{self.third_port}",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
             f"{protocol}:{protocol}",
+        }
+
+    def _second_of(self, controller_port: int) -> dict[str, str]:
+        """A broker beside the one that controls the cluster."""
+        return {
+            "process.roles": "broker",
+            "node.id": "2",
+            "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port}",
+            "controller.quorum.voters": f"1@{LOOPBACK}:{controller_port}",
         }
 
     def url_of(self, user: str, password: str) -> str:
@@ -189,19 +202,18 @@ class OwnKafka(Kafka):
         place = f"{user}:{password}@{LOOPBACK}:{self.third_port}"
         return f"{SCHEME}{place}?security.protocol=SASL_PLAINTEXT"
 
-    def _configure(self, controller_port: int, settings: dict[str, str]) -> None:
+    def _configure(self, settings: dict[str, str]) -> None:
         lines = SETTINGS | {
             "listeners": f"PLAINTEXT://{LOOPBACK}:{self.port},"
-            f"CONTROLLER://{LOOPBACK}:{controller_port}",
+            f"CONTROLLER://{LOOPBACK}:{self.controller_port}",
             "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{self.port}",
-            "controller.quorum.voters": f"1@{LOOPBACK}:{controller_port}",
+            "controller.quorum.voters": f"1@{LOOPBACK}:{self.controller_port}",
             "log.dirs": str(self.data),
         }
         lines |= settings
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         command = self._command(
-            "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}",  # it may begin with -
+            "kafka.tools.StorageTool", "format", f"--cluster-id={self.cluster}",  # may begin with -
             "--config", str(self._properties),
         )  # fmt: skip
         made = subprocess.run(
@@ -219,6 +231,10 @@ class OwnKafka(Kafka):
             return bool(self.admin.list_topics(timeout=ANSWER_TIMEOUT_S).brokers)
         except KafkaException:
             return False
+
+
+def _new_cluster() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
 
 def _for_users(users: dict[str, str]) -> dict[str, str]:
@@ -251,14 +267,16 @@ def kafka(
     settings: dict[str, str] | None = None,
     users: dict[str, str] | None = None,
     certificate: tuple[str, str] | None = None,
+    beside: OwnKafka | None = None,
 ) -> Iterator[OwnKafka]:
     """Start a broker on free ports and remove it after.
 
     `settings` are added to, or replace, those of `SETTINGS`; `users`: passwords of users with
     no right but those that a test grants; `certificate`: a chain and its key for a TLS listener at
-    `third_port`. Raises `EngineMissing`.
+    `third_port`; `beside`: the broker in whose cluster this one is a second. Raises
+    `EngineMissing`.
     """
-    broker = OwnKafka(settings, users, certificate)
+    broker = OwnKafka(settings, users, certificate, beside)
     try:
         yield broker
     finally:

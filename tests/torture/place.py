@@ -35,16 +35,16 @@ class ProxiedKafka(OwnKafka):
         self.behind_port, self.proxy_port = free_ports(2)
         super().__init__()
 
-    def _configure(self, controller_port: int, settings: dict[str, str]) -> None:
+    def _configure(self, settings: dict[str, str]) -> None:
         plain, behind = (f"{LOOPBACK}:{port}" for port in (self.port, self.behind_port))
         more = {
             "listeners": f"PLAINTEXT://{plain},BEHIND://{behind},"
-            f"CONTROLLER://{LOOPBACK}:{controller_port}",
+            f"CONTROLLER://{LOOPBACK}:{self.controller_port}",
             "advertised.listeners": f"PLAINTEXT://{plain},BEHIND://{LOOPBACK}:{self.proxy_port}",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
             "BEHIND:PLAINTEXT",
         }
-        super()._configure(controller_port, more | settings)
+        super()._configure(more | settings)
 
 
 class Place:

@@ -521,7 +521,10 @@ def _weaknesses(topic: str, copies: int, config: Mapping[str, str]) -> Iterator[
     elif in_sync < 2:
         yield f"topic {topic} acknowledges what one broker has; set min.insync.replicas=2"
     elif in_sync >= copies:
-        yield f"topic {topic} takes nothing while one of its {copies} brokers is away"
+        yield (
+            f"topic {topic} takes nothing while one of its {copies} brokers is away; let it have"
+            " more copies"
+        )
     if config["unclean.leader.election.enable"] == "true":
         yield (
             f"topic {topic} may be led by a broker that lacks acknowledged records; set"
