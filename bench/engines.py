@@ -18,5 +18,5 @@ class Engines:
 
 @contextmanager
 def start() -> Iterator[Engines]:
-    with shared_postgres() as postgres, shared_kafka() as kafka:
+    with shared_postgres() as postgres, shared_kafka(lasting=True) as kafka:
         yield Engines(postgres, kafka)

@@ -29,6 +29,9 @@ PROCESSES = ("bank-1", "bank-2", "replica-1", "replica-2")
 """One of each two works, or both share; when one is killed, the other goes on."""
 
 ONCEBOX = ["env", f"PYTHONPATH={HERE.parent}", sys.executable, "-m", "oncebox"]
+QUICK_MAX = 50_000
+"""Transactions up to which a broker is not worth compiling for long."""
+
 SETTINGS = {"track_commit_timestamp": "on"}
 """So that `lags.py` can read from PostgreSQL itself when a row was committed."""
 
@@ -84,7 +87,9 @@ class Stage:
         with ExitStack() as stack:
             self.bank: OwnPostgres = stack.enter_context(postgres(settings=SETTINGS))
             self.replica: OwnPostgres = stack.enter_context(postgres(settings=SETTINGS))
-            self.kafka: OwnKafka = stack.enter_context(kafka())
+            self.kafka: OwnKafka = stack.enter_context(
+                kafka(lasting=self.size.transactions > QUICK_MAX)
+            )
             self.own = Server("pgbench")  # its folder: what is configured, what pgbench says
             stack.callback(self.own.remove)
             stack.callback(self.end)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import lookup
+from .kafka import QUICK
 from .server import LOOPBACK, Server, free_ports
 
 HEAP = "512m"
@@ -19,13 +20,12 @@ class Connect:
         jars = str(lookup.connect_jars() / "*")
         self._server = Server("connect")
         (self._port,) = free_ports(1)
-        quick = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
         log = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
         main = "org.apache.kafka.connect.cli.ConnectStandalone"
         self._command = [
             *("env", *(f"{name}={value}" for name, value in environment.items())),
             *(f"LISTEN={LOOPBACK}:{self._port}", f"OFFSETS={self._server.folder / 'offsets'}"),
-            *(str(lookup.java()), f"-Xmx{HEAP}", *quick, log, "-cp", jars, main),
+            *(str(lookup.java()), f"-Xmx{HEAP}", *QUICK, log, "-cp", jars, main),
             *(str(worker), str(connector)),
         ]
 

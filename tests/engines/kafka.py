@@ -28,6 +28,9 @@ HEAP = "512m"
 ANSWER_TIMEOUT_S = 10.0
 FORMAT_TIMEOUT_S = 60.0
 
+QUICK = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""Half the processor time of a start and of the first minutes; brokers of tests live no longer."""
+
 SETTINGS = {
     "process.roles": "broker,controller",
     "node.id": "1",
@@ -113,8 +116,10 @@ class OwnKafka(Kafka):
         users: dict[str, str] | None = None,
         certificate: tuple[str, str] | None = None,
         beside: "OwnKafka | None" = None,
+        *,
+        lasting: bool = False,
     ) -> None:
-        self._java = str(lookup.java())
+        self._java = [str(lookup.java()), *(() if lasting else QUICK)]
         self._class_path = str(lookup.kafka_jars() / "*")
         self._server = Server("kafka")
         self.port, self.controller_port, self.third_port = free_ports(3)
@@ -176,7 +181,7 @@ class OwnKafka(Kafka):
 
     def _command(self, main: str, *arguments: str) -> list[str]:
         options = [f"-Xmx{HEAP}", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-        return [self._java, *options, "-cp", self._class_path, main, *arguments]
+        return [*self._java, *options, "-cp", self._class_path, main, *arguments]
 
     def _third_listener(self, protocol: str) -> dict[str, str]:
         return {
@@ -268,15 +273,17 @@ def kafka(
     users: dict[str, str] | None = None,
     certificate: tuple[str, str] | None = None,
     beside: OwnKafka | None = None,
+    *,
+    lasting: bool = False,
 ) -> Iterator[OwnKafka]:
     """Start a broker on free ports and remove it after.
 
     `settings` are added to, or replace, those of `SETTINGS`; `users`: passwords of users with
     no right but those that a test grants; `certificate`: a chain and its key for a TLS listener at
-    `third_port`; `beside`: the broker in whose cluster this one is a second. Raises
-    `EngineMissing`.
+    `third_port`; `beside`: the broker in whose cluster this one is a second; `lasting`:
+    compiled for minutes of load, not for a quick start. Raises `EngineMissing`.
     """
-    broker = OwnKafka(settings, users, certificate, beside)
+    broker = OwnKafka(settings, users, certificate, beside, lasting=lasting)
     try:
         yield broker
     finally:
@@ -284,11 +291,11 @@ def kafka(
 
 
 @contextlib.contextmanager
-def shared_kafka() -> Iterator[Kafka]:
+def shared_kafka(*, lasting: bool = False) -> Iterator[Kafka]:
     """Yield the broker that the environment names, or start one."""
     url = os.environ.get(VARIABLE)
     if not url:
-        with kafka() as own:
+        with kafka(lasting=lasting) as own:
             yield own
         return
     yield Kafka(url if url.startswith(SCHEME) else SCHEME + url)

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import functools
 import os
 import pwd
 import secrets
@@ -62,14 +63,21 @@ class Postgres:
         """Create a database with a new name and return the name.
 
         A `template` is a database that nobody is connected to: copying one with its tables made
-        is quicker than making them again.
+        is quicker than making them again. Its files are copied, where the server can: through the
+        WAL, making and dropping took five times as long.
         """
         name = f"oncebox_{secrets.token_hex(6)}"
-        statement = sql.SQL("create database {} template {}").format(
-            sql.Identifier(name), sql.Identifier(template or "template0")
+        strategy = sql.SQL("strategy file_copy" if self._has_strategies else "")
+        statement = sql.SQL("create database {} template {} {}").format(
+            sql.Identifier(name), sql.Identifier(template or "template0"), strategy
         )
         self._run(statement)
         return name
+
+    @functools.cached_property
+    def _has_strategies(self) -> bool:
+        (number,) = self._run(sql.SQL("show server_version_num")).fetchone() or ("0",)
+        return int(number) >= 150000
 
     def drop_database(self, name: str) -> None:
         """Drop a database, its connections with it; its absence is no error."""
