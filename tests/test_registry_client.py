@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import struct
 import threading
@@ -50,6 +51,7 @@ class Fake:
         self.asked: list[str] = []
         self.answers: dict[str, Answer] = {}
         self.drip = False
+        self.encoding = "identity"
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -59,6 +61,7 @@ class Fake:
                 status, body = fake.answers.get(path, (404, b'{"error_code": 40403}'))
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body) + 1000 * fake.drip))
+                self.send_header("Content-Encoding", fake.encoding)
                 self.end_headers()
                 self.wfile.write(body)
                 while fake.drip:  # one byte now and then: never silent, never done
@@ -201,6 +204,18 @@ def test_a_registry_that_is_slow_is_unreachable_though_it_never_stops_talking(fa
     with (
         RegistryClient(fake.url, timeout_s=0.2, attempts_max=1) as client,
         pytest.raises(Unreachable, match="too slow"),
+    ):
+        client.schema(1)
+
+
+def test_an_answer_is_never_unpacked(fake: Fake) -> None:
+    fake.say("/schemas/ids/1", schema=ORDER)
+    status, body = fake.answers["/schemas/ids/1"]
+    fake.answers["/schemas/ids/1"] = (status, gzip.compress(body))
+    fake.encoding = "gzip"
+    with (
+        RegistryClient(fake.url, attempts_max=1) as client,
+        pytest.raises(Unreachable, match="what is not of its protocol"),
     ):
         client.schema(1)
 

@@ -336,14 +336,18 @@ class RegistryClient:
 
     def _asked(self, method: str, path: str, type: type[T], body: Body | None, query: Any) -> T:
         content = None if body is None else json.encode(body)
-        headers = {"Content-Type": CONTENT_TYPE, "Accept": f"{CONTENT_TYPE}, application/json"}
+        headers = {
+            "Content-Type": CONTENT_TYPE,
+            "Accept": f"{CONTENT_TYPE}, application/json",
+            "Accept-Encoding": "identity",  # a few bytes could unpack to gigabytes
+        }
         deadline = time.monotonic() + self.timeout_s
         try:
             with self._http.stream(
                 method, path, content=content, headers=headers, params=query
             ) as answer:
                 parts, size = [], 0
-                for part in answer.iter_bytes():
+                for part in answer.iter_raw():
                     size += len(part)
                     if size > ANSWER_BYTES_MAX:
                         raise self._no_registry("an answer that is too large")
