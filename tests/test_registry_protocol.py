@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
@@ -134,6 +135,8 @@ def test_what_is_not_there_is_told_by_its_code(http: Http, subject: str) -> None
             42201,
         ),
         ({"schema": ORDER, "id": 7}, 42205),
+        ({"schema": ORDER, "version": 2**63}, 400),
+        ({"schema": ORDER, "references": [{"name": "a", "subject": "s", "version": 2**63}]}, 400),
         ({"schema": 3}, 400),
         ([], 400),
     ],
@@ -143,8 +146,16 @@ def test_what_is_no_schema_is_refused(http: Http, body: Any, code: int) -> None:
     assert http.refused("POST", "/subjects/bad/versions", body) == code
 
 
+@pytest.mark.parametrize("said", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_what_a_page_of_any_website_could_send_is_refused(server: Any, said: str | None) -> None:
+    headers = {} if said is None else {"Content-Type": said}
+    url = f"{server.url}/subjects/page/versions"
+    answer = httpx.post(url, content=json.dumps({"schema": ORDER}), headers=headers)
+    assert (answer.status_code, answer.json()["error_code"]) == (415, 415)
+
+
 def test_subjects_without_a_name_are_refused(http: Http) -> None:
-    for name in ("%00", "a%0Ab", "x" * 256, "%3A.other%3Ax"):
+    for name in ("%00", "a%0Ab", "%FF", "x" * 256, "%3A.other%3Ax"):
         assert http.refused("POST", f"/subjects/{name}/versions", {"schema": ORDER}) == 42208
 
 
@@ -163,6 +174,7 @@ def test_a_version_is_deleted_softly_then_for_good(http: Http, subject: str) -> 
     assert http.refused("GET", f"/schemas/ids/{first}") == 40403
     assert http.register(subject, order) == first, "an id is for ever"
     assert http.ask("DELETE", f"/subjects/{subject}") == (200, [2, 3])
+    assert http.refused("DELETE", f"/subjects/{subject}/versions/latest") == 40401
     assert http.refused("GET", f"/subjects/{subject}/versions") == 40401
     assert http.refused("DELETE", f"/subjects/{subject}") == 40404
     assert subject in http.get("/subjects?deleted=true")
@@ -247,6 +259,8 @@ def test_modes(http: Http, subject: str) -> None:
     assert http.ask("PUT", f"/mode/{subject}", {"mode": "READONLY"}) == (200, {"mode": "READONLY"})
     assert http.refused("POST", place, {"schema": WIDER}) == 42205
     assert http.refused("DELETE", f"/subjects/{subject}") == 42205
+    assert http.refused("PUT", f"/config/{subject}", {"compatibility": "NONE"}) == 42205
+    assert http.refused("DELETE", f"/config/{subject}") == 42205
     assert http.register(subject, ORDER) == id, "nothing changes by it"
     assert http.get(f"/mode/{subject}") == {"mode": "READONLY"}
     assert http.refused("PUT", f"/mode/{subject}", {"mode": "IMPORT"}) == 42205

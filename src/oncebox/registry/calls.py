@@ -29,6 +29,7 @@ from .protocol import (
     MODE_NOT_CONFIGURED,
     MODES,
     NOT_PERMITTED,
+    NUMBER_MAX,
     REFERENCES_MAX,
     SCHEMA_BYTES_MAX,
     SCHEMA_NOT_FOUND,
@@ -52,7 +53,6 @@ from .store import (
 
 T = TypeVar("T")
 
-VERSION_MAX = 2**31 - 1
 CONTEXT = "."
 """The only one that is served: the default one."""
 
@@ -80,7 +80,7 @@ class Asked(NamedTuple):
     def subject(self) -> str:
         """The subject in the path. Raises Declined for a name that cannot be one."""
         name = self.path["subject"].removeprefix(f":{CONTEXT}:")
-        if not 0 < len(name) <= SUBJECT_CHARS_MAX or re.search(r"[\x00-\x1f\x7f]", name):
+        if not 0 < len(name) <= SUBJECT_CHARS_MAX or re.search(r"[\x00-\x1f\x7f\ufffd]", name):
             raise Declined(
                 INVALID_SUBJECT,
                 f"The specified subject '{name[:80]}' is not a valid subject.",
@@ -97,7 +97,7 @@ class Asked(NamedTuple):
         if said in ("latest", "-1"):
             return None
         number = int(said) if re.fullmatch(r"[0-9]{1,10}", said) else 0
-        if not 0 < number <= VERSION_MAX:
+        if not 0 < number <= NUMBER_MAX:
             raise Declined(
                 INVALID_VERSION,
                 f"The specified version '{said[:80]}' is not a valid version id. Allowed values"
@@ -109,7 +109,7 @@ class Asked(NamedTuple):
     def id(self) -> int:
         """The id in the path. Raises Declined for what is none."""
         said = self.path["id"]
-        if not re.fullmatch(r"[0-9]{1,10}", said) or int(said) > VERSION_MAX:
+        if not re.fullmatch(r"[0-9]{1,10}", said) or int(said) > NUMBER_MAX:
             raise Declined(404, f"no id: {said[:80]}", expected="a number below 2^31")
         return int(said)
 
@@ -283,8 +283,6 @@ def _register(store: RegistryStore, asked: Asked) -> dict[str, Any]:
     given = body.id is not None and body.id > 0
     if given and not importing:
         raise Declined(NOT_PERMITTED, f"Subject {subject} is not in import mode")
-    if given and body.id is not None and body.id > VERSION_MAX:
-        raise Declined(INVALID_SCHEMA, "no id", expected="a number below 2^31")
 
     def judge(facts: Facts) -> None:
         permitted(subject, facts.settings)
@@ -478,7 +476,15 @@ def _settings(store: RegistryStore, asked: Asked, name: str, code: int) -> dict[
     return own
 
 
+def _changeable(store: RegistryStore, asked: Asked) -> str:
+    """Whose level is to be changed ("": that of all). Raises Declined where nothing may be."""
+    subject = asked.subject if "subject" in asked.path else ""
+    permitted(subject, store.read(lambda at: at.settings(subject)))
+    return subject
+
+
 def _set_config(store: RegistryStore, asked: Asked) -> dict[str, Any]:
+    subject = _changeable(store, asked)
     body = asked.json(dict[str, Any])
     given = {name: value for name, value in body.items() if value is not None}
     level = given.pop("compatibility", given.pop("compatibilityLevel", None))
@@ -498,12 +504,12 @@ def _set_config(store: RegistryStore, asked: Asked) -> dict[str, Any]:
         values["compatibility"] = level.upper()
     if normalize is not None:
         values["normalize"] = "true" if normalize is True else "false"
-    store.set(asked.subject if "subject" in asked.path else "", values)
+    store.set(subject, values)
     return body
 
 
 def _delete_config(store: RegistryStore, asked: Asked) -> dict[str, Any]:
-    subject = asked.subject if "subject" in asked.path else ""
+    subject = _changeable(store, asked)
     before = store.set(subject, {"compatibility": None, "normalize": None})
     if subject and "compatibility" not in before and "normalize" not in before:
         raise subject_not_found(subject)

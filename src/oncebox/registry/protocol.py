@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.json import encode
 
 from ..errors import OnceboxError
@@ -25,6 +25,7 @@ DEFAULT_LEVEL = Mode.BACKWARD_TRANSITIVE
 
 MODES = ("READWRITE", "READONLY", "IMPORT")
 
+NUMBER_MAX = 2**31 - 1
 SUBJECT_CHARS_MAX = 255
 SCHEMA_BYTES_MAX = 1 << 20
 REFERENCES_MAX = 100
@@ -57,12 +58,16 @@ class Declined(OnceboxError):
         return self.code if self.code < 1000 else self.code // 100
 
 
+Number = Annotated[int, Meta(ge=-NUMBER_MAX, le=NUMBER_MAX)]
+"""An id or a version."""
+
+
 class Reference(Struct, frozen=True, omit_defaults=True):
     """`name`: how a schema calls another one (a type's full name, an import, a $ref)."""
 
     name: str
     subject: str
-    version: int
+    version: Number
 
 
 class Body(Struct, frozen=True, rename={"format": "schemaType", "rules": "ruleSet"}):
@@ -73,8 +78,8 @@ class Body(Struct, frozen=True, rename={"format": "schemaType", "rules": "ruleSe
     references: list[Reference] | None = None
     metadata: dict[str, Any] | None = None
     rules: dict[str, Any] | None = None
-    id: int | None = None
-    version: int | None = None
+    id: Number | None = None
+    version: Number | None = None
 
 
 class Registered(

@@ -131,6 +131,8 @@ def _endpoint(
     """A call of the protocol as Starlette serves it, on a thread of its own."""
 
     async def endpoint(request: Request) -> Response:
+        if request.method in ("POST", "PUT"):
+            _check_type(request)
         path = {name: unquote(value) for name, value in request.path_params.items()}
         asked = Asked(path, dict(request.query_params), await _body(request))
         loop, age = asyncio.get_running_loop(), cached.age
@@ -147,6 +149,14 @@ def _endpoint(
         return Response(body, media_type=CONTENT_TYPE)
 
     return endpoint
+
+
+def _check_type(request: Request) -> None:
+    """Raises Declined for what is not said to be JSON: pages of any website may send that, without
+    asking, to a server on the machine of whoever looks at them.
+    """
+    if not request.headers.get("content-type", "").partition(";")[0].strip().endswith("json"):
+        raise Declined(415, "HTTP 415 Unsupported Media Type", expected=CONTENT_TYPE)
 
 
 async def _body(request: Request) -> bytes:

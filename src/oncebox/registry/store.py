@@ -252,10 +252,10 @@ class RegistryStore:
         def work(at: At) -> int:
             permitted(subject, at.settings(subject))
             rows = at.rows("versions", subject)
-            if not rows:
-                raise subject_not_found(subject)
             live = [n for n, _, deleted in rows if not deleted]
-            number = version if version is not None else max(live, default=0)
+            if not rows or (version is None and not live):
+                raise subject_not_found(subject)
+            number = max(live) if version is None else version
             found = next((row for row in rows if row[0] == number), None)
             if found is None:
                 raise version_not_found(number)
@@ -364,7 +364,8 @@ def _delete(at: At, subject: str, rows: list[tuple[Any, ...]], *, permanent: boo
 def permitted(subject: str, settings: Mapping[str, str]) -> None:
     """Raises Declined where nothing may be changed."""
     if settings["mode"] == "READONLY":
-        raise Declined(NOT_PERMITTED, f"Subject {subject} is in read-only mode")
+        what = f"Subject {subject}" if subject else "The registry"
+        raise Declined(NOT_PERMITTED, f"{what} is in read-only mode")
 
 
 def named(subject: str, version: int) -> str:
