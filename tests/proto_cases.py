@@ -309,11 +309,37 @@ CASES: dict[str, tuple[str, str, set[str]]] = {
     ),
 }
 
+KNOWN = "".join(
+    f'import "google/protobuf/{name}.proto"; '
+    for name in ("any", "duration", "timestamp", "wrappers")
+)
+
 WHOLE: dict[str, tuple[str, str, set[str]]] = {
     "package changed": (
         P3 + "message A { int32 x = 1; }",
         P3.replace("package p", "package q") + "message A { int32 x = 1; }",
         {"package-changed new", "package-changed old"},
+    ),
+    # well-known types have their own forms in ProtoJSON
+    "timestamp becomes duration": (
+        P3 + KNOWN + "message A { google.protobuf.Timestamp x = 1; }",
+        P3 + KNOWN + "message A { google.protobuf.Duration x = 1; }",
+        {"field-type-changed new", "field-type-changed old"},
+    ),
+    "timestamps in a map become a message": (
+        P3 + KNOWN + "message A { map<string, google.protobuf.Timestamp> x = 1; }",
+        P3 + KNOWN + "message A { map<string, M> x = 1; } message M { int64 seconds = 1; }",
+        {"field-type-changed new", "field-type-changed old"},
+    ),
+    "any renamed": (
+        P3 + KNOWN + "message A { google.protobuf.Any x = 1; }",
+        P3 + KNOWN + "message A { google.protobuf.Any y = 1; }",
+        {"field-renamed new", "field-renamed old"},
+    ),
+    "wrapper widened": (
+        P3 + KNOWN + "message A { google.protobuf.Int32Value x = 1; }",
+        P3 + KNOWN + "message A { google.protobuf.Int64Value x = 1; }",
+        {"field-type-changed old"},
     ),
     # MESSAGE_SAME_REQUIRED_FIELDS
     "required added": (

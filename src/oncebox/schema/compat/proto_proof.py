@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Trail = tuple[Field, ...]
 """The writer's fields from a document down to a message in it."""
 
+ANY, STRUCT = "google.protobuf.Any", "google.protobuf.Struct"
+"""Of any type, so without one it stays empty; and a map, so nobody's values but its own."""
+
 _T = {
     "double": 1, "float": 2, "int64": 3, "uint64": 4, "int32": 5, "fixed64": 6, "fixed32": 7,
     "bool": 8, "string": 9, "bytes": 12, "uint32": 13, "sfixed32": 15, "sfixed64": 16,
@@ -59,9 +62,9 @@ def _plain(one: Field) -> list[Any]:
         found = known or [one.default]
         return found if one.enum.closed else [*found, max(one.enum.names) + 1]
     if one.message is not None:
-        made = filled(one.message)
-        for inner in one.message.fields.values():
-            if inner.message is None:
+        made, full = filled(one.message), one.message.full
+        for inner in one.message.fields.values() if full != ANY else ():
+            if inner.message is None or full == STRUCT:
                 put(made, inner, samples(inner)[0])
                 break
         return [made]

@@ -22,6 +22,8 @@ PROOFS_MAX = 200
 
 WELL_KNOWN = "google.protobuf."
 
+_ANEW = "Add a field with a new number and name, and reserve the old ones."
+
 
 class Problem(NamedTuple):
     """What is wrong, before it is proved; `witness` is what the proof gave."""
@@ -219,11 +221,10 @@ class _Walk:
             yield from self.shape(pair, one, twin, path)
             return
         if one.message is not None and twin.message is not None:
-            inner = one.message, twin.message
             if one.map:
                 yield from self.map(pair, one, twin, path)
             else:
-                self.meet(*inner, (*pair.trail, one))
+                yield from self.inside(pair, one, twin, path, one.message, twin.message)
         elif one.enum is not None and twin.enum is not None:
             yield from self.enum(pair, one, twin)
         left_out = not one.repeated and not one.required
@@ -242,9 +243,22 @@ class _Walk:
         many = one.repeated != twin.repeated or one.map != twin.map
         witness = self.proof.either(pair, one, twin, samples(one))
         rule = "field-cardinality-changed" if many else "field-type-changed"
-        instead = "Add a field with a new number and name, and reserve the old ones."
         if witness is not None or self.proof.left <= 0 or not _widened(one, twin):
-            yield Problem(rule, path, one.shown(), twin.shown(), instead, witness)
+            yield Problem(rule, path, one.shown(), twin.shown(), _ANEW, witness)
+
+    def inside(
+        self, pair: Pair, one: Field, twin: Field, path: str, w: Message, r: Message
+    ) -> Iterator[Problem]:
+        """Messages in a field. Well-known types have forms of their own in ProtoJSON."""
+        known = [side.full.startswith(WELL_KNOWN) for side in (w, r)]
+        witness = None
+        if any(known) and w.full != r.full:
+            witness = self.proof.either(pair, one, twin, samples(one))
+            if witness is not None or not all(known):
+                shown = one.shown(), twin.shown()
+                yield Problem("field-type-changed", path, *shown, _ANEW, witness)
+        if witness is None:
+            self.meet(w, r, (*pair.trail, one))
 
     def map(self, pair: Pair, one: Field, twin: Field, path: str) -> Iterator[Problem]:
         assert one.message is not None
@@ -253,7 +267,7 @@ class _Walk:
         if value.type != other.type:
             yield from self.shape(pair, one, twin, path)
         elif value.message is not None and other.message is not None:
-            self.meet(value.message, other.message, (*pair.trail, one))
+            yield from self.inside(pair, one, twin, path, value.message, other.message)
         elif value.enum is not None and other.enum is not None:
             yield from self.enum(pair, one, twin)
 
