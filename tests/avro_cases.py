@@ -293,6 +293,32 @@ CASES: dict[str, tuple[Schema, Schema, set[str]]] = {
         record("Event", field("y", ["null", enum("a")])),
         {"type-moved new", "field-without-default old", "branch-not-read old"},
     ),
+    # logical types that are none
+    "decimals that are invalid": (
+        of(logical("decimal", "int", precision=4), decimal(2, 5), fixed(0, logicalType="decimal")),
+        of(
+            logical("decimal", "int", precision=5),
+            decimal(2, 4),
+            fixed(0, logicalType="decimal", precision=4),
+        ),
+        set(),
+    ),
+    "a default that is no number": (
+        record("Event", X),
+        record("Event", X, field("y", "double", default="NaN")),
+        {"default-wrong-type new"},
+    ),
+    # aliases
+    "two fields as one": (
+        record("Event", X, field("y", "int")),
+        record("Event", field("y", "int", aliases=["x"])),
+        {"two-read-as-one new", "field-without-default old"},
+    ),
+    "two fields as one, the other way round": (
+        record("Event", field("y", "int"), X),
+        record("Event", field("y", "int", aliases=["x"])),
+        {"two-read-as-one new", "field-without-default old"},
+    ),
     # recursion
     "tree": (
         record("Tree", X, field("left", ["null", "Tree"], default=None)),

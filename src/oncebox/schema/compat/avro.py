@@ -231,6 +231,8 @@ class _Resolution:
         for one in w.fields:
             twin = known.get(one.name)
             if twin is not None:
+                if twin.name in written:
+                    yield two_as_one(w, r, twin, path, trail)
                 written.add(twin.name)
                 step: Step = ("field", w, (one.name, twin.name))
                 yield from self.resolve(one.type, twin.type, f"{path}.{one.name}", (*trail, step))
@@ -299,6 +301,22 @@ def no_default(w: Type, r: Type, one: Field, path: str, trail: Trail) -> Problem
         one.type.shown(),
         "Give the field a default in the schema that has it, before or while adding or removing "
         "it; or, if it was renamed, its old name as an alias.",
+        trail,
+        (w, r),
+        smallest(w),
+        one,
+    )
+
+
+def two_as_one(w: Type, r: Type, one: Field, path: str, trail: Trail) -> Problem:
+    """A field that stands for two of the writer's: by its name, and by an alias."""
+    names = [each.name for each in w.fields if each.name == one.name or each.name in one.aliases]
+    return Problem(
+        "two-read-as-one",
+        f"{path}.{one.name}",
+        names,
+        one.name,
+        "Give the alias to a field of another name: one of the two is lost.",
         trail,
         (w, r),
         smallest(w),

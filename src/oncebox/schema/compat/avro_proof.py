@@ -58,6 +58,8 @@ class Proof:
 
 def _outcome(problem: Problem) -> str | None:
     w, r = problem.types
+    if problem.rule == "two-read-as-one":
+        return _merged(problem)
     if problem.field is not None:
         return _lacking(problem.field, problem)
     taken = any(step == "branch" for step, *_ in problem.trail[-1:])
@@ -99,6 +101,31 @@ def _lacking(one: Field, problem: Problem) -> str | None:
     except Exception as error:
         return refused(error)
     return None
+
+
+def _merged(problem: Problem) -> str | None:
+    """What becomes of two fields that one of the reader's stands for: numbers, in their order."""
+    one = problem.field
+    assert one is not None
+    writer, reader = (
+        parse_schema(
+            {
+                "type": "record",
+                "name": ALONE,
+                "fields": [{"type": "int", **each} for each in fields],
+            }
+        )
+        for fields in (
+            [{"name": name} for name in problem.writer],
+            [{"name": one.name, "aliases": list(one.aliases)}],
+        )
+    )
+    document = {name: n for n, name in enumerate(problem.writer)}
+    try:
+        was_read = decode(encode(writer, document), writer, reader)
+    except Exception as error:
+        return refused(error)
+    return f"{shown(document)} would be read as {shown(was_read)}"
 
 
 def understood(w: Type, r: Type, value: Any, was_read: Any) -> str | None:
@@ -156,18 +183,6 @@ def built(trail: Trail, value: Any) -> Any:
         else:
             value = (name, value)
     return value
-
-
-def fetched(trail: Trail, document: Any) -> Any:
-    """What the reader has at the end of the trail."""
-    for step, _, name in trail:
-        if step == "field":
-            document = document[name[1]]
-        elif step == "item":
-            document = document[0]
-        elif step == "value":
-            document = document["k"]
-    return document
 
 
 def plain(value: Any) -> Any:

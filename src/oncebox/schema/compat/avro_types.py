@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import inf, isfinite
+from math import floor, inf, isfinite, log10
 from typing import Any
 
 from ...errors import SchemaError
@@ -206,7 +206,7 @@ class _Reader:
             alias if "." in alias or not space else f"{space}.{alias}"
             for alias in self._strings(schema, "aliases", path)
         )
-        made = Type(kind, name, aliases, logical=_logical(schema))
+        made = Type(kind, name, aliases)
         self.names[name] = made
         if kind == "enum":
             made.symbols = self._strings(schema, "symbols", path)
@@ -223,6 +223,7 @@ class _Reader:
             made.size, made.least = schema.get("size", NOTHING), 1
             if type(made.size) is not int or not 0 <= made.size <= FIXED_MAX:
                 raise self.wrong(path, "a fixed's size", f"a number up to {FIXED_MAX:,}")
+            made.logical = _logical(schema)
         else:
             self._fields(made, schema, space, path, depth)
         return made
@@ -272,8 +273,20 @@ class _Reader:
 
 
 def _logical(schema: dict[str, Any]) -> dict[str, Any]:
+    """The logical type; one that is invalid is to be ignored, as the specification has it."""
     found = {part: schema[part] for part in LOGICAL if part in schema}
-    return found if isinstance(found.get("logicalType"), str) else {}
+    kind = found.get("logicalType")
+    return found if isinstance(kind, str) and (kind != "decimal" or _decimal(schema)) else {}
+
+
+def _decimal(schema: dict[str, Any]) -> bool:
+    precision, scale = schema.get("precision"), schema.get("scale", 0)
+    if type(precision) is not int or type(scale) is not int or not 0 <= scale <= precision > 0:
+        return False
+    if schema["type"] == "fixed":
+        bits: int = 8 * schema["size"] - 1
+        return precision <= floor(bits * log10(2))
+    return bool(schema["type"] == "bytes")
 
 
 def _cut(value: Any) -> str:
@@ -376,8 +389,7 @@ def _text(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    special = value in ("NaN", "Infinity", "-Infinity")
-    return special or (isinstance(value, int | float) and not isinstance(value, bool))
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 _FITS: dict[str, Callable[[Any, Type], bool]] = {
