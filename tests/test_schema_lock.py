@@ -16,10 +16,10 @@ from msgspec.structs import replace
 
 from every_type import ALL
 from oncebox import add, convert, each, remove, rename
-from oncebox.errors import SchemaBreak, SchemaError
+from oncebox.errors import NotFound, SchemaBreak, SchemaError
 from oncebox.lens.chain import Edge
 from oncebox.lens.steps import Step
-from oncebox.schema.check import Code, locked, refuse_changes, renames
+from oncebox.schema.check import Code, locked, refuse_changes, renames, unlocked, unreleased
 from oncebox.schema.derive import schema_of
 from oncebox.schema.lock import Known, Lock, lock_text, read_lock
 from oncebox.schema.model import (
@@ -331,6 +331,28 @@ def test_what_the_code_does_not_have_any_more_stays() -> None:
     assert lock.versions("order.placed") == [1, 2]
     assert lock.consumers == {"billing": {"order.placed": 2}, "mail": {"order.placed": 1}}
     assert locked(lock, code(), forget=["mail"]).consumers == {"billing": {"order.placed": 2}}
+    with pytest.raises(NotFound, match="post cannot be forgotten: unknown") as raised:
+        locked(lock, code(), forget=["post"])
+    assert raised.value.expected == "who is in oncebox.lock only: billing, mail"
+    with pytest.raises(NotFound, match="mail cannot be forgotten: in the code"):
+        locked(lock, old, forget=["mail"])
+
+
+def test_the_class_of_an_event_may_be_called_otherwise() -> None:
+    was, now = (
+        Schema(
+            "order.placed",
+            1,
+            name,
+            {name: Record((Field("of", 0, List(Named(name))), Field("a", 0, Int())))},
+        )
+        for name in ("OrderPlaced", "Placed")
+    )
+    lock = grown(code(was))
+    new = locked(lock, code(now))
+    refuse_changes(lock, new)
+    assert [*unlocked(lock, new), *unreleased(lock, new, "main")] == []
+    assert bare(new.schemas["order.placed", 1]) == bare(lock.schemas["order.placed", 1])
 
 
 # ---- git merges it
@@ -390,8 +412,14 @@ def test_branches_that_say_different_things_of_a_field_are_noticed(tmp_path: Pat
     ours, theirs = (locked(base, code(schema(1, a=t))) for t in (Int(0), Int(1)))
     text = merged(tmp_path / "a", base, ours, theirs)
     assert text is not None
-    with pytest.raises(SchemaError, match="oncebox.lock, line 11: Cannot overwrite"):
+    with pytest.raises(SchemaError, match="oncebox.lock, line 11: a line above says"):
         read_lock(text)
+
+
+def test_lines_that_a_merge_left_twice_say_nothing_more() -> None:
+    text = lock_text(grown(code(schema(1, a=Int(), b=Str()))))
+    lines = text.splitlines(keepends=True)
+    assert read_lock(text + "".join(lines[-3:])) == read_lock(text)
 
 
 def test_numbered_is_stable() -> None:

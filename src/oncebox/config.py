@@ -319,8 +319,9 @@ def imported(name: str) -> tuple[Any, str]:
         if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
             raise
         raise ConfigurationError(
-            f"no module {module}", expected="a module that can be imported from here",
-            hint='name it: --app myapp.services, or app = "myapp.services" in oncebox.toml',
+            f"no module {module}", expected=f"a module that can be imported from {folder}",
+            hint="its name is that of --app or --contracts, or stands in oncebox.toml (here, or in "
+            "the nearest folder above that has one)",
         ) from error  # fmt: skip
     for part in attribute.split(".") if attribute else ():
         try:

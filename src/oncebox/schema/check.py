@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..errors import SchemaBreak
+from ..errors import NotFound, SchemaBreak
 from ..lens.chain import VERSION_MAX, Edge, Lenses
 from ..lens.fit import check_steps
 from ..lens.steps import Convert, Each, Rename, Step
@@ -62,15 +62,22 @@ class Trouble(Struct, frozen=True, kw_only=True):
 
 def locked(lock: Lock, code: Code, *, forget: Iterable[str] = ()) -> Lock:
     """The lock with what the code declares: new versions, lenses and consumers. Versions, lenses
-    and consumers that are in the lock only stay.
+    and consumers that are in the lock only stay. Raises NotFound for a consumer to `forget` that
+    is not such a one.
     """
     edges = {**lock.edges, **code.edges}
     schemas = dict(lock.schemas)
     for place in sorted(code.schemas):
         schemas[place] = _numbered(code.schemas[place], schemas, edges)
     consumers = {**lock.consumers, **code.consumers}
+    gone = sorted(lock.consumers.keys() - code.consumers.keys())
     for name in forget:
-        consumers.pop(name, None)
+        if name not in gone:
+            what = f"{name} cannot be forgotten: " + (
+                "in the code" if name in consumers else "unknown"
+            )
+            raise NotFound(what, expected=f"who is in {NAME} only: {', '.join(gone) or 'nobody'}")
+        del consumers[name]
     return Lock(schemas, edges, {name: reads for name, reads in consumers.items() if reads})
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, json
@@ -172,15 +172,14 @@ def _bare(name: str) -> str:
 # ---- read
 
 
-class _Group(NamedTuple):
-    """The lines of one version, or of the consumers, with their numbers in the file."""
-
-    lines: list[str]
-    numbers: list[int]
+_Group = dict[str, int]
+"""The lines of one version, or of the consumers, with their numbers in the file. A line that stands
+there twice, as git's merge may leave it, says nothing more.
+"""
 
 
 _LINE = re.compile(r'(consumer|"[A-Za-z0-9._-]+"\.[1-9][0-9]{0,3})\.')
-_AT_LINE = re.compile(r"line (\d+)")
+_AGAIN = "a line above says something else of this"
 
 Known = dict[str, tuple[Schema | None, Edge | None]]
 """What the lines of a version mean, by their text: another revision's lock has most of them."""
@@ -196,7 +195,7 @@ def read_lock(text: str, name: str = NAME, *, known: Known | None = None) -> Loc
         if start == "consumer":
             lock.consumers = _consumers(_tables(group, name), name)
             continue
-        whole = "".join(sorted(group.lines))
+        whole = "".join(sorted(group))
         if whole not in known:
             known[whole] = _version(_tables(group, name), name)
         schema, edge = known[whole]
@@ -217,9 +216,7 @@ def _groups(text: str, name: str) -> dict[str, _Group]:
     for number, line in enumerate(text.split("\n"), 1):  # splitlines knows more ends than TOML
         start = _LINE.match(line)
         if start is not None:
-            group = groups.setdefault(start[1], _Group([], []))
-            group.lines.append(line + "\n")
-            group.numbers.append(number)
+            groups.setdefault(start[1], {}).setdefault(line + "\n", number)
         elif line.startswith("lock = "):
             format = line.removeprefix("lock = ").strip()
         elif line.strip() and not line.startswith("#"):
@@ -236,7 +233,7 @@ def _unreadable(name: str, number: int, what: str) -> SchemaError:
     return SchemaError(
         f"{name}, line {number}: {what}",
         expected='lines such as: "order.placed".1.in.OrderPlaced.cents = { number = 1, … }',
-        hint="after a merge: keep one of two lines that say the same, then `oncebox schema lock`",
+        hint="after a merge: keep one of the two lines, then `oncebox schema lock`",
     )
 
 
@@ -253,15 +250,16 @@ many times as long."""
 
 
 def _tables(group: _Group, name: str) -> dict[str, Any]:
-    plain = [_PLAIN.fullmatch(line) for line in group.lines]
-    rest = [at for at, found in enumerate(plain) if found is None]
+    plain = {line: _PLAIN.fullmatch(line) for line in group}
+    rest = [line for line, found in plain.items() if found is None]
     try:
-        tables = tomllib.loads("".join(group.lines[at] for at in rest))
+        tables = tomllib.loads("".join(rest))
     except tomllib.TOMLDecodeError as error:
-        found = _AT_LINE.search(str(error))
-        place = min(int(found[1]), len(rest)) if found else 1
-        raise _unreadable(name, group.numbers[rest[place - 1]], str(error)) from error
-    for line, one in zip(group.numbers, plain, strict=True):
+        what, at, place = str(error).partition(" (at line ")
+        number = int(place.partition(",")[0]) if at else len(rest)
+        what = _AGAIN if "overwrite" in what else what
+        raise _unreadable(name, group[rest[min(number, len(rest)) - 1]], what) from error
+    for line, one in zip(group.values(), plain.values(), strict=True):
         if one is None:
             continue
         type, version, kind, record, part, pairs, word, text = one.groups()
@@ -270,7 +268,7 @@ def _tables(group: _Group, name: str) -> dict[str, Any]:
         for step in (type, version, *path[:-1]):
             said = said.setdefault(step, {}) if isinstance(said, dict) else said
         if not isinstance(said, dict) or path[-1] in said:
-            raise _unreadable(name, line, "Cannot overwrite a value")
+            raise _unreadable(name, line, _AGAIN)
         said[path[-1]] = text if word else _pairs(pairs, name, line)
     return tables
 

@@ -72,7 +72,7 @@ def _as_locked(schema: Schema, own: Schema) -> Schema | None:
     """The schema with the numbers of its locked form, where nothing is different; else None."""
     definitions: dict[str, Definition] = {}
     for name, definition in schema.definitions.items():
-        was = own.definitions.get(name)
+        was = own.definitions.get(own.root if name == schema.root else name)
         if was is None or was.__class__ is not definition.__class__:
             return None
         numbers = dict(numbered_parts(was))
@@ -245,14 +245,32 @@ def inner(type: Type) -> str | None:
 
 
 def bare(schema: Schema) -> Schema:
-    """A schema without what breaks nobody: documentation and marks; definitions by name. Two that
-    are equal then are the same for all readers and writers.
+    """A schema without what breaks nobody: documentation and marks, and what the class of the event
+    itself is called. Two that are equal then are the same for all readers and writers.
     """
     definitions: dict[str, Definition] = {}
-    for name, definition in sorted(schema.definitions.items()):
+    for name, definition in schema.definitions.items():
         plain: Definition = replace(definition, doc="")
         if isinstance(plain, Record):
             fields = (replace(f, doc="", deprecated="", pii=False) for f in plain.fields)
             plain = replace(plain, fields=tuple(fields))
-        definitions[name] = plain
-    return replace(schema, definitions=definitions)
+        definitions["" if name == schema.root else name] = _without_root(schema.root, plain)
+    return replace(schema, root="", definitions=definitions)
+
+
+def _without_root(root: str, definition: Definition) -> Definition:
+    """A definition that may hold the event itself, under no name."""
+    match definition:
+        case Record(fields) if any(inner(field.type) == root for field in fields):
+            without = (replace(f, type=_renamed(f.type, root)) for f in fields)
+            return replace(definition, fields=tuple(without))
+        case Union(_, members) if any(member.name == root for member in members):
+            plain = (replace(m, name="") if m.name == root else m for m in members)
+            return replace(definition, members=tuple(plain))
+    return definition
+
+
+def _renamed(type: Type, root: str) -> Type:
+    if isinstance(type, Nullable | List | Set | Map):
+        return replace(type, of=_renamed(type.of, root))
+    return Named("") if type == Named(root) else type
