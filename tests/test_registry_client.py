@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fastavro
 import pytest
@@ -50,7 +50,7 @@ class Fake:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.answers: dict[str, Answer] = {}
-        self.drip = False
+        self.drip: Literal["", "headers", "body"] = ""
         self.encoding = "identity"
         fake = self
 
@@ -60,13 +60,16 @@ class Fake:
                 fake.asked.append(path)
                 status, body = fake.answers.get(path, (404, b'{"error_code": 40403}'))
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(body) + 1000 * fake.drip))
+                self.send_header("Content-Length", str(len(body) + 1000 * bool(fake.drip)))
                 self.send_header("Content-Encoding", fake.encoding)
-                self.end_headers()
-                self.wfile.write(body)
-                while fake.drip:  # one byte now and then: never silent, never done
+                if fake.drip == "headers":
+                    self.flush_headers()
+                else:
+                    self.end_headers()
+                    self.wfile.write(body)
+                while fake.drip:  # a little now and then: never silent, never done
                     try:
-                        self.wfile.write(b" ")
+                        self.wfile.write(b" " if fake.drip == "body" else b"X-Wait: 1\r\n")
                     except OSError:
                         return
                     time.sleep(0.05)
@@ -85,7 +88,7 @@ class Fake:
         self.answers[path] = (status, json.dumps(body).encode())
 
     def close(self) -> None:
-        self.drip = False
+        self.drip = ""
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
@@ -198,9 +201,12 @@ def test_what_may_pass_is_tried_again_a_bounded_number_of_times(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_registry_that_is_slow_is_unreachable_though_it_never_stops_talking(fake: Fake) -> None:
+@pytest.mark.parametrize("drip", ["headers", "body"])
+def test_a_registry_that_is_slow_is_unreachable_though_it_never_stops_talking(
+    fake: Fake, drip: Literal["headers", "body"]
+) -> None:
     fake.say("/schemas/ids/1", schema=ORDER)
-    fake.drip = True
+    fake.drip = drip
     with (
         RegistryClient(fake.url, timeout_s=0.2, attempts_max=1) as client,
         pytest.raises(Unreachable, match="too slow"),

@@ -14,7 +14,8 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -325,7 +326,7 @@ class RegistryClient:
             raise Unreachable(self._away, hint="it is asked again soon")
         for attempt in range(1, self.attempts_max + 1):
             try:
-                return self._asked(method, path, type, body, query)
+                return self._in_time(lambda: self._asked(method, path, type, body, query))
             except Unreachable as error:
                 if attempt == self.attempts_max:
                     self._away, self._away_until = error.what, time.monotonic() + AWAY_S
@@ -333,6 +334,24 @@ class RegistryClient:
                 wait_s = min(BACKOFF_S * 2 ** (attempt - 1), BACKOFF_MAX_S)
                 time.sleep(wait_s * random.uniform(0.5, 1.0))
         raise AssertionError
+
+    def _in_time(self, ask: Callable[[], T]) -> T:
+        """What a request brings within `timeout_s`. httpx has no bound for looking up a name, nor
+        for headers that come drop by drop. A request that goes on keeps one of 100 connections.
+        """
+        answer: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(ask())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=run, name="registry", daemon=True).start()
+        try:
+            return answer.result(self.timeout_s)
+        except TimeoutError:
+            raise Unreachable(f"registry {self.url} is too slow") from None
 
     def _asked(self, method: str, path: str, type: type[T], body: Body | None, query: Any) -> T:
         content = None if body is None else json.encode(body)
