@@ -31,6 +31,8 @@ INPUTS_OF_A_SCHEMA = 500
 MEMORY_MB_MAX = 400
 """What the process may grow by."""
 
+LONGEST = "longest input, ms"
+
 HOSTILE = [
     b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
     b"\x80\x80\x80\x80\x80\x20", b"\xfe\xff\xff\xff\x0f", b"\0" * 9, b"\xff" * 12, b"\x01",
@@ -89,7 +91,10 @@ def fuzz(count: int, rng: Random, progress: Callable[[int], None] = lambda _: No
             mutate = rng.choice(MUTATIONS)
             hostile = mutate(rng, rng.choice(valid[name]), rng.choice(valid[name]))
             found[mutate.__name__] += 1
+            began = time.perf_counter()
             found[f"{name}: {outcome(codec, hostile)}"] += 1
+            took_ms = int(1000 * (time.perf_counter() - began))
+            found[LONGEST] = max(found[LONGEST], took_ms)
             found[framing(rng, hostile)] += 1
         done += INPUTS_OF_A_SCHEMA
         progress(done)
