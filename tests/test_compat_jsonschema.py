@@ -386,3 +386,10 @@ def test_references_mean_what_the_validator_takes_them_for(schema: Any, path: st
     assert [(f.rule, f.path, f.error) for f in found] == [("type-narrowed", path, True)] * 2
     same = {**texts("string"), "b.json": texts("string")["b.json"].replace("{", "{ ")}
     assert compare(text, text, references=same, old_references=texts("string")) == []
+
+
+def test_what_validators_do_not_agree_on_is_no_assurance() -> None:
+    """2020-12 has no `dependencies`; some of its validators look at them all the same."""
+    old, new = {"type": "object"}, {"type": "object", "dependencies": {"a": ["b"]}}
+    found = compare(json.dumps({"$schema": DRAFTS["2020-12"], **old}), json.dumps(new))
+    assert [(f.rule, f.breaks) for f in found] == [("not-understood", "new readers")]

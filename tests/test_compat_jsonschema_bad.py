@@ -22,6 +22,7 @@ def deep(levels: int, leaf: Any) -> Any:
     return leaf
 
 
+SEVEN = "http://json-schema.org/draft-07/schema#"
 BAD: dict[str, tuple[Any, str, str]] = {
     "no JSON": ("{", "new.json", "a schema as JSON"),
     "no schema": ("[]", "new.json", "an object, true or false"),
@@ -50,6 +51,18 @@ BAD: dict[str, tuple[Any, str, str]] = {
     "no regular expression": ({"pattern": "("}, "'('", "ECMA 262"),
     "one that is not small": ({"pattern": "(a{1000}){1000}"}, "(a{1000}){1000}", "small automaton"),
     "one of brackets": ({"patternProperties": {"(" * 5000 + ")" * 5000: {}}}, "regular", "ECMA 262"),
+    "another draft inside": (
+        {"$defs": {"x": {"$id": "x", "$schema": SEVEN, "dependencies": {"a": ["b"]}}}},
+        "#/$defs/x", "2020-12, as outside",
+    ),
+    "no items of draft 7": ({"$schema": SEVEN, "items": []}, "#/items", "a schema of draft-07"),
+    "a reference that is no URI": ({"$ref": "http://[::1"}, "'$ref'", "a URI"),
+    "a name that is no URI": ({"not": {"$id": "http://[::1"}}, "#/not: '$id'", "a URI"),
+    "2**60 ways to the same": (
+        {"$ref": "#/$defs/d0", "$defs": {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2}
+                                         for n in range(60)} | {"d60": {}}},
+        "too often", "at most 10,000",
+    ),
     "large": ({"description": "x" * 5_000_000}, "5,000,0", "at most"),
     "many": ({"properties": {f"f{n}": True for n in range(110_000)}}, "too many", "at most 100,000"),
     "deep": ('{"not":' * 1000 + "{}" + "}" * 1000, "nested too deeply", "at most 100 levels"),
@@ -108,6 +121,12 @@ def chain(length, step, leaf):
 def both(value):
     return {"properties": {"l": value, "r": value}}
 
+def needs(value):
+    return {"type": "object", "required": ["l", "r"], **both(value)}
+
+def words(count):
+    return "|".join(f"a{n}" for n in range(count))
+
 def fields(kind, count=10_000):
     return {"properties": {f"f{n}": {"type": kind} for n in range(count)}}
 
@@ -128,6 +147,8 @@ pairs = {
     **{word: (nested(5, word, 4, s), nested(5, word, 4, {"type": "number"}))
        for word in ("anyOf", "oneOf", "allOf")},
     "3**20 choices": (some(0), some(1)),
+    "2**90 values": (chain(90, needs, s), chain(90, needs, i)),
+    "many words": ({"pattern": words(500)}, {"pattern": words(499)}),
     "long": ({"minLength": 10**9, **s}, {"minLength": 10**9 + 1, **s}),
     "many items": ({"minItems": 10**9, "type": "array"}, {"minItems": 10**9 + 1, "type": "array"}),
     "many contained": ({"contains": s, "minContains": 10**9},
@@ -156,7 +177,7 @@ def test_hostile_pairs_end_within_time_and_memory() -> None:
         [sys.executable, "-c", HOSTILE], capture_output=True, text=True, timeout=110, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert len(done.stdout.splitlines()) == 22, done.stdout
+    assert len(done.stdout.splitlines()) == 24, done.stdout
 
 
 def test_what_is_beyond_the_bounds_of_a_proof_is_a_warning_and_never_compatible() -> None:

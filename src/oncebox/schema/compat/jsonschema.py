@@ -27,6 +27,8 @@ ALL_TRIES_MAX: Final = 2_000
 """Documents that are tried for all failures of a direction."""
 SAMPLES_MAX: Final = 100
 """Documents that are tried at random for what is left then."""
+VALUES_MAX: Final = 10_000
+"""Values of a document that is tried."""
 
 
 def compare(
@@ -109,6 +111,8 @@ def _sample(
 
 def judged(writer: Pool, reader: Pool, document: Any) -> Witness | None:
     """The document as a witness, if the validator takes it on one side and not on the other."""
+    if _values(document, {}) > VALUES_MAX:
+        return None
     if reader.validator.is_valid(document) or not writer.validator.is_valid(document):
         return None
     error = _refusal(reader, document)
@@ -116,6 +120,16 @@ def judged(writer: Pool, reader: Pool, document: Any) -> Witness | None:
         return None
     where = "".join(f"/{step}" for step in error.instance_path) or "/"
     return Witness(document, f"refused: {error.message[:200]} (at {where})")
+
+
+def _values(document: Any, known: dict[int, int]) -> int:
+    """How many values a document has; its parts may be shared."""
+    if not isinstance(document, dict | list):
+        return 1
+    if id(document) not in known:
+        parts = document.values() if isinstance(document, dict) else document
+        known[id(document)] = 1 + sum(_values(part, known) for part in parts)
+    return known[id(document)]
 
 
 def _refusal(reader: Pool, document: Any) -> Any:
@@ -156,7 +170,8 @@ INSTEAD: dict[str, str] = {
     "refused": "Let readers take it; nothing satisfies `false`.",
     "format-changed": "Readers that assert formats may refuse: see that none does, or check the "
                       "format where events are made.",
-    "not-understood": "Use `$ref`: what this keyword means depends on who refers to the schema.",
+    "not-understood": "Use `$ref`, `dependentRequired`, `dependentSchemas`: what this word means "
+                      "depends on who refers to the schema, or on the validator.",
     "undecided": "Compare smaller schemas: this pair is beyond what is looked at.",
 }  # fmt: skip
 """What to do instead, by rule."""

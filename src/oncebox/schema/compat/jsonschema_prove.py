@@ -189,8 +189,8 @@ class Prover:
         finally:
             self._asking -= 1
             self._emptying.discard(case.key)
-        if not none and not self._emptying:
-            self._inhabited.add(case.key)
+        if not none:
+            self._inhabited.add(case.key)  # at least not shown to be empty: else 2**levels to ask
         return none
 
     def nothing(self, nodes: Iterable[Node], nots: Iterable[Node] = ()) -> bool:

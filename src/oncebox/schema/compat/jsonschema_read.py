@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, NoReturn
-from urllib.parse import unquote, urldefrag, urljoin
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import msgspec
 
@@ -22,12 +23,18 @@ LEVELS_MAX: Final = 200
 """Of arrays and objects inside each other, in a schema's text."""
 NODES_MAX: Final = 100_000
 """Subschemas of a schema and of what it refers to."""
+WAYS_MAX: Final = 10_000
+"""Subschemas that speak of one value, each as often as others lead to it."""
 PATTERN_MAX: Final = 10_000
 """Characters of a regular expression."""
 BACKTRACKS_MAX: Final = 100_000
 """Steps of the regular expressions that cannot be matched in linear time (lookaround, …)."""
 
 DRAFT_7, DRAFT_2020 = "draft-07", "2020-12"
+_URIS = {
+    DRAFT_7: "http://json-schema.org/draft-07/schema#",
+    DRAFT_2020: "https://json-schema.org/draft/2020-12/schema",
+}
 _MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _ONES = (
@@ -238,7 +245,8 @@ class Pool:
         self.root = self.node(value, "", "")
         self.resources.setdefault("", self.root)
         self._walk(self.root)
-        self._no_cycles()
+        self._known()
+        self._ends()
 
     def node(self, value: Any, pointer: str, base: str) -> Node:
         """The one node of this place."""
@@ -248,7 +256,7 @@ class Pool:
                 refuse(self.root, "too many subschemas", f"at most {NODES_MAX:,}")
             own = value.get("$id") if isinstance(value, dict) else None
             if isinstance(own, str) and not (self.draft == DRAFT_7 and "$ref" in value):
-                uri, anchor = urldefrag(own)
+                uri, anchor = urldefrag(own) if _is_uri(own) else ("", "")
                 base = urljoin(base, uri) if uri else base
             else:
                 uri = anchor = ""
@@ -325,28 +333,37 @@ class Pool:
             "References are never fetched: give the schema that this one names.",
         )  # fmt: skip
 
-    def _no_cycles(self) -> None:
-        """Refuse a schema that needs itself for the very same value: validators never end."""
-        done, open_ = set[Node](), list[tuple[Node, Iterator[Node]]]()
-        above = set[Node]()
-        for start in list(self._walked):
-            node: Node | None = start
-            while node is not None or open_:
-                if node is not None and node not in done:
-                    if node in above:
-                        refuse(
-                            node, "the schema refers to itself in a circle",
-                            "a step into a property or an item between a schema and itself",
-                        )  # fmt: skip
-                    above.add(node)
-                    open_.append((node, node.in_place()))
-                if not open_:
-                    break
-                node = next(open_[-1][1], None)
-                if node is None:
-                    left, _ = open_.pop()
-                    above.discard(left)
-                    done.add(left)
+    def _ends(self) -> None:
+        """Refuse what validators never end with: a schema that needs itself for the very same
+        value, or that leads to the same words in too many ways.
+        """
+        inside = {node: list(node.in_place()) for node in self._walked}
+        ways = dict[Node, int]()
+        try:
+            for node in TopologicalSorter(inside).static_order():
+                ways[node] = 1 + sum(ways[each] for each in inside[node])
+                if ways[node] > WAYS_MAX:
+                    refuse(
+                        node, "allOf, anyOf, … and references lead to the same words too often",
+                        f"at most {WAYS_MAX:,} subschemas for one value",
+                    )  # fmt: skip
+        except CycleError as error:
+            refuse(
+                error.args[1][0], "the schema refers to itself in a circle",
+                "a step into a property or an item between a schema and itself",
+            )  # fmt: skip
+
+    def _known(self) -> None:
+        """Refuse what the draft's own schema does not admit, where our words are too few."""
+        if isinstance(self.root.value, dict):
+            try:
+                engine().meta.validate({**self.root.value, "$schema": _URIS[self.draft]})
+            except engine().ValidationError as error:
+                where = "".join(f"/{escape(str(step))}" for step in error.instance_path)
+                raise SchemaError(
+                    f"{self.which}, #{where}: {error.message[:200]}",
+                    expected=f"a schema of {self.draft}",
+                ) from None
 
     @cached_property
     def validator(self) -> Any:
@@ -409,6 +426,8 @@ def _guess(value: Any) -> str:
 def _check(node: Node, draft: str) -> None:
     if not isinstance(node.value, dict | bool):
         refuse(node, "not a schema", "an object, true or false")
+    if "$schema" in node.plain and draft_of(node.value, node.pool.which) != draft:
+        refuse(node, f"a schema of {node.plain['$schema']!r} inside", f"{draft}, as outside")
     for word, value in node.plain.items():
         if word in _ONES and not isinstance(value, dict | bool):
             hint = (
@@ -422,10 +441,22 @@ def _check(node: Node, draft: str) -> None:
         expected, fits = _SHAPES[word]
         if not fits(value):
             refuse(node, f"{word!r} is {msgspec.json.encode(value)[:60]!r}", expected)
+    for word in ("$id", "$ref"):
+        if word in node.plain and not _is_uri(node.plain[word]):
+            refuse(node, f"{word!r} is {node.plain[word]!r}", "a URI")
     if "pattern" in node.plain:
         _regex(node, node.plain["pattern"])
     for pattern in node.plain.get("patternProperties", ()):
         _regex(node, pattern)
+
+
+def _is_uri(text: str) -> bool:
+    """Whether it may be a URI, so that it can be joined with others."""
+    try:
+        urlsplit(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _regex(node: Node, pattern: str) -> None:
