@@ -27,6 +27,7 @@ from oncebox import Service, event, foreign
 from oncebox.codecs.avro import fingerprint
 from oncebox.codecs.framing import HEADER, header, prefixed, single_object
 from oncebox.codecs.protobuf import ProtobufCodec
+from oncebox.codecs.protobuf_foreign import ForeignProtobuf
 from oncebox.connect import open_log
 from oncebox.errors import ConfigurationError, UnknownSchema, Unreachable
 from oncebox.migrate import migrate
@@ -145,6 +146,14 @@ def test_protobuf_of_others_is_read_by_its_place_in_the_file(theirs: Theirs) -> 
     assert theirs.seen == [Payment("o-1", 1250, "", parts), Payment("o-1", 7)]
 
 
+def test_maps_of_protobuf_have_texts_as_keys() -> None:
+    text = """syntax = "proto3";
+    message M { map<int32, string> a = 1; map<bool, int32> b = 2; map<string, bytes> c = 3; }"""
+    read = ForeignProtobuf(text, {}, "theirs")
+    raw = b"\x0a\x05\x08\x05\x12\x01x\x12\x04\x08\x01\x10\x02\x1a\x06\x0a\x01k\x12\x01\xff"
+    assert read.decode((0,), raw) == {"a": {"5": "x"}, "b": {"true": 2}, "c": {"k": "/w=="}}
+
+
 def test_avro_of_others_may_refer_to_other_texts(theirs: Theirs) -> None:
     text = '{"type":"record","name":"P","fields":[{"name":"order","type":"acme.Id"},{"name":"cents","type":"acme.Cents"}]}'
     references = {
@@ -174,6 +183,7 @@ def test_avro_of_others_may_refer_to_other_texts(theirs: Theirs) -> None:
     [
         ({}, b"{}", "names no schema"),
         ({7: ("avro", "{")}, prefixed(b"", 7), "no JSON"),
+        ({7: ("avro", "\ud800")}, prefixed(b"", 7), "no JSON"),
         ({7: ("avro", AVRO)}, prefixed(b"\x05", 7), "negative length"),
         ({7: ("avro", '"null"')}, prefixed(b"", 7), "got `null`"),
         ({7: ("protobuf", "message {")}, prefixed(b"", 7, (0,)), "schema 7"),

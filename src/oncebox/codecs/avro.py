@@ -159,7 +159,7 @@ def parsed_text(text: str, references: tuple[str, ...] = ()) -> tuple[Any, dict[
 
 
 def _schema_of(text: str) -> Any:
-    raw = text.encode()
+    raw = text.encode("utf-8", "surrogatepass")  # what is no text is no JSON
     if len(raw) > SCHEMA_BYTES_MAX or is_deeper(raw, SCHEMA_DEPTH_MAX):
         raise SchemaError(
             f"an Avro schema of {len(raw)} bytes",

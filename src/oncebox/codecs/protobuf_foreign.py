@@ -1,7 +1,7 @@
 """Protobuf that oncebox did not describe: documents by any .proto file.
 
 A field that has presence and is not there is left out of the document; enums are their names,
-moments and durations texts, bytes base64, whole numbers numbers.
+moments and durations texts, bytes base64, whole numbers numbers, and keys of maps texts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .convert import FAILURES, Conversion, at, document_by, made_once
 from .protobuf import GOOGLE, parsed_message, read_list, read_map
 from .wire import layout_of
 
-_BYTES, _ENUM, _MESSAGE, _GROUP = 12, 14, 11, 10
+_STRING, _BYTES, _ENUM, _MESSAGE, _GROUP = 9, 12, 14, 11, 10
 _FLOATS = (1, 2)
 
 
@@ -76,7 +76,9 @@ class ForeignProtobuf:
 
     def _field(self, field: Any) -> Conversion:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            return read_map(self._single(field.message_type.fields_by_name["value"]))
+            entry = field.message_type.fields_by_name
+            read = read_map(self._single(entry["value"]))
+            return read if entry["key"].type == _STRING else lambda value: _by_text(read(value))
         convert = self._single(field)
         return read_list(convert) if _is_repeated(field) else convert
 
@@ -94,6 +96,11 @@ class ForeignProtobuf:
 def _is_repeated(field: Any) -> bool:
     found = getattr(field, "is_repeated", None)  # since protobuf 6; `label` warns there
     return bool(field.label == field.LABEL_REPEATED if found is None else found)
+
+
+def _by_text(found: dict[Any, Any]) -> dict[str, Any]:
+    """A map with its numbers or booleans as the texts that they are in JSON."""
+    return {str(key).lower(): value for key, value in found.items()}
 
 
 def _same(value: Any) -> Any:
