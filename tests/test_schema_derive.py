@@ -7,7 +7,7 @@ from __future__ import annotations
 import enum
 import itertools
 from collections import OrderedDict
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import InitVar, dataclass, field, make_dataclass
 from datetime import datetime, time, timedelta
 from decimal import Decimal
 from functools import partial
@@ -26,7 +26,7 @@ from oncebox.codec import decode, encode
 from oncebox.errors import ConfigurationError, SchemaError
 from oncebox.schema import Digits
 from oncebox.schema.derive import schema_of
-from oncebox.schema.model import Enum, Named, Schema
+from oncebox.schema.model import Enum, Named, Schema, Union
 from oncebox.schema.text import read_type, type_text
 from oncebox.schema.valid import problems
 from oncebox.testing.documents import documents
@@ -296,8 +296,8 @@ def test_what_has_no_image_is_refused(type: Any, found: str, expected: str) -> N
         (Annotated[int, Meta(ge=1)], {"default": 0}, "default of Made.x does not fit"),
         (list[int], {"default_factory": lambda: [1, "2"]}, "default of Made.x[1] does not fit"),
         (int, {"default": object()}, "Made.x: its default cannot be written"),
-        (int | UnsetType, {"default": 5}, "possibly absent, with another default"),
-        (int | UnsetType, {}, "possibly absent, with another default"),
+        (int | UnsetType, {"default": 5}, "possibly absent, without = UNSET"),
+        (int | UnsetType, {}, "possibly absent, without = UNSET"),
     ],
 )
 def test_defaults_that_are_refused(type: Any, more: Any, found: str) -> None:
@@ -332,7 +332,36 @@ class Writing(pydantic.BaseModel):
         return str(value)
 
 
+@dataclass
+class Seeded:
+    seed: InitVar[int]
+    x: int = 0
+
+
+class Ways(str, enum.Enum):  # noqa: UP042 - whose str() is not its value
+    CARD = "card"
+    CASH = "cash"
+
+
+class ByCard(pydantic.BaseModel):
+    way: Literal[Ways.CARD] = Ways.CARD
+
+
+class ByCash(pydantic.BaseModel):
+    way: Literal[Ways.CASH] = Ways.CASH
+
+
+def test_a_tag_that_an_enum_names_is_its_text() -> None:
+    made = model(x=(ByCard | ByCash, pydantic.Field(discriminator="way")))
+    union = schema_of(made).definitions["MadeX"]
+    assert isinstance(union, Union)
+    assert [f"{member.tag}" for member in union.members] == ["card", "cash"]
+
+
 Shouted = Annotated[str, pydantic.PlainSerializer(lambda text: text.upper())]
+
+
+READ_BY_NAME = {"validate_by_alias": False, "validate_by_name": True}
 
 
 @pytest.mark.parametrize(
@@ -358,6 +387,13 @@ Shouted = Annotated[str, pydantic.PlainSerializer(lambda text: text.upper())]
             lambda: model(x=(int, pydantic.Field(validation_alias="a", serialization_alias="b"))),
             "written as 'b' and read as 'a'",
         ),
+        (
+            lambda: model(x=(int, pydantic.Field(alias="b")), config=READ_BY_NAME),
+            "written as 'b' and read as 'x'",
+        ),
+        (lambda: model(x=(int, pydantic.Field(exclude=True))), "Made.x is left out"),
+        (lambda: model(x=(pydantic.Json[int], ...)), "Made.x is text that holds JSON"),
+        (lambda: event("a.b", stream="a", key=None)(Seeded), "declared with seed: InitVar"),
         (lambda: model(x=(Model | Computing, ...)), "records with a tag"),
     ],
 )

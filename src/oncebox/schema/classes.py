@@ -31,6 +31,7 @@ class ClassField(NamedTuple):
     factory: Any = None
     reads: str | None = None
     """The name under which it is read, where that is another one."""
+    unwritten: bool = False
 
 
 def engine_of(cls: type) -> Engine:
@@ -81,9 +82,10 @@ def _of_pydantic(cls: Any) -> Iterable[ClassField]:
         if rebuild is not None:
             rebuild()
     fields = getattr(cls, "__pydantic_fields__", None) or cls.model_fields  # before 2.10
+    aliased = _config(cls).get("validate_by_alias", True)
     for name, field in fields.items():
         written = field.serialization_alias or field.alias or name
-        read = field.validation_alias or field.alias or name
+        read = (aliased and (field.validation_alias or field.alias)) or name
         missing = field.default is PydanticUndefined or field.default is ...
         yield ClassField(
             name,
@@ -93,7 +95,12 @@ def _of_pydantic(cls: Any) -> Iterable[ClassField]:
             NODEFAULT if missing else field.default,
             field.default_factory,
             None if read == written else str(read),
+            bool(field.exclude or getattr(field, "exclude_if", None)),
         )
+
+
+def _config(cls: Any) -> Any:
+    return getattr(cls, "model_config", None) or getattr(cls, "__pydantic_config__", None) or {}
 
 
 # ---- what a class does that a schema cannot say
@@ -107,6 +114,9 @@ def oddities(cls: Any) -> Iterable[tuple[str, str]]:
             yield "array_like=True", "documents are objects: leave it out"
         if config.forbid_unknown_fields:
             yield "forbid_unknown_fields=True", "readers leave out what they do not know"
+    for name, field in getattr(cls, "__dataclass_fields__", {}).items():
+        if "InitVar" in str(field.type):
+            yield f"{name}: InitVar", "what is not written cannot be read: make it a field"
     if hasattr(cls, "__pydantic_validator__"):
         yield from _of_pydantic_class(cls)
 
@@ -120,7 +130,7 @@ _ALLOWED = {
 
 
 def _of_pydantic_class(cls: Any) -> Iterable[tuple[str, str]]:
-    config = getattr(cls, "model_config", None) or getattr(cls, "__pydantic_config__", None) or {}
+    config = _config(cls)
     if config.get("extra") == "allow":
         yield 'extra="allow"', "a document has the fields of its schema"
     if config.get("extra") == "forbid":

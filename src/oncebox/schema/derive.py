@@ -211,6 +211,11 @@ class _Walk:
         if field.reads is not None:
             found = f"written as {field.name!r} and read as {field.reads!r}"
             raise self.refused(place, found, "one name for both", "give it one alias")
+        if field.unwritten:
+            hint = "leave exclude= out, or make it a property: readers would miss it"
+            raise self.refused(
+                place, "left out when it is written", "fields that are written", hint
+            )
         annotation, metadata = _unwrapped(field.annotation, field.metadata)
         annotation, absent = _without_unset(annotation)
         type = self.image(annotation, metadata, place)
@@ -220,7 +225,7 @@ class _Walk:
             )
         default = UNSET if absent else self._default(field, type, place)
         if absent and field.default not in unset_types() and field.default is not UNSET:
-            raise self.refused(place, "possibly absent, with another default", "= UNSET")
+            raise self.refused(place, "possibly absent, without = UNSET", "UNSET as its default")
         tag = next((m for m in metadata if isinstance(m, Tag)), Tag())
         pydantic_says = next((m for m in metadata if type_name(m) == "FieldInfo"), None)
         return Field(
@@ -296,6 +301,8 @@ class _Walk:
         for one in metadata:
             if type(one).__module__ == "pydantic.functional_serializers":
                 raise self.refused(place, f"written by {type_name(one)}", "the type's own form")
+            if type_name(one) == "Json":
+                raise self.refused(place, "text that holds JSON", "the type that it holds")
 
     def container(self, annotation: Any, origin: Any, arguments: Any, place: str) -> Type:
         """Lists, sets and maps."""
@@ -536,7 +543,7 @@ def _literal_of(cls: Any, discriminator: Any) -> tuple[str, str] | None:
         if field.attribute == discriminator and get_origin(field.annotation) is Literal:
             texts = get_args(field.annotation)
             if len(texts) == 1 and isinstance(texts[0], str):
-                return field.name, texts[0]
+                return field.name, str.__str__(texts[0])  # an enum's member by its value
     return None
 
 

@@ -23,7 +23,7 @@ _FIRST_US, _LAST_US = (
     for day, at in ((date.min, time.min), (date.max, time.max))
 )
 _DAY_US = 24 * 3600 * 1_000_000
-_DECIMAL = re.compile(r"-?[0-9]{1,400}(\.[0-9]{1,400})?\Z")
+_DECIMAL = re.compile(r"(-?[0-9]{1,400})(?:\.([0-9]{1,400}))?(?:E([+-][0-9]{1,3}))?\Z")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _DURATION = msgspec.json.Decoder(timedelta)
 
@@ -39,14 +39,19 @@ def bytes_text(raw: bytes) -> str:
 
 
 def unscaled_of(text: str, precision: int, scale: int) -> int:
-    """A decimal as an integer: 1250 of "12.5" with scale 2."""
-    if not _DECIMAL.match(text):
+    """A decimal as an integer: 1250 of "12.5" with scale 2, and 10000 of "1E+2", as Python writes
+    some.
+    """
+    found = _DECIMAL.match(text)
+    if found is None:
         raise ValueError(f"{text[:40]!r} is no decimal number")
-    whole, _, fraction = text.partition(".")  # as text: Decimal's context would round
-    unscaled = int(whole + fraction[:scale].ljust(scale, "0"))
-    if fraction[scale:].strip("0") or abs(unscaled) >= 10**precision:
+    whole, fraction, exponent = found.groups("")  # as text: Decimal's context would round
+    number, shift = int(whole + fraction), int(exponent or 0) - len(fraction) + scale
+    by: int = 10 ** abs(shift)
+    number, rest = (number * by, 0) if shift >= 0 else divmod(number, by)
+    if rest or abs(number) >= 10**precision:
         raise ValueError(f"{text[:40]} has more than {precision} digits, {scale} behind the point")
-    return unscaled
+    return number
 
 
 def decimal_text(unscaled: int, precision: int, scale: int) -> str:
