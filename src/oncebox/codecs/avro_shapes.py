@@ -12,30 +12,20 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
-from ..schema.images.avro import ABSENT, Branch, branches_of, symbols_of
+from ..schema.images.avro import ABSENT, PLAIN, Branch, branches_of, symbols_of
 from ..schema.images.names import names_of, namespace
 from ..schema.model import (
-    Bool,
-    Bytes,
-    Date,
     Decimal,
-    Duration,
     Enum,
     Field,
-    Float,
     Int,
-    Kind,
     List,
     Map,
     Named,
     Record,
     Schema,
     Set,
-    Str,
-    Time,
-    Timestamp,
     Type,
-    Uuid,
 )
 from .convert import Converter
 
@@ -111,20 +101,6 @@ class Fields:
     left_out: bool = False
 
 
-LEAVES: dict[type[Kind], Leaf] = {
-    Bool: Leaf("boolean"),
-    Int: Leaf("long"),
-    Float: Leaf("double"),
-    Str: Leaf("string"),
-    Bytes: Leaf("bytes"),
-    Uuid: Leaf("string", "uuid"),
-    Date: Leaf("int", "date"),
-    Time: Leaf("long", "time-micros"),
-    Timestamp: Leaf("long", "timestamp-micros"),
-    Duration: Leaf("long", "duration-micros"),
-}
-
-
 class Shapes:
     """The shapes of a schema of ours."""
 
@@ -169,7 +145,7 @@ class Shapes:
                     default = definition.default if isinstance(definition.default, str) else None
                     return Symbols((f"{self.namespace}.{self.names[name]}",), avro, default)
                 return self.record(name, branch.tag)
-        return LEAVES[type.__class__]
+        return leaf_of(resolved(PLAIN[type.__class__], {}))
 
     def record(self, name: str, tag: tuple[str, str] | None) -> Fields:
         known = self.records.get((name, tag))

@@ -56,7 +56,6 @@ from .convert import (
     at,
     decimal,
     document_by,
-    made_once,
     member_of,
     text,
 )
@@ -237,31 +236,16 @@ _RAW: dict[type[Kind], Callable[[str], Any]] = {
 # ---- to documents
 
 
-class Documents:
+class Documents(Converter):
     """What makes a document of a message of ours."""
 
     def __init__(self, schema: Schema) -> None:
-        self.schema = schema
+        super().__init__(schema)
         self.shapes = Shapes(schema)
         self.converter = Converter(schema)
-        self._named: dict[str, Conversion] = {}
 
-    def root(self) -> Conversion:
-        return self.named(self.schema.root)
-
-    def named(self, name: str) -> Conversion:
-        def make() -> Conversion:
-            definition = self.schema.definitions[name]
-            if isinstance(definition, Enum):
-                return _symbols(definition)
-            if isinstance(definition, Union):
-                return self.union(name, definition)
-            return self.record(definition)
-
-        return made_once(self._named, name, make)
-
-    def record(self, record: Record) -> Conversion:
-        fields = [(f.name, *self.field(f)) for f in record.fields]
+    def record(self, _name: str, record: Record) -> Conversion:
+        fields = [(f.name, *self.read_field(f)) for f in record.fields]
 
         def of_record(value: Any) -> Any:
             found: dict[str, Any] = {}
@@ -280,7 +264,7 @@ class Documents:
 
         return of_record
 
-    def field(
+    def read_field(
         self, field: Field
     ) -> tuple[Conversion, bool, Callable[[dict[str, Any], str], None] | None]:
         """What reads a field, whether it may be missing, and what happens then."""
@@ -317,7 +301,24 @@ class Documents:
         if isinstance(shape, Keyed):
             return read_map(self.shaped(shape.of, type.of))  # type: ignore[union-attr]
         assert isinstance(shape, Plain)
-        return self.named(type.name) if isinstance(type, Named) else _leaf(type)
+        return self.named(type.name) if isinstance(type, Named) else self.leaf(type)
+
+    def leaf(self, type: Type) -> Conversion:
+        if isinstance(type, Decimal):
+            return decimal(type)
+        return LEAVES[Int](type) if isinstance(type, Int) else _READ[type.__class__]
+
+    def enum(self, _name: str, enum: Enum) -> Conversion:
+        known = {symbol.number: symbol.value for symbol in enum.symbols}
+        default = enum.default if isinstance(enum.default, str) else None
+
+        def of_enum(value: Any) -> Any:
+            found = known.get(value, default)
+            if found is None:
+                raise Unfit(f"got symbol {value}, which the schema does not have")
+            return found
+
+        return of_enum
 
     def union(self, name: str, union: Union) -> Conversion:
         names = self.shapes.member_names(name, union)
@@ -332,19 +333,6 @@ class Documents:
             return {tag_field: tag, **read(getattr(value, field))}
 
         return of_union
-
-
-def _symbols(enum: Enum) -> Conversion:
-    known = {symbol.number: symbol.value for symbol in enum.symbols}
-    default = enum.default if isinstance(enum.default, str) else None
-
-    def of_enum(value: Any) -> Any:
-        found = known.get(value, default)
-        if found is None:
-            raise Unfit(f"got symbol {value}, which the schema does not have")
-        return found
-
-    return of_enum
 
 
 def read_list(read: Conversion) -> Conversion:
@@ -376,14 +364,6 @@ def read_map(read: Conversion) -> Conversion:
         return found
 
     return of_map
-
-
-def _leaf(type: Type) -> Conversion:
-    if isinstance(type, Decimal):
-        return decimal(type)
-    if isinstance(type, Int):
-        return LEAVES[Int](type)
-    return _READ[type.__class__]
 
 
 def _check_seconds(seconds: int) -> None:
