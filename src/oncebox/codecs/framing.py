@@ -14,9 +14,9 @@ from typing import NamedTuple
 from uuid import UUID
 
 from ..errors import DecodeFailed
+from .wire import varint
 
 HEADER = "__value_schema_id"
-KEY_HEADER = "__key_schema_id"
 GUID = "guid="
 """In a content type: which schema the header beside the payload names."""
 INDEXES_MAX = 100
@@ -130,12 +130,5 @@ def _zigzag(number: int) -> bytes:
 
 
 def _read_zigzag(raw: bytes, pos: int) -> tuple[int, int]:
-    number = shift = 0
-    while shift < 35:
-        byte = raw[pos]
-        pos += 1
-        number |= (byte & 127) << shift
-        if byte < 128:
-            return (number >> 1) ^ -(number & 1), pos
-        shift += 7
-    raise IndexError
+    number, pos = varint(raw, pos)
+    return (number >> 1) ^ -(number & 1), pos

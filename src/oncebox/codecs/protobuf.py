@@ -8,6 +8,7 @@ records a few bytes may ask for. Where the size of a payload leaves that open, i
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from msgspec import UNSET
@@ -190,7 +191,7 @@ class Messages(Converter):
                 inner = self.shaped(shape.of, type.of)
                 return lambda value: {} if value is None else {"value": inner(value)}
             inner = self.shaped(shape.of, type)
-            name = "items" if isinstance(shape.of, Repeated) else "entries"
+            name = shape.field
             return lambda value: {name: inner(value)}
         if isinstance(type, Nullable):
             return self.shaped(shape, type.of)
@@ -282,18 +283,16 @@ class Documents(Converter):
 
         return read, has, fill
 
-    def shaped(self, shape: Shape, type: Type) -> Conversion:  # noqa: PLR0911
+    def shaped(self, shape: Shape, type: Type) -> Conversion:
         if isinstance(shape, Wrapped):
             if shape.null:
                 assert isinstance(type, Nullable)
-                inner, plain = self.shaped(shape.of, type.of), shape.of
-                assert not isinstance(plain, Repeated | Keyed)
+                inner = self.shaped(shape.of, type.of)
                 return lambda m: inner(m.value) if m.HasField("value") else None
             of = type.of if isinstance(type, Nullable) else type
             inner = self.shaped(shape.of, of)
-            if isinstance(shape.of, Repeated):
-                return lambda m: inner(m.items)
-            return lambda m: inner(m.entries)
+            parts = attrgetter(shape.field)
+            return lambda m: inner(parts(m))
         if isinstance(type, Nullable):
             return self.shaped(shape, type.of)
         if isinstance(shape, Repeated):

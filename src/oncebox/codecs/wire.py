@@ -94,17 +94,17 @@ def _walked(raw: bytes, layout: Layout) -> str:
             if not outer:
                 return ""
             end, layout = outer.pop()
-        tag, pos = _varint(raw, pos)
+        tag, pos = varint(raw, pos)
         left -= 1
         kind = tag & 7
         if kind == VARINT:
-            _, pos = _varint(raw, pos)
+            _, pos = varint(raw, pos)
         elif kind == FIXED64:
             pos += 8
         elif kind == FIXED32:
             pos += 4
         elif kind == LENGTH:
-            size, pos = _varint(raw, pos)
+            size, pos = varint(raw, pos)
             if pos + size > end:
                 return "ends early"
             number = tag >> 3
@@ -126,7 +126,8 @@ def _walked(raw: bytes, layout: Layout) -> str:
     return "too many values"
 
 
-def _varint(raw: bytes, pos: int) -> tuple[int, int]:
+def varint(raw: bytes, pos: int) -> tuple[int, int]:
+    """A number of ten bytes at most, and where it ends. Raises IndexError."""
     byte = raw[pos]
     pos += 1
     if byte < 128:

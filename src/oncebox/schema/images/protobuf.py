@@ -74,6 +74,11 @@ class Wrapped(NamedTuple):
     null: bool
     """Whether an empty one stands for null."""
 
+    @property
+    def field(self) -> str:
+        """What its field is called."""
+        return {Repeated: "items", Keyed: "entries"}.get(self.of.__class__, "value")
+
 
 Shape = Plain | Repeated | Keyed | Wrapped
 
@@ -324,15 +329,7 @@ class _File:
                     expected="another name: Protobuf's image needs this one for a wrapper",
                 )
             made = self.file.message_type.add(name=shape.name)
-            of = shape.of
-            name = (
-                "items"
-                if isinstance(of, Repeated)
-                else "entries"
-                if isinstance(of, Keyed)
-                else "value"
-            )
-            self.add(made, name, 1, of)
+            self.add(made, shape.field, 1, shape.of)
         return shape.name
 
 
