@@ -75,6 +75,16 @@ class Finding(Struct, frozen=True, kw_only=True):
         return self.witness is not None
 
 
+def found(
+    breaks: Broken, rule: str, path: str, sides: tuple[Any, Any], instead: str,
+    witness: Witness | None = None,
+) -> Finding:  # fmt: skip
+    """A finding, from what is written and what is read (`sides`)."""
+    old, new = sides if breaks == "new readers" else sides[::-1]
+    return Finding(rule=rule, path=path, old=old, new=new, breaks=breaks,
+                   instead=instead, witness=witness)  # fmt: skip
+
+
 def both_ways(
     old: S, new: S, direction: Callable[[S, S, Broken], Iterable[Finding]]
 ) -> list[Finding]:

@@ -48,10 +48,9 @@ _SAMPLES: dict[int, list[Any]] = {
 
 def samples(one: Field) -> list[Any]:
     """Values of a field that show what a change of its type may lose; none is its default."""
-    if one.map and one.message is not None:
-        key, value = one.message.fields[1], one.message.fields[2]
-        first, last = samples(key)[0], samples(key)[-1]
-        return [{first: v} for v in samples(value)] + [{last: samples(value)[0]}]
+    if one.map:
+        keys, values = samples(one.key), samples(one.value)
+        return [{keys[0]: v} for v in values] + [{keys[-1]: values[0]}]
     plain = _plain(one)
     return [[v] for v in plain] + [[plain[0], plain[-1]]] if one.repeated else plain
 
@@ -75,8 +74,8 @@ def _of_enum(one: Field, value: Any) -> Any:
     """A number of an enum as a value of a field, which may hold many."""
     if isinstance(value, list | dict) or not one.repeated:
         return value
-    if one.map and one.message is not None:
-        return {samples(one.message.fields[1])[0]: value}
+    if one.map:
+        return {samples(one.key)[0]: value}
     return [value]
 
 
@@ -240,8 +239,8 @@ def _within(pair: Pair, made: Any) -> Any:
     for one in reversed(pair.trail):
         holder = filled(one.owner)
         value = made
-        if one.map and one.message is not None:
-            value = {samples(one.message.fields[1])[0]: made}
+        if one.map:
+            value = {samples(one.key)[0]: made}
         elif one.repeated:
             value = [made]
         put(holder, one, value)
@@ -265,13 +264,23 @@ def _json(made: Any, reader: Message, sets: list[tuple[Field, Field, Any]]) -> s
         return f"{refused(error)} (ProtoJSON)"
     for one, twin, _ in sets:  # in JSON a list of one is not the one
         if isinstance(got(made, one), list) != isinstance(got(was_read, twin), list):
-            return f"read as {shown(got(was_read, twin))} (ProtoJSON)"
+            return f"read as {_told(was_read, twin)} (ProtoJSON)"
     return _lost(made, was_read, sets, " (ProtoJSON)")
 
 
 def _lost(made: Any, was_read: Any, sets: list[tuple[Field, Field, Any]], where: str) -> str | None:
     for one, twin, _ in sets:
-        mine, theirs = got(made, one), got(was_read, twin)
-        if not same(mine, theirs):
-            return f"read as {shown(theirs)} instead of {shown(mine)}{where}"
+        if not same(got(made, one), got(was_read, twin)):
+            return f"read as {_told(was_read, twin)} instead of {_told(made, one)}{where}"
     return None
+
+
+def _told(made: Any, one: Field) -> str:
+    """A field's value, as ProtoJSON writes it."""
+    try:
+        found = json_format.MessageToDict(made, always_print_fields_with_no_presence=True)
+    except (TypeError, ValueError):  # an Any of a type that is not there
+        found = None
+    if not isinstance(found, dict):  # or a type of a form of its own
+        return shown(got(made, one))
+    return shown(found[one.json_name]) if one.json_name in found else "nothing"

@@ -51,6 +51,17 @@ class Field:
     map: bool = False
 
     @property
+    def key(self) -> Field:
+        """The key of a map."""
+        assert self.message is not None
+        return self.message.fields[1]
+
+    @property
+    def value(self) -> Field:
+        """What a map holds; of another field, itself."""
+        return self.message.fields[2] if self.map and self.message is not None else self
+
+    @property
     def shape(self) -> tuple[int, bool, bool]:
         """What decides how its bytes look."""
         return self.type, self.repeated, self.map
@@ -58,9 +69,8 @@ class Field:
     def shown(self) -> str:
         """As a .proto has it."""
         kind = _TYPES.Name(self.type).removeprefix("TYPE_").lower()
-        if self.map and self.message is not None:
-            key, value = self.message.fields[1], self.message.fields[2]
-            return f"map<{key.kind}, {value.kind}> {self.name} = {self.number}"
+        if self.map:
+            return f"map<{self.key.kind}, {self.value.kind}> {self.name} = {self.number}"
         label = "repeated " if self.repeated else "required " if self.required else ""
         kind = self.kind if kind in ("message", "enum") else kind
         return f"{label}{kind} {self.name} = {self.number}"

@@ -10,10 +10,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from .bounds import too_deep
-from .finding import Broken, Finding, Witness, both_ways
+from .finding import Broken, Finding, Witness, both_ways, found
 from .proto_proof import Proof, Trail, samples
 from .proto_types import GROUP, MESSAGE, STRING, Enum, Field, Message, Proto, parsed_all, source
 
@@ -22,18 +22,44 @@ PROOFS_MAX = 200
 
 WELL_KNOWN = "google.protobuf."
 
+_KNOWN_FIRST = "Readers must know a value before it is written, else they take the default."
+_NAMES = (
+    "Keep the name of each number; ProtoJSON has names, binary has numbers. With allow_alias, a "
+    "number may have the old name, too."
+)
 _ANEW = "Add a field with a new number and name, and reserve the old ones."
-
-
-class Problem(NamedTuple):
-    """What is wrong, before it is proved; `witness` is what the proof gave."""
-
-    rule: str
-    path: str
-    writer: Any
-    reader: Any
-    instead: str
-    witness: Witness | None = None
+INSTEAD: Final = {
+    "package-changed": "Keep the package: it is part of the name of every message.",
+    "message-removed": "Keep the message, deprecated, for as long as it may be read.",
+    "call-changed": "Add a call of another name: both sides of this one have to agree.",
+    "required-changed": "Never add or remove required: readers refuse what lacks the field.",
+    "message-set-changed": "Keep message_set_wire_format as it is.",
+    "json-format-changed": "Keep json_format = ALLOW.",
+    "reserved-removed": "Keep reserved {};",
+    "reserved-used": "Take a new number and name: these were given up, and old documents have "
+    "them.",
+    "field-removed-number-not-reserved": "Write reserved {}; so that nobody gives it to another "
+    "field.",
+    "field-removed-name-not-reserved": 'Write reserved "{}"; so that nobody gives it to another '
+    "field.",
+    "field-renumbered": "Keep the number: in binary it is all that there is of a field's name.",
+    "field-renamed": 'Keep the name, or write [json_name = "{}"]; ProtoJSON has names.',
+    "field-type-changed": _ANEW,
+    "field-cardinality-changed": _ANEW,
+    "default-changed": "Keep the default: readers take theirs where the field was left out.",
+    "presence-changed": "Keep it: without presence, a zero that was set looks as if it was not.",
+    "utf8-validation-changed": "Keep utf8_validation = NONE, or be sure that all text is UTF-8.",
+    "oneof-changed": "Leave fields where they are; add new ones to the oneof.",
+    "enum-closed": "Keep the enum open: a closed one loses numbers that it does not know.",
+    "enum-value-renamed": _NAMES,
+    "enum-value-renumbered": _NAMES,
+    "enum-value-removed": 'Keep the value, deprecated; or write reserved {}; reserved "{}";',
+    "enum-value-removed-reserved": "Readers take the default for it; keep the value if documents "
+    "still have it.",
+    "enum-value-added": _KNOWN_FIRST,
+    "enum-value-added-to-closed": _KNOWN_FIRST,
+}
+"""What to do instead, by rule."""
 
 
 class Pair(NamedTuple):
@@ -61,7 +87,7 @@ def compare(
         [source(old, theirs, "the old schema"), source(new, references, "the new schema")]
     )
     try:
-        return both_ways(before, after, _direction)
+        return both_ways(before, after, lambda w, r, breaks: _Walk(w, r, breaks).findings())
     except RecursionError:
         raise too_deep("the schemas", "required messages in messages") from None
 
@@ -76,34 +102,26 @@ def prepare(texts: Sequence[tuple[str, Mapping[str, str] | None, str]]) -> None:
     parsed_all([source(*one) for one in texts])
 
 
-def _direction(writer: Proto, reader: Proto, breaks: Broken) -> Iterator[Finding]:
-    for one in _Walk(writer, reader, retired=breaks == "new readers").problems():
-        sides = (one.writer, one.reader)
-        old, new = sides if breaks == "new readers" else sides[::-1]
-        yield Finding(
-            rule=one.rule,
-            path=one.path,
-            old=old,
-            new=new,
-            breaks=breaks,
-            instead=one.instead,
-            witness=one.witness,
-        )
-
-
 class _Walk:
-    """A walk over the messages of a writer and a reader, each pair once, shortest way first.
-    `retired`: the writer is the older, so what the reader lacks was removed.
-    """
+    """A walk over the messages of a writer and a reader, each pair once, shortest way first."""
 
-    def __init__(self, writer: Proto, reader: Proto, *, retired: bool) -> None:
-        self.writer, self.reader = writer, reader
-        self.retired = retired
+    def __init__(self, writer: Proto, reader: Proto, breaks: Broken) -> None:
+        self.writer, self.reader, self.breaks = writer, reader, breaks
+        self.retired = breaks == "new readers"
+        """Whether the writer is the older, so that what the reader lacks was removed."""
         self.waiting: deque[Pair] = deque()
         self.met: set[tuple[int, int]] = set()
         self.proof = Proof(PROOFS_MAX)
 
-    def problems(self) -> Iterator[Problem]:
+    def found(
+        self, rule: str, path: str, written: Any, read: Any, witness: Witness | None = None,
+        *named: Any,
+    ) -> Finding:  # fmt: skip
+        """What breaks; `named`: for the words of what to do instead."""
+        instead = INSTEAD[rule].format(*named)
+        return found(self.breaks, rule, path, (written, read), instead, witness)
+
+    def findings(self) -> Iterator[Finding]:
         yield from self.files()
         yield from self.reached()
         for name, message in self.writer.inner.items():
@@ -111,7 +129,7 @@ class _Walk:
                 self.meet(message, self.reader.inner[name], ())
         yield from self.reached()
 
-    def reached(self) -> Iterator[Problem]:
+    def reached(self) -> Iterator[Finding]:
         while self.waiting:
             yield from self.message(self.waiting.popleft())
 
@@ -121,27 +139,23 @@ class _Walk:
             self.met.add((id(w), id(r)))
             self.waiting.append(Pair(w, r, trail))
 
-    def files(self) -> Iterator[Problem]:
+    def files(self) -> Iterator[Finding]:
         w, r = self.writer, self.reader
         inner = {id(f.message) for m in _all(w) for f in m.fields.values() if f.message is not m}
-        first = next(iter(w.messages.values()))
         if w.package != r.package:
-            instead = "Keep the package: it is part of the name of every message."
-            witness = self.proof.nameless(first, r)
-            yield Problem("package-changed", w.package, w.package, r.package, instead, witness)
+            witness = self.proof.nameless(next(iter(w.messages.values())), r)
+            yield self.found("package-changed", w.package, w.package, r.package, witness)
         for name, call in w.calls.items():
             if call != r.calls.get(name, call):
-                instead = "Add a call of another name: both sides of this one have to agree."
-                yield Problem("call-changed", name, call, r.calls[name], instead)
+                yield self.found("call-changed", name, call, r.calls[name])
         for name, message in w.messages.items():
             if name in r.messages:
                 self.meet(message, r.messages[name], ())
             elif self.retired and id(message) not in inner:
-                instead = "Keep the message, deprecated, for as long as it may be read."
                 witness = self.proof.nameless(message, r)
-                yield Problem("message-removed", name, name, None, instead, witness)
+                yield self.found("message-removed", name, name, None, witness)
 
-    def message(self, pair: Pair) -> Iterator[Problem]:
+    def message(self, pair: Pair) -> Iterator[Finding]:
         w, r, _ = pair
         for number, one in w.fields.items():
             twin = r.fields.get(number)
@@ -150,27 +164,26 @@ class _Walk:
             else:
                 yield from self.field(pair, one, twin)
         for number, twin in r.fields.items():
-            one_or_none = w.fields.get(number)
-            if twin.required and not (one_or_none and one_or_none.required):
-                yield Problem(
-                    "required-changed",
-                    f"{r.name}.{twin.name}",
-                    one_or_none.shown() if one_or_none else None,
-                    twin.shown(),
-                    "Never add or remove required: readers refuse what lacks the field.",
-                    self.proof.required(pair, twin),
-                )
+            written = w.fields.get(number)
+            if twin.required and not (written and written.required):
+                path, was = f"{r.name}.{twin.name}", written.shown() if written else None
+                witness = self.proof.required(pair, twin)
+                yield self.found("required-changed", path, was, twin.shown(), witness)
         yield from self.oneofs(pair)
-        if self.retired:
-            yield from _reserved(w, r, f"{r.name}")
         if w.message_set != r.message_set:
-            rule, instead = "message-set-changed", "Keep message_set_wire_format as it is."
-            yield Problem(rule, r.name, w.message_set, r.message_set, instead)
-        if self.retired and w.json and not r.json:
-            rule, instead = "json-format-changed", "Keep json_format = ALLOW."
-            yield Problem(rule, r.name, "ALLOW", "LEGACY_BEST_EFFORT", instead)
+            yield self.found("message-set-changed", r.name, w.message_set, r.message_set)
+        yield from self.promises(w, r)
 
-    def lacking(self, pair: Pair, one: Field) -> Iterator[Problem]:
+    def promises(self, w: Message | Enum, r: Message | Enum) -> Iterator[Finding]:
+        """What the older side promised for later."""
+        if not self.retired:
+            return
+        if lost := _unreserved(w, r):
+            yield self.found("reserved-removed", r.name, lost, None, None, ", ".join(lost))
+        if w.json and not r.json:
+            yield self.found("json-format-changed", r.name, "ALLOW", "LEGACY_BEST_EFFORT")
+
+    def lacking(self, pair: Pair, one: Field) -> Iterator[Finding]:
         """A field that the reader does not have: it leaves the value out, which is no break, but
         its number and name must never mean anything else.
         """
@@ -181,172 +194,116 @@ class _Walk:
         if namesake is not None:
             yield self.renumbered(pair, one, namesake)
         elif self.retired:
-            for rule, kept, what in (
-                ("field-removed-number-not-reserved", number, f"reserved {one.number};"),
-                ("field-removed-name-not-reserved", name, f'reserved "{one.name}";'),
-            ):
+            for part, kept, what in (("number", number, one.number), ("name", name, one.name)):
                 if not kept:
-                    instead = f"Write {what} so that nobody gives it to another field."
-                    yield Problem(rule, path, one.shown(), None, instead)
+                    rule = f"field-removed-{part}-not-reserved"
+                    yield self.found(rule, path, one.shown(), None, None, what)
         elif number or name:
-            instead = (
-                "Take a new number and name: these were given up, and old documents have them."
-            )
-            yield Problem("reserved-used", path, one.shown(), "reserved", instead)
+            yield self.found("reserved-used", path, one.shown(), "reserved")
 
-    def renumbered(self, pair: Pair, one: Field, namesake: Field) -> Problem:
+    def renumbered(self, pair: Pair, one: Field, namesake: Field) -> Finding:
         """A name that stands at another number: the bytes mean another field, or none."""
-        return Problem(
-            "field-renumbered",
-            f"{pair.reader.name}.{namesake.name}",
-            one.shown(),
-            namesake.shown(),
-            "Keep the number: in binary it is all that there is of a field's name.",
-            self.proof.either(pair, one, namesake, samples(one)),
-        )
+        witness = self.proof.either(pair, one, namesake, samples(one))
+        path = f"{pair.reader.name}.{namesake.name}"
+        return self.found("field-renumbered", path, one.shown(), namesake.shown(), witness)
 
-    def field(self, pair: Pair, one: Field, twin: Field) -> Iterator[Problem]:
+    def field(self, pair: Pair, one: Field, twin: Field) -> Iterator[Finding]:
         path = f"{pair.reader.name}.{twin.name}"
-        shown = one.shown(), twin.shown()
         namesake = pair.reader.named.get(one.json_name)
         if namesake is not None and namesake is not twin:
             yield self.renumbered(pair, one, namesake)
         elif namesake is None:
-            instead = (
-                f'Keep the name, or write [json_name = "{one.json_name}"]; ProtoJSON has names.'
-            )
             witness = self.proof.json(pair, one, twin)
-            yield Problem("field-renamed", path, one.json_name, twin.json_name, instead, witness)
+            names = one.json_name, twin.json_name
+            yield self.found("field-renamed", path, *names, witness, names[not self.retired])
         if one.shape != twin.shape or _key(one) != _key(twin):
             yield from self.shape(pair, one, twin, path)
             return
-        if one.message is not None and twin.message is not None:
-            if one.map:
-                yield from self.map(pair, one, twin, path)
-            else:
-                yield from self.inside(pair, one, twin, path, one.message, twin.message)
-        elif one.enum is not None and twin.enum is not None:
-            yield from self.enum(pair, one, twin)
+        value, other = one.value, twin.value
+        if one.map and value.type != other.type:
+            yield from self.shape(pair, one, twin, path)
+        elif value.message is not None and other.message is not None:
+            yield from self.inside(pair, one, twin, path, value.message, other.message)
+        elif value.enum is not None and other.enum is not None:
+            yield from self.enum(pair, one, twin, value.enum, other.enum)
         left_out = not one.repeated and not one.required
         if left_out and repr(one.default) != repr(twin.default):  # NaN is NaN
-            instead = "Keep the default: readers take theirs where the field was left out."
             witness = self.proof.default(pair, one, twin)
-            yield Problem("default-changed", path, one.default, twin.default, instead, witness)
+            yield self.found("default-changed", path, one.default, twin.default, witness)
         if one.presence != twin.presence and not one.repeated and one.oneof == twin.oneof:
-            instead = "Keep it: without presence, a zero that was set looks as if it was not."
-            yield Problem("presence-changed", path, one.presence, twin.presence, instead)
+            yield self.found("presence-changed", path, one.presence, twin.presence)
         if one.type == STRING and not one.verified and twin.verified:
-            instead = "Keep utf8_validation = NONE, or be sure that all text is UTF-8."
-            yield Problem("utf8-validation-changed", path, *shown, instead)
+            yield self.found("utf8-validation-changed", path, one.shown(), twin.shown())
 
-    def shape(self, pair: Pair, one: Field, twin: Field, path: str) -> Iterator[Problem]:
+    def shape(self, pair: Pair, one: Field, twin: Field, path: str) -> Iterator[Finding]:
         many = one.repeated != twin.repeated or one.map != twin.map
         witness = self.proof.either(pair, one, twin, samples(one))
         rule = "field-cardinality-changed" if many else "field-type-changed"
         if witness is not None or self.proof.left <= 0 or not _widened(one, twin):
-            yield Problem(rule, path, one.shown(), twin.shown(), _ANEW, witness)
+            yield self.found(rule, path, one.shown(), twin.shown(), witness)
 
     def inside(
         self, pair: Pair, one: Field, twin: Field, path: str, w: Message, r: Message
-    ) -> Iterator[Problem]:
+    ) -> Iterator[Finding]:
         """Messages in a field. Well-known types have forms of their own in ProtoJSON."""
         known = [side.full.startswith(WELL_KNOWN) for side in (w, r)]
         witness = None
         if any(known) and w.full != r.full:
             witness = self.proof.either(pair, one, twin, samples(one))
             if witness is not None or not all(known):
-                shown = one.shown(), twin.shown()
-                yield Problem("field-type-changed", path, *shown, _ANEW, witness)
+                yield self.found("field-type-changed", path, one.shown(), twin.shown(), witness)
         if witness is None:
             self.meet(w, r, (*pair.trail, one))
 
-    def map(self, pair: Pair, one: Field, twin: Field, path: str) -> Iterator[Problem]:
-        assert one.message is not None
-        assert twin.message is not None
-        value, other = one.message.fields[2], twin.message.fields[2]
-        if value.type != other.type:
-            yield from self.shape(pair, one, twin, path)
-        elif value.message is not None and other.message is not None:
-            yield from self.inside(pair, one, twin, path, value.message, other.message)
-        elif value.enum is not None and other.enum is not None:
-            yield from self.enum(pair, one, twin)
-
-    def enum(self, pair: Pair, one: Field, twin: Field) -> Iterator[Problem]:
-        w, r = _enum(one), _enum(twin)
+    def enum(self, pair: Pair, one: Field, twin: Field, w: Enum, r: Enum) -> Iterator[Finding]:
         if (id(w), id(r)) in self.met:
             return
         self.met.add((id(w), id(r)))
         for number, names in w.names.items():
-            if names[0] in r.names.get(number, ()):
+            name = names[0]
+            if name in r.names.get(number, ()):
                 continue
-            if number not in r.names and names[0] not in r.numbers:
-                yield self.value(pair, one, twin, number)
-                continue
-            moved = names[0] in r.numbers
-            yield Problem(
-                "enum-value-renumbered" if moved else "enum-value-renamed",
-                f"{r.name}.{names[0]}",
-                f"{names[0]} = {number}",
-                f"{names[0]} = {r.numbers[names[0]]}"
-                if moved
-                else f"{r.names[number][0]} = {number}",
-                "Keep the name of each number; ProtoJSON has names, binary has numbers. With "
-                "allow_alias, a number may have the old name, too.",
-                self.proof.misnamed(pair, one, number)
-                if moved
-                else self.proof.either(pair, one, twin, [number]),
-            )
+            path, shown = f"{r.name}.{name}", f"{name} = {number}"
+            if name in r.numbers:
+                now, witness = f"{name} = {r.numbers[name]}", self.proof.misnamed(pair, one, number)
+                yield self.found("enum-value-renumbered", path, shown, now, witness)
+            elif number in r.names:
+                now = f"{r.names[number][0]} = {number}"
+                witness = self.proof.either(pair, one, twin, [number])
+                yield self.found("enum-value-renamed", path, shown, now, witness)
+            else:
+                rule = self.value(r, number, name)
+                sure = rule in ("enum-value-removed", "enum-value-added-to-closed")
+                witness = self.proof.either(pair, one, twin, [number]) if sure else None
+                yield self.found(rule, path, shown, None, witness, number, name)
         if r.closed and not w.closed:
-            unheard = max([*w.names, *r.names]) + 1
-            instead = "Keep the enum open: a closed one loses numbers that it does not know."
-            witness = self.proof.either(pair, one, twin, [unheard])
-            yield Problem("enum-closed", r.name, "open", "closed", instead, witness)
-        if self.retired:
-            yield from _reserved(w, r, r.name)
-        if self.retired and w.json and not r.json:
-            rule, instead = "json-format-changed", "Keep json_format = ALLOW."
-            yield Problem(rule, r.name, "ALLOW", "LEGACY_BEST_EFFORT", instead)
+            witness = self.proof.either(pair, one, twin, [max([*w.names, *r.names]) + 1])
+            yield self.found("enum-closed", r.name, "open", "closed", witness)
+        yield from self.promises(w, r)
 
-    def value(self, pair: Pair, one: Field, twin: Field, number: int) -> Problem:
-        """A value that the reader's enum does not have."""
-        w, r = _enum(one), _enum(twin)
-        name = w.names[number][0]
-        path, shown = f"{r.name}.{name}", f"{name} = {number}"
+    def value(self, r: Enum, number: int, name: str) -> str:
+        """The rule for a value that the reader's enum does not have."""
+        if not self.retired:
+            return "enum-value-added-to-closed" if r.closed else "enum-value-added"
         kept = _within(number, r.reserved) and name in r.reserved_names
-        if self.retired and kept:
-            rule, witness = "enum-value-removed-reserved", None
-            instead = "Readers take the default for it; keep the value if documents still have it."
-        elif self.retired:
-            rule = "enum-value-removed"
-            witness = self.proof.either(pair, one, twin, [number])
-            instead = f'Keep the value, deprecated; or write reserved {number}; reserved "{name}";'
-        else:
-            rule = "enum-value-added-to-closed" if r.closed else "enum-value-added"
-            witness = self.proof.either(pair, one, twin, [number]) if r.closed else None
-            instead = "Readers must know a value before it is written, else they take the default."
-        return Problem(rule, path, shown, None, instead, witness)
+        return "enum-value-removed-reserved" if kept else "enum-value-removed"
 
-    def oneofs(self, pair: Pair) -> Iterator[Problem]:
+    def oneofs(self, pair: Pair) -> Iterator[Finding]:
         """Fields that the writer may set together and of which the reader keeps one."""
         w, r, _ = pair
         groups: dict[str, list[Field]] = {}
         for number, twin in r.fields.items():
             if twin.oneof and number in w.fields:
-                groups.setdefault(twin.oneof, []).append(twin)
-        for name, twins in groups.items():
+                groups.setdefault(twin.oneof, []).append(w.fields[number])
+        for name, fields in groups.items():
             first: dict[str, Field] = {}
-            for twin in twins:
-                one = w.fields[twin.number]
+            for one in fields:
                 first.setdefault(one.oneof or f"{one.number}", one)
             apart = list(first.values())
-            path = f"{r.name}.{name}"
-            instead = "Leave fields where they are; add new ones to the oneof."
-            inside = [one.name for one in apart]
-            if len(apart) > 1:
-                witness = self.proof.together(pair, apart[0], apart[1])
-                yield Problem("oneof-changed", path, inside, name, instead, witness)
-            elif not apart[0].oneof:
-                yield Problem("oneof-changed", path, inside, name, instead)
+            if len(apart) > 1 or not apart[0].oneof:
+                witness = self.proof.together(pair, *apart[:2]) if len(apart) > 1 else None
+                inside = [one.name for one in apart]
+                yield self.found("oneof-changed", f"{r.name}.{name}", inside, name, witness)
 
 
 def _all(proto: Proto) -> Iterator[Message]:
@@ -364,7 +321,7 @@ def _within(number: int, ranges: list[tuple[int, int]]) -> bool:
     return any(start <= number < end for start, end in ranges)
 
 
-def _reserved(w: Message | Enum, r: Message | Enum, path: str) -> Iterator[Problem]:
+def _unreserved(w: Message | Enum, r: Message | Enum) -> list[str]:
     """What was reserved and is no more, so that it could be given again."""
     merged = _merged(r.reserved)
     lost = [
@@ -372,10 +329,7 @@ def _reserved(w: Message | Enum, r: Message | Enum, path: str) -> Iterator[Probl
         for start, end in w.reserved
         if not _covered(start, end, merged)
     ]
-    lost += sorted(w.reserved_names - r.reserved_names)
-    if lost:
-        instead = f"Keep reserved {', '.join(lost)};"
-        yield Problem("reserved-removed", path, lost, None, instead)
+    return lost + sorted(w.reserved_names - r.reserved_names)
 
 
 def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -395,17 +349,11 @@ def _covered(start: int, end: int, merged: list[tuple[int, int]]) -> bool:
 
 
 def _key(one: Field) -> int:
-    return one.message.fields[1].type if one.map and one.message is not None else 0
-
-
-def _enum(one: Field) -> Enum:
-    found = one.message.fields[2].enum if one.map and one.message is not None else one.enum
-    assert found is not None
-    return found
+    return one.key.type if one.map else 0
 
 
 def _widened(one: Field, twin: Field) -> bool:
     """Whether a change of type of which no sample was lost is not worth a warning."""
-    if one.map and twin.map and one.message is not None and twin.message is not None:
-        return _key(one) == _key(twin) and _widened(one.message.fields[2], twin.message.fields[2])
+    if one.map and twin.map:
+        return _key(one) == _key(twin) and _widened(one.value, twin.value)
     return one.repeated == twin.repeated and not {one.type, twin.type} & {GROUP, MESSAGE}
