@@ -7,7 +7,7 @@ document of the writer that shows the fault, written and read by fastavro before
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from .avro_types import (
     NOTHING,
@@ -21,7 +21,7 @@ from .avro_types import (
     writable,
 )
 from .bounds import missing, read_json, too_deep
-from .finding import Broken, Finding, both_ways
+from .finding import Broken, Finding, both_ways, found
 
 try:
     from .avro_proof import Proof
@@ -51,21 +51,72 @@ Step = tuple[Literal["field", "item", "value", "branch"], Any, Any]
 Trail = tuple[Step, ...]
 
 
+_ANEW = "Add a field of the new {}, with a default."
+INSTEAD: Final = {
+    "field-without-default": "Give the field a default in the schema that has it, before or while "
+    "adding or removing it; or, if it was renamed, its old name as an alias.",
+    "two-read-as-one": "Give the alias to a field of another name: one of the two is lost.",
+    "default-wrong-type": "Give it a default of its type: readers refuse the schema, or get a "
+    "wrong value.",
+    "type-changed": _ANEW.format("type"),
+    "fixed-size-changed": "Add a field of another fixed type, with a default.",
+    "name-changed": "Keep the name. An alias of it helps only readers whose schema has the alias.",
+    "type-moved": "Define the type at the place where it was defined before.",
+    "branch-not-read": "Readers need a branch for it: keep it if it was removed, and write a new "
+    "one only when all of them know it.",
+    "union-order": "Put the same type first: readers differ in whether they take the first branch "
+    "that fits or the same type.",
+    "symbol-not-read": "Keep the symbol if it was removed; let all readers know a new one before "
+    "it is written, or give the enum a default symbol.",
+    "symbol-read-as-default": "Readers take the enum's default for symbols that they do not know.",
+    "lossy-promotion": "Keep the type: floating point rounds large numbers.",
+    "bytes-as-string": "Keep bytes: those that are no UTF-8 cannot be read as a string.",
+    **dict.fromkeys(
+        ("logical-type-changed", "decimal-scale-changed", "decimal-precision-changed"),
+        _ANEW.format("logical type"),
+    ),
+}
+"""What to do instead, by rule."""
+
+
+class Place(NamedTuple):
+    """A writer's type and the reader's for it, and where they stand."""
+
+    w: Type
+    r: Type
+    path: str
+    trail: Trail = ()
+
+    def inside(self, w: Type, r: Type, name: str = "", *steps: Step) -> Place:
+        """A part of it; `name`: what comes to the path."""
+        return Place(w, r, self.path + name, self.trail + steps)
+
+    def problem(self, rule: str, value: Any = NOTHING, **more: Any) -> Problem:
+        """What fails here; `more`: what is shown instead of the types, and how to prove it."""
+        return Problem(
+            **{
+                "rule": rule,
+                "at": self,
+                "writer": self.w.shown(),
+                "reader": self.r.shown(),
+                "value": value,
+                **more,
+            }
+        )
+
+
 class Problem(NamedTuple):
     """Where a reader fails on a writer, and a value to prove it with.
 
     `value` stands at the end of the trail; without one it is a mere warning. It is proved with
-    `types`, the writer's and the reader's, or with the default of the reader's `field`. `logical`:
+    the writer's type and the reader's, or with the default of the reader's `field`. `logical`:
     it is the understanding of the value that differs.
     """
 
     rule: str
-    path: str
+    at: Place
     writer: Any
     reader: Any
-    instead: str
-    trail: Trail
-    types: tuple[Type, Type]
     value: Any = NOTHING
     field: Field | None = None
     logical: bool = False
@@ -108,34 +159,24 @@ def _direction(writer: Type, reader: Type, breaks: Broken) -> Iterator[Finding]:
     proof = Proof(writer, reader)
     for n, one in enumerate(_problems(writer, reader)):
         witness = proof.of(one) if one.value is not NOTHING and n < PROOFS_MAX else None
-        if witness is None and one.rule == "type-moved":  # tried, and fine
-            continue
-        sides = (one.writer, one.reader)
-        old, new = sides if breaks == "new readers" else sides[::-1]
-        yield Finding(
-            rule=one.rule,
-            path=one.path,
-            old=old,
-            new=new,
-            breaks=breaks,
-            instead=one.instead,
-            witness=witness,
-        )
+        if witness is not None or one.rule != "type-moved":  # which is tried, and may be fine
+            sides = (one.writer, one.reader)
+            yield found(breaks, one.rule, one.at.path, sides, INSTEAD[one.rule], witness)
 
 
 def _problems(writer: Type, reader: Type) -> Iterator[Problem]:
     walk, fine = _Resolution(), True
-    for one in walk.resolve(writer, reader, reader.short or reader.kind, ()):
+    for one in walk.resolve(Place(writer, reader, reader.short or reader.kind)):
         fine = fine and one.value is NOTHING
         yield one
     for record, field in every_field(reader):
         bad = field.default is not NOTHING and not fits(field.default, field.type)
         if bad and id(field) not in walk.unwritten:
-            path = f"{record.name}.{field.name}"
-            yield wrong_default(writer, writer, field, path, ())
+            yield wrong_default(Place(writer, writer, f"{record.name}.{field.name}"), field)
     twice = shared(writer) | shared(reader) if fine else set[int]()
-    places = [one for one in walk.places if {id(one.types[0]), id(one.types[1])} & twice]
-    yield from places[:PLACES_MAX]
+    places = [at for at in walk.places if {id(at.w), id(at.r)} & twice]
+    for at in places[:PLACES_MAX]:
+        yield at.problem("type-moved", smallest(at.w))
 
 
 class _Resolution:
@@ -146,68 +187,56 @@ class _Resolution:
         self.branches: dict[int, dict[str, dict[int, Type]]] = {}
         self.unwritten: set[int] = set()
         """Fields for which the reader takes its default."""
-        self.places: list[Problem] = []
+        self.places: list[Place] = []
         """Where named types stand, which readers may fail to find (fastavro's issue 780)."""
 
-    def resolve(self, w: Type, r: Type, path: str, trail: Trail) -> Iterator[Problem]:
+    def resolve(self, at: Place) -> Iterator[Problem]:
+        w, r, *_ = at
         if not writable(w):  # nobody can write it
             return
         if w.name and r.name:
-            instead = "Define the type at the place where it was defined before."
-            types = (w, r)
-            self.places.append(
-                Problem(
-                    "type-moved", path, w.shown(), r.shown(), instead, trail, types, smallest(w)
-                )
-            )
+            self.places.append(at)
         if w.kind == "union":
-            yield from self.written_union(w, r, path, trail)
+            yield from self.written_union(at)
         elif r.kind == "union":
-            yield from self.into_union(w, r, path, trail)
+            yield from self.into_union(at)
         elif w.kind == r.kind and w.of is not None:
             step: Step = ("item" if w.kind == "array" else "value", None, None)
-            yield from self.resolve(w.inner, r.inner, f"{path}[]", (*trail, step))
+            yield from self.resolve(at.inside(w.inner, r.inner, "[]", step))
         elif not matches(w, r):
-            yield mismatch(w, r, path, trail)
+            yield mismatch(at)
         elif w.kind != r.kind:
-            yield from promoted(w, r, path, trail)
-            yield from logical(w, r, path, trail)
+            yield from promoted(at)
+            yield from logical(at)
         elif w.kind == "record":
-            yield from self.records(w, r, path, trail)
+            yield from self.records(at)
         elif w.kind == "enum":
-            yield from symbols(w, r, path, trail)
+            yield from symbols(at)
         else:
-            yield from logical(w, r, path, trail)
+            yield from logical(at)
 
-    def written_union(self, w: Type, r: Type, path: str, trail: Trail) -> Iterator[Problem]:
-        for branch in w.branches:
+    def written_union(self, at: Place) -> Iterator[Problem]:
+        for branch in at.w.branches:
             if not writable(branch):
                 continue
-            inner: Trail = (*trail, ("branch", None, branch.tag))
-            if r.kind == "union":
-                yield from self.into_union(branch, r, path, inner)
-            elif matches(branch, r):
-                yield from self.resolve(branch, r, path, inner)
+            inner = at.inside(branch, at.r, "", ("branch", None, branch.tag))
+            if at.r.kind == "union":
+                yield from self.into_union(inner, at.w)
+            elif matches(branch, at.r):
+                yield from self.resolve(inner)
             else:
-                yield not_taken(branch, r, path, inner)
+                yield not_taken(inner, at.w)
 
-    def into_union(self, w: Type, r: Type, path: str, trail: Trail) -> Iterator[Problem]:
+    def into_union(self, at: Place, whole: Type | None = None) -> Iterator[Problem]:
+        """`whole`: the writer's union that the type is a branch of."""
+        w, r, *_ = at
         fitting = [branch for branch in self.candidates(w, r) if matches(w, branch)]
         if not fitting:
-            yield not_taken(w, r, path, trail)
+            yield not_taken(at, whole or w)
             return
         if fitting[0].kind != w.kind and any(branch.kind == w.kind for branch in fitting):
-            yield Problem(
-                "union-order",
-                path,
-                w.shown(),
-                r.shown(),
-                f"Put {w.kind} before {fitting[0].kind}: readers differ in whether they take the "
-                "first branch that fits or the same type.",
-                trail,
-                (w, r),
-            )
-        yield from self.resolve(w, fitting[0], path, trail)
+            yield at.problem("union-order")
+        yield from self.resolve(at.inside(w, fitting[0]))
 
     def candidates(self, w: Type, r: Type) -> list[Type]:
         """The branches of a reader's union that may fit, in order: a union may have thousands."""
@@ -218,10 +247,11 @@ class _Resolution:
                     by_name.setdefault(name, {})[n] = branch
             self.branches[id(r)] = by_name
         known = self.branches[id(r)]
-        found = known.get(w.short, {}) | known.get(w.name, {})
-        return [found[n] for n in sorted(found)]
+        fits = known.get(w.short, {}) | known.get(w.name, {})
+        return [fits[n] for n in sorted(fits)]
 
-    def records(self, w: Type, r: Type, path: str, trail: Trail) -> Iterator[Problem]:
+    def records(self, at: Place) -> Iterator[Problem]:
+        w, r, *_ = at
         if (id(w), id(r)) in self.met:
             return
         self.met.add((id(w), id(r)))
@@ -230,20 +260,23 @@ class _Resolution:
         written = set()
         for one in w.fields:
             twin = known.get(one.name)
-            if twin is not None:
-                if twin.name in written:
-                    yield two_as_one(w, r, twin, path, trail)
-                written.add(twin.name)
-                step: Step = ("field", w, (one.name, twin.name))
-                yield from self.resolve(one.type, twin.type, f"{path}.{one.name}", (*trail, step))
+            if twin is None:
+                continue
+            if twin.name in written:
+                yield two_as_one(at, twin)
+            written.add(twin.name)
+            step: Step = ("field", w, (one.name, twin.name))
+            yield from self.resolve(at.inside(one.type, twin.type, f".{one.name}", step))
         for one in r.fields:
             if one.name in written:
                 continue
             self.unwritten.add(id(one))
+            here = at.inside(w, r, f".{one.name}")
             if one.default is NOTHING:
-                yield no_default(w, r, one, f"{path}.{one.name}", trail)
+                more = {"writer": None, "reader": one.type.shown(), "field": one}
+                yield here.problem("field-without-default", smallest(w), **more)
             elif not fits(one.default, one.type):
-                yield wrong_default(w, r, one, f"{path}.{one.name}", trail)
+                yield wrong_default(here, one)
 
 
 def matches(w: Type, r: Type) -> bool:
@@ -260,128 +293,65 @@ def matches(w: Type, r: Type) -> bool:
     return named and w.size == r.size
 
 
-def mismatch(w: Type, r: Type, path: str, trail: Trail) -> Problem:
+def mismatch(at: Place) -> Problem:
     """Types of which readers do not take one for the other."""
+    w, r, *_ = at
     if w.kind == r.kind and w.name and w.short != r.short:
-        rule, instead = "name-changed", f"Give {r.name} the alias {w.name}, or its old name."
-    elif w.kind == r.kind == "fixed":
-        rule, instead = "fixed-size-changed", "Add a field of another fixed type, with a default."
-    else:
-        rule, instead = "type-changed", "Add a field of the new type, with a default."
-    return Problem(rule, path, w.shown(), r.shown(), instead, trail, (w, r), smallest(w))
+        return at.problem("name-changed", smallest(w))
+    fixed = w.kind == r.kind == "fixed"
+    return at.problem("fixed-size-changed" if fixed else "type-changed", smallest(w))
 
 
-def not_taken(w: Type, r: Type, path: str, trail: Trail) -> Problem:
-    """A value that no branch of the reader takes."""
-    return Problem(
-        "branch-not-read",
-        path,
-        w.shown(),
-        r.shown(),
-        f"Let readers know {w.tag} first; write it once they all do.",
-        trail,
-        (w, r),
-        _with_one(w),
-    )
+def not_taken(at: Place, whole: Type) -> Problem:
+    """A value that no branch of the reader takes; readers look at items when there are any."""
+    kind, value = at.w, smallest(at.w)
+    if kind.of is not None and writable(kind.of):
+        value = [smallest(kind.of)] if kind.kind == "array" else {"k": smallest(kind.of)}
+    return at.problem("branch-not-read", value, writer=whole.shown())
 
 
-def _with_one(kind: Type) -> Any:
-    """A value that has something in it: readers look at the type of items when there are any."""
-    if kind.of is None or not writable(kind.of):
-        return smallest(kind)
-    return [smallest(kind.of)] if kind.kind == "array" else {"k": smallest(kind.of)}
-
-
-def no_default(w: Type, r: Type, one: Field, path: str, trail: Trail) -> Problem:
-    """A field that the reader needs and the writer does not have."""
-    return Problem(
-        "field-without-default",
-        path,
-        None,
-        one.type.shown(),
-        "Give the field a default in the schema that has it, before or while adding or removing "
-        "it; or, if it was renamed, its old name as an alias.",
-        trail,
-        (w, r),
-        smallest(w),
-        one,
-    )
-
-
-def two_as_one(w: Type, r: Type, one: Field, path: str, trail: Trail) -> Problem:
+def two_as_one(at: Place, one: Field) -> Problem:
     """A field that stands for two of the writer's: by its name, and by an alias."""
-    names = [each.name for each in w.fields if each.name == one.name or each.name in one.aliases]
-    return Problem(
-        "two-read-as-one",
-        f"{path}.{one.name}",
-        names,
-        one.name,
-        "Give the alias to a field of another name: one of the two is lost.",
-        trail,
-        (w, r),
-        smallest(w),
-        one,
-    )
+    names = [each.name for each in at.w.fields if each.name in {one.name, *one.aliases}]
+    here = at.inside(at.w, at.r, f".{one.name}")
+    more = {"writer": names, "reader": one.name, "field": one}
+    return here.problem("two-read-as-one", smallest(at.w), **more)
 
 
-def wrong_default(w: Type, r: Type, one: Field, path: str, trail: Trail) -> Problem:
+def wrong_default(at: Place, one: Field) -> Problem:
     """A default of the reader's that is no value of its type."""
-    return Problem(
-        "default-wrong-type",
-        path,
-        None,
-        {"type": one.type.shown(), "default": one.default},
-        "Give it a default of its type: readers refuse the schema, or get a wrong value.",
-        trail,
-        (w, r),
-        smallest(w),
-        one,
-    )
+    told = {"type": one.type.shown(), "default": one.default}
+    more = {"writer": None, "reader": told, "field": one}
+    return at.problem("default-wrong-type", smallest(at.w), **more)
 
 
-def symbols(w: Type, r: Type, path: str, trail: Trail) -> Iterator[Problem]:
+def symbols(at: Place) -> Iterator[Problem]:
     """Symbols that the reader does not know."""
-    read = set(r.symbols)
-    lost = [symbol for symbol in w.symbols if symbol not in read]
-    if not lost:
-        return
-    known = r.default in r.symbols
-    yield Problem(
-        "symbol-read-as-default" if known else "symbol-not-read",
-        path,
-        lost,
-        {"default": r.default} if known else None,
-        "Readers take the enum's default for symbols that they do not know."
-        if known
-        else "Give the enum a default symbol; or let all readers know a symbol before it is "
-        "written.",
-        trail,
-        (w, r),
-        NOTHING if known else lost[0],
-    )
+    read = set(at.r.symbols)
+    lost = [symbol for symbol in at.w.symbols if symbol not in read]
+    if lost and at.r.default in read:
+        told = {"default": at.r.default}
+        yield at.problem("symbol-read-as-default", writer=lost, reader=told)
+    elif lost:
+        yield at.problem("symbol-not-read", lost[0], writer=at.w.symbols, reader=at.r.symbols)
 
 
-def promoted(w: Type, r: Type, path: str, trail: Trail) -> Iterator[Problem]:
+def promoted(at: Place) -> Iterator[Problem]:
     """Promotions that the specification allows, and that lose something."""
-    pair = (w.kind, r.kind)
+    pair = (at.w.kind, at.r.kind)
     if pair in LOSSY:
-        instead = f"Keep {w.kind}: a {r.kind} rounds large numbers."
-        rule, value = "lossy-promotion", LOSSY[pair]
-        yield Problem(rule, path, w.shown(), r.shown(), instead, trail, (w, r), value)
+        yield at.problem("lossy-promotion", LOSSY[pair])
     elif pair == ("bytes", "string"):
-        instead = "Keep bytes: those that are no UTF-8 cannot be read as a string."
-        rule, text = "bytes-as-string", b"\xff"
-        yield Problem(rule, path, w.shown(), r.shown(), instead, trail, (w, r), text)
+        yield at.problem("bytes-as-string", b"\xff")
 
 
-def logical(w: Type, r: Type, path: str, trail: Trail) -> Iterator[Problem]:
+def logical(at: Place) -> Iterator[Problem]:
     """The same bytes, understood otherwise. Checkers of registries look at none of this."""
+    w, r, *_ = at
     if w.logical == r.logical:
         return
     before, after = w.logical.get("logicalType"), r.logical.get("logicalType")
-    rule = "logical-type-changed"
-    instead = "Add a field of the new logical type, with a default."
-    value: Any = NOTHING
+    rule, value = "logical-type-changed", NOTHING
     if before == after == "decimal":
         scales = (w.logical.get("scale", 0), r.logical.get("scale", 0))
         rule = "decimal-scale-changed" if scales[0] != scales[1] else "decimal-precision-changed"
@@ -392,12 +362,11 @@ def logical(w: Type, r: Type, path: str, trail: Trail) -> Iterator[Problem]:
         value = _sample(before, w)
     elif after == "uuid" and w.kind == "string":
         value = "no uuid"
-    yield Problem(rule, path, w.shown(), r.shown(), instead, trail, (w, r), value, logical=True)
+    yield at.problem(rule, value, logical=True)
 
 
 def _digits(kind: Type) -> int:
-    precision = kind.logical.get("precision")
-    return precision if isinstance(precision, int) else 0
+    return int(kind.logical.get("precision", 0))
 
 
 def _unscaled(kind: Type) -> bytes:

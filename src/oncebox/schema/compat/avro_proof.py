@@ -46,7 +46,7 @@ class Proof:
         outcome = None if moved else _outcome(problem)
         if outcome is None and not moved:
             return None
-        document = built(problem.trail, problem.value)
+        document = built(problem.at.trail, problem.value)
         encoded = encode(self.written, {"value": document})  # the same bytes as without a record
         if moved:
             try:
@@ -57,12 +57,12 @@ class Proof:
 
 
 def _outcome(problem: Problem) -> str | None:
-    w, r = problem.types
+    w, r, *_ = problem.at
     if problem.rule == "two-read-as-one":
         return _merged(problem)
     if problem.field is not None:
         return _lacking(problem.field, problem)
-    taken = any(step == "branch" for step, *_ in problem.trail[-1:])
+    taken = any(step == "branch" for step, *_ in problem.at.trail[-1:])
     writer = parse_schema(_alone([bare(w, defaults=False)] if taken else bare(w, defaults=False)))
     reader = parse_schema(_alone(bare(r, defaults=True)))
     encoded = encode(writer, {"value": (w.tag, problem.value) if taken else problem.value})
@@ -88,14 +88,14 @@ def _lacking(one: Field, problem: Problem) -> str | None:
     """What readers do that lack a field: with no default for it, or one of another type. If they
     lack it nowhere, it is only asked whether they take the schema.
     """
-    name, type, default = problem.types[1].name, "int", {}
+    name, type, default = problem.at.r.name, "int", {}
     if one.default is not NOTHING:
         name, type, default = ALONE, bare(one.type, defaults=True), {"default": one.default}
     field = {"name": one.name, "type": type, **default}
     empty = {"type": "record", "name": name, "fields": []}
     try:
         reader = parse_schema({**empty, "fields": [field]})
-        if one in problem.types[1].fields:
+        if one in problem.at.r.fields:
             was_read = decode(b"", parse_schema(empty), reader)
             validate(was_read[one.name], field["type"])
     except Exception as error:
