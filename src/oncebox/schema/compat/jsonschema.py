@@ -12,7 +12,7 @@ from itertools import islice
 from random import Random
 from typing import Any, Final
 
-from .finding import Broken, Finding, Witness, both_ways
+from .finding import Broken, Finding, Witness, both_ways, found
 from .jsonschema_cases import Cases
 from .jsonschema_keywords import keywords
 from .jsonschema_make import MISSING, Maker
@@ -63,10 +63,11 @@ def _direction(writer: Pool, reader: Pool, breaks: Broken, *, closed: bool) -> I
     cases = Cases(writer if closed else None)
     prover = Prover(cases, keywords)
     try:
-        found = prover.prove((writer.root,), reader.root)
+        failures = prover.prove((writer.root,), reader.root)
     except RecursionError:  # the caller stands deep itself
-        found = [prover.fail("undecided", case, reader.root) for case in cases.of((writer.root,))]
-    kept = merged(found)[:FINDINGS_MAX]
+        whole = cases.of((writer.root,))
+        failures = [prover.fail("undecided", case, reader.root) for case in whole]
+    kept = merged(failures)[:FINDINGS_MAX]
     proofs: dict[int, Witness] = {}
     _prove_by_documents(writer, reader, cases, kept, proofs)
     for failure in kept:
@@ -141,26 +142,28 @@ def _refusal(reader: Pool, document: Any) -> Any:
 
 
 def _finding(failure: Failure, breaks: Broken, witness: Witness | None) -> Finding:
-    written, read = failure.written, failure.read
-    old, new = (written, read) if breaks == "new readers" else (read, written)
-    return Finding(rule=failure.rule, path=failure.path or "/", old=old, new=new, breaks=breaks,
-                   instead=INSTEAD[failure.rule], witness=witness)  # fmt: skip
+    rule, instead = failure.rule, INSTEAD[failure.rule]
+    if breaks == "old readers" and instead in (_ANEW, _STAY, _OPTIONAL):
+        instead = _KEEP if instead == _OPTIONAL else _FIRST
+    return found(breaks, rule, failure.path or "/", (failure.written, failure.read), instead,
+                 witness)  # fmt: skip
 
 
-_BOTH_READ = "Let readers take both forms first; write the new one when all of them do."
+_FIRST = "Let all readers take what is new first, and write it then; or add another property."
+_OPTIONAL = "Leave it optional: readers do not fill in a `default` by themselves."
+_KEEP = "Keep writing it for as long as a reader requires it."
 _ANEW = "Add a property of another name with the new meaning, and keep this one as it is."
 _STAY = "Leave readers as wide as they were, and check the narrower rule where events are made."
 INSTEAD: dict[str, str] = {
-    **dict.fromkeys(("type-narrowed", "const-changed", "items-narrowed"), _ANEW),
+    **dict.fromkeys(("type-narrowed", "const-changed"), _ANEW),
     **dict.fromkeys((
         "minimum-raised", "maximum-lowered", "multiple-narrowed", "min-length-raised",
         "max-length-lowered", "pattern-changed", "min-properties-raised",
         "max-properties-lowered", "min-items-raised", "max-items-lowered", "unique-added",
         "contains-narrowed", "max-contains-lowered", "not-widened", "additional-narrowed",
+        "items-narrowed", "enum-narrowed", "alternatives-narrowed",
     ), _STAY),
-    **dict.fromkeys(("enum-narrowed", "alternatives-narrowed"), _BOTH_READ),
-    "required-added": "Leave it optional: readers do not fill in a `default` by themselves.",
-    "dependent-required-added": "Leave it optional: what was written before does not have it.",
+    **dict.fromkeys(("required-added", "dependent-required-added"), _OPTIONAL),
     "property-removed": "Keep the property, deprecated, or let readers take others than they know.",
     "object-closed": "Let readers take properties that they do not know.",
     "items-closed": "Let readers take items that they do not know.",

@@ -205,9 +205,10 @@ def _untaken(p: Prover, part: Case, goal: Node, branches: list[Node], word: str)
     """No alternative takes it: what is wrong with the one that comes closest."""
     if p.quick:
         return [p.fail("alternatives-narrowed", part, goal, word)]
-    tried = sorted((p.why_not(part, branch) for branch in branches), key=_distance)
+    near = [branch for branch in branches if not p.told_apart(part, branch)]
+    tried = sorted((p.why_not(part, branch) for branch in near), key=_distance)
     others = tuple(f for each in tried[1:] for f in each)[:ALTERNATIVES_MAX]
-    if _distance(tried[0])[0] == 0:
+    if len(near) == 1 < len(branches) or (near and _distance(tried[0])[0] == 0):
         return [replace(f, others=(*f.others, *others)) for f in tried[0]]
     inner = tuple(f for each in tried for f in each)[:ALTERNATIVES_MAX]
     return [replace(p.fail("alternatives-narrowed", part, goal, word), others=inner)]

@@ -146,7 +146,7 @@ class Prover:
 
     def takes(self, case: Case, goal: Node) -> bool:
         """Whether the goal follows."""
-        if self._told_apart(case, goal):
+        if self.told_apart(case, goal):
             return False
         self._asking += 1
         try:
@@ -155,15 +155,13 @@ class Prover:
             self._asking -= 1
 
     def fail(
-        self, rule: str, case: Case, goal: Node, word: str = "",
-        *, samples: Iterable[Case] = (), read: Any = None,
-    ) -> Failure:  # fmt: skip
+        self, rule: str, case: Case, goal: Node, word: str = "", *, samples: Iterable[Case] = ()
+    ) -> Failure:
         """A failure at a keyword of the goal."""
         return Failure(
             rule, goal.pointer + (f"/{word}" if word else ""),
-            said(case, word) if word else None,
-            goal.plain.get(word) if read is None else read,
-            goal, tuple(samples) or (case,),
+            said(case, word) if word else None, goal.plain.get(word), goal,
+            tuple(samples) or (case,),
         )  # fmt: skip
 
     def note(self, failure: Failure) -> None:
@@ -229,9 +227,9 @@ class Prover:
 
     def apart(self, case: Case, node: Node) -> bool:
         """Whether surely no document of the case satisfies the node, too."""
-        return self._told_apart(case, node) or self.nothing((*case.nodes, node), case.nots)
+        return self.told_apart(case, node) or self.nothing((*case.nodes, node), case.nots)
 
-    def _told_apart(self, case: Case, node: Node) -> bool:
+    def told_apart(self, case: Case, node: Node) -> bool:
         """Whether a constant property tells them apart, at a glance."""
         if case.types != ("object",) or case.objects is None:
             return False

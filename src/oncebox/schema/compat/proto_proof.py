@@ -276,11 +276,14 @@ def _lost(made: Any, was_read: Any, sets: list[tuple[Field, Field, Any]], where:
 
 
 def _told(made: Any, one: Field) -> str:
-    """A field's value, as ProtoJSON writes it."""
+    """A field's value, as ProtoJSON writes it; but whole numbers are no strings."""
+    value = got(made, one)
+    if type(value) is int and one.enum is None:
+        return shown(value)
     try:
         found = json_format.MessageToDict(made, always_print_fields_with_no_presence=True)
     except (TypeError, ValueError):  # an Any of a type that is not there
-        found = None
-    if not isinstance(found, dict):  # or a type of a form of its own
-        return shown(got(made, one))
+        return shown(value)
+    if not isinstance(found, dict):  # a type of a form of its own
+        return shown(value)
     return shown(found[one.json_name]) if one.json_name in found else "nothing"
