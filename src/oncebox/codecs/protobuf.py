@@ -245,7 +245,7 @@ class Documents(Converter):
         self.shapes = Shapes(schema)
         self.converter = Converter(schema)
 
-    def record(self, _name: str, record: Record) -> Conversion:
+    def record(self, name: str, record: Record) -> Conversion:  # noqa: ARG002
         fields = [(f.name, *self.read_field(f)) for f in record.fields]
 
         def of_record(value: Any) -> Any:

@@ -77,7 +77,12 @@ class Wrapped(NamedTuple):
     @property
     def field(self) -> str:
         """What its field is called."""
-        return {Repeated: "items", Keyed: "entries"}.get(self.of.__class__, "value")
+        match self.of:
+            case Repeated():
+                return "items"
+            case Keyed():
+                return "entries"
+        return "value"
 
 
 Shape = Plain | Repeated | Keyed | Wrapped
