@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from audited import FUTURE_S, System, header, of, partition_of, with_header
-from oncebox import examine
+from audited import FUTURE_S, System, header, of, partition_of, read_all, with_header
+from oncebox import auditing, examine
 from oncebox.auditing import Side, audit
 from oncebox.errors import MissingRight
 from oncebox.outbox import void
@@ -189,6 +189,31 @@ def evidence(system: System) -> list[tuple[Any, ...]]:
         "SELECT e.id, c.stamp FROM oncebox.chain c JOIN oncebox.event e ON e.n = c.n"
         " WHERE e.key = 'a' AND c.sequence = 3"
     )
+
+
+def test_only_what_sums_cannot_say_comes_row_by_row(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: set[str | None] = set()
+    row = auditing._Survey._row
+
+    def noted(survey: Any, columns: Any, *, marked: bool) -> Any:
+        keys.add(columns[2])
+        return row(survey, columns, marked=marked)
+
+    monkeypatch.setattr(auditing._Survey, "_row", noted)
+    monkeypatch.setattr(auditing, "WINDOW_MAX", 2)
+    planted(system)
+    report = system.audit()
+    assert (report.clean, report.rows) == (True, 11)
+    adds_up = system.store.dialect == "postgres"
+    assert keys == ({None} if adds_up else {None, "a", "b"})
+    keys.clear()
+    records = read_all(system.log, system.stream)
+    system.publish([records[of(records, "a", 3)]])
+    report = system.audit()
+    assert (report.clean, report.rows, report.settled) == (True, 11, {"duplicate": 1})
+    assert keys == ({None, "a"} if adds_up else {None, "a", "b"})
 
 
 # ---- what is planted in the outbox and in the inbox

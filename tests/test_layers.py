@@ -49,7 +49,7 @@ LAYERS = (
         "explorer",
     ),
     ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),
-    ("audit", "examine", "auditing", "audit_topic"),
+    ("audit", "examine", "audit_log", "auditing", "audit_topic"),
     ("service", "connect", "work", "registry", "translate"),
     (
         "running",

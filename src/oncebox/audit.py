@@ -1,10 +1,11 @@
 """The audit, pure: what outbox, log and inbox say of each key, compared.
 
 Two passes over the same three sides. `Tally` goes through everything once and keeps, for each key,
-where it stands and order-free digests of its ranges: the sum modulo 2^64 of a hash of each event's
-place, id and bytes. A range of the log and the same range of the outbox differ, or do not; a key
-where anything differs is a suspect. `Cases` (`examine.py`) goes through the suspects alone, and
-says event by event what is wrong. So a clean system costs one pass, and
+where it stands and order-free digests of its ranges: a hash of each event's place, id and bytes
+(`mark`), all of them joined by exclusive or. A range of the log and the same range of the outbox
+differ, or do not; a key where anything differs is a suspect. Where the outbox can add up by itself
+(`Sums`), only what its sums cannot speak for comes row by row. `Cases` (`examine.py`) goes through
+the suspects alone, and says event by event what is wrong. So a clean system costs one pass, and
 memory is bounded by keys, and by events of suspects.
 
 Nothing is said of what is younger than a given time, nor of what a retention may have dropped.
@@ -13,21 +14,56 @@ Nothing is said of what is younger than a given time, nor of what a retention ma
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from .envelope import digest
 from .event import stream_of
-from .order import KeyState, Link
+from .order import EventId, KeyState, Link
 from .ports import TopicPartition
 from .reading import BY_ID
 
 RUNS_MAX = 64
 """Ranges of one key that are compared by digests; a key with more is looked at event by event."""
 
-_MASK = 2**64 - 1
+_NEVER = 2**64
 
 KeyName = tuple[str, str]
 """Source and key. Events without a chain: source with `#id`, and the id."""
+
+Seen: TypeAlias = tuple[
+    str, str, int, int, int | None, EventId, int, str, bytes | None, int | None, bool,
+    TopicPartition, int,
+]  # fmt: skip
+"""An event as a pass meets it, a plain tuple since there are many: source and key (as in KeyName),
+sequence, stamp, previous, id, `mark`, type, bytes, digest (None: not computed yet), void; where it
+is: the place in the log and the offset, or IN_OUTBOX and the position."""
+
+IN_OUTBOX: TopicPartition = ("", -1)
+
+
+def mark(
+    seed: str, sequence: int | None, stamp: int, previous: int | None, id: EventId, type: str,
+    value: bytes | None, *, void: bool,
+) -> int:  # fmt: skip
+    """A signed 64-bit hash of an event's place, id and bytes, as the statement `audit_sums` has it:
+    the beginning of SHA-256. `sequence` None: an un-keyed event, known by its id. `seed` is new in
+    each audit, so nobody can choose events whose sums agree.
+    """
+    place = (
+        "::" if sequence is None else f"{sequence}:{stamp}:{'' if previous is None else previous}"
+    )
+    said = b"" if void else b"%b:%b" % (type.encode(), value or b"")
+    hashed = sha256(f"{seed}{place}:{id!s}:".encode() + said)
+    return int.from_bytes(hashed.digest()[:8], "big", signed=True)
+
+
+def link_of(seen: Seen) -> Link:
+    """An event as the rules see it."""
+    _, _, sequence, stamp, previous, id, _, type, value, hashed, void, _, _ = seen
+    hashed = digest(type, void, value) if hashed is None else hashed
+    return Link(sequence, stamp, previous, id, hashed, void)
 
 
 class Finding(NamedTuple):
@@ -66,6 +102,18 @@ class Bounds(NamedTuple):
         return max(self.outbox or 0, self.log)
 
 
+class Sums(NamedTuple):
+    """Events of a key that the outbox has added up: how many; the first number, and the stamp
+    before it; their marks, joined. Relays have passed all of them, and they are within what both
+    sides cover.
+    """
+
+    many: int
+    first: int
+    previous: int | None
+    marks: int
+
+
 class Ledger(Protocol):
     """What a pass takes in: first all of the inbox, then the log, then the outbox. `detailed`:
     with what is kept.
@@ -75,9 +123,9 @@ class Ledger(Protocol):
 
     def wants(self, source: str, key: str) -> bool: ...
     def done(self, name: KeyName, consumer: str, state: KeyState) -> None: ...
-    def record(self, name: KeyName, link: Link, place: TopicPartition, offset: int) -> None: ...
+    def records(self, page: Iterable[Seen]) -> None: ...
     def counter(self, name: KeyName, sequence: int, stamp: int) -> None: ...
-    def row(self, name: KeyName, link: Link, position: int, *, published: bool) -> None:
+    def row(self, seen: Seen, *, published: bool) -> None:
         """`published`: the relay has passed it."""
         ...
 
@@ -113,11 +161,6 @@ class Scope(NamedTuple):
         return self.floors.get((consumer, ""), 0) if found is None else found
 
 
-def _digest(link: Link, *, by_id: bool) -> int:
-    sequence, stamp, previous, id, digest, _ = link
-    return hash((sequence, 0 if by_id else stamp, previous, id, digest))
-
-
 class Row(NamedTuple):
     """An event in the outbox."""
 
@@ -150,28 +193,31 @@ def repeat(name: KeyName, record: Logged) -> Finding:
 
 
 class _Run:
-    """Records of a key that followed each other in the log, number by number. `sum`, `count`: of
-    those that both sides cover, less what the outbox has of them.
+    """Records of a key that followed each other in the log, number by number, with stamps below
+    `below`, where another part of the time begins: see `_Source.end`. `marks`, `count`: of those
+    that both sides cover, less what the outbox has of them.
     """
 
-    __slots__ = ("count", "first", "last", "place", "stamp", "sum")
+    __slots__ = ("below", "count", "first", "last", "marks", "place", "stamp")
 
-    def __init__(self, place: TopicPartition, link: Link) -> None:
+    def __init__(self, place: TopicPartition, sequence: int, below: int) -> None:
         self.place = place
-        self.first = self.last = link.sequence
-        self.stamp = link.stamp
-        self.sum = self.count = 0
+        self.first = self.last = sequence
+        self.stamp = -1
+        self.below = below
+        self.marks = self.count = 0
 
 
 class _Key:
     """A key in the first pass. `counter`: its number, negative where the outbox may have dropped
     that event, or it is too young. `read`: the last event that all its readers have read; `ahead`:
-    by consumer, where some have read on. `done`: consumer, number, hash of stamp and id, digest.
+    by consumer, where some have read on. `done`: consumer, number, hash of stamp and id, digest,
+    then those of the next consumer. `sums`: what the outbox has added up, which is what a run has.
     """
 
     __slots__ = (
         "ahead", "counter", "done", "high", "high_stamp", "out", "out_stamp", "read",
-        "read_stamp", "repeats", "runs", "suspect",
+        "read_stamp", "repeats", "runs", "sums", "suspect",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -181,7 +227,8 @@ class _Key:
         self.counter = 0
         self.read = self.read_stamp = -1
         self.ahead: dict[str, tuple[int, int]] | None = None
-        self.done: tuple[tuple[str, int, int | None, int], ...] = ()
+        self.done: tuple[Any, ...] = ()
+        self.sums: tuple[Sums, _Run] | None = None
         self.suspect = False
         self.repeats = 0
 
@@ -197,6 +244,13 @@ class _Source:
         self.start = bounds.start
         self.keys: dict[str, _Key] = {}
 
+    def end(self, stamp: int) -> int:
+        """Where the part of the time ends that a stamp is in: before what both sides cover, that,
+        and what is young. The outbox's sums are of the second one.
+        """
+        ends = (self.start, self.bounds.until, _NEVER)
+        return next(end for end in ends if stamp < end)
+
 
 class Tally:
     """The first pass. `repeats`: records that were in the log before; `listed`: some of them;
@@ -209,7 +263,7 @@ class Tally:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.sources: dict[str, _Source] = {}
-        self.repeats = self.unseen = self.rows = self.records = 0
+        self.repeats = self.unseen = self.rows = self.seen = 0
         self.listed: list[Finding] = []
         self.lag: Counter[str] = Counter()
         self._readers: dict[str, list[str]] = {}
@@ -218,10 +272,14 @@ class Tally:
     def wants(self, source: str, key: str) -> bool:  # noqa: ARG002
         return True
 
-    def _find(self, name: KeyName) -> tuple[_Source, _Key]:
-        source = self.sources.get(name[0])
+    def _source(self, name: str) -> _Source:
+        source = self.sources.get(name)
         if source is None:
-            source = self.sources[name[0]] = _Source(name[0], self.scope.of(name[0]))
+            source = self.sources[name] = _Source(name, self.scope.of(name))
+        return source
+
+    def _find(self, name: KeyName) -> tuple[_Source, _Key]:
+        source = self._source(name[0])
         key = source.keys.get(name[1])
         if key is None:
             key = source.keys[name[1]] = _Key()
@@ -231,58 +289,88 @@ class Tally:
         source, key = self._find(name)
         stamp = 0 if source.by_id else state.stamp
         place = hash((stamp, state.id)) if state.id else None
-        key.done += ((consumer, state.sequence, place, state.digest),)
+        key.done += (consumer, state.sequence, place, state.digest)
 
-    def record(self, name: KeyName, link: Link, place: TopicPartition, offset: int) -> None:
-        source, key = self._find(name)
-        self.records += 1
-        sequence, stamp, previous = link[:3]
-        run = key.runs[-1] if key.runs else None
-        if run is None or sequence != run.last + 1 or previous != run.stamp or place != run.place:
-            if run is not None:
-                self._broken(key, link, moved=place != run.place and not source.by_id)
-            run = _Run(place, link)
-            key.runs.append(run)
-        else:
+    # ---- the log
+
+    def records(self, page: Iterable[Seen]) -> None:
+        last, low = IN_OUTBOX, 0
+        for seen in page:
+            name, key_name, sequence, stamp, previous, _, mark, _, _, _, _, place, offset = seen
+            source = self.sources.get(name) or self._source(name)
+            key = source.keys.get(key_name)
+            if key is None:
+                key = source.keys[key_name] = _Key()
+            self.seen += 1
+            run = key.runs[-1] if key.runs else None
+            if (
+                run is None or sequence != run.last + 1 or previous != run.stamp
+                or stamp >= run.below or place != run.place
+            ):  # fmt: skip
+                run = self._begin(source, key, run, seen)
             run.last, run.stamp = sequence, stamp
-        if sequence > key.high:
-            key.high, key.high_stamp = sequence, stamp
-        elif stamp > key.high_stamp and not source.by_id:  # of another history
+            if sequence > key.high:
+                key.high, key.high_stamp = sequence, stamp
+            else:
+                self._again(source, key, seen)
+            if stamp >= source.start:
+                run.marks ^= mark
+                run.count += 1
+            if sequence in key.done:
+                self._compare(key, seen, by_id=source.by_id)
+            if place is not last:
+                last, low = place, self._read_by_all(place)
+            if offset >= low:
+                self._ahead(key, seen)
+            elif sequence > key.read:
+                key.read, key.read_stamp = sequence, stamp
+
+    def _begin(self, source: _Source, key: _Key, run: _Run | None, seen: Seen) -> _Run:
+        """A record begins a run. If it does not follow the one before, that is fine where it was
+        there before, or goes on.
+        """
+        _, _, sequence, stamp, previous, *_, place, _ = seen
+        if run is not None:
+            follows = sequence == key.high + 1 and previous == key.high_stamp
+            again = key.runs[0].first <= sequence <= key.high
+            moved = place != run.place and not source.by_id
+            full = len(key.runs) >= RUNS_MAX
+            key.suspect |= moved or full or not (follows or again)
+            if full:
+                key.runs[1:] = []
+        run = _Run(place, sequence, source.end(stamp))
+        key.runs.append(run)
+        return run
+
+    def _again(self, source: _Source, key: _Key, seen: Seen) -> None:
+        """A record is no higher than what was there."""
+        sequence, stamp = seen[2:4]
+        if stamp > key.high_stamp and not source.by_id:  # of another history
             key.suspect = True
         elif sum(one.first <= sequence <= one.last for one in key.runs) > 1:
             key.repeats += 1
             if len(self.listed) < self.LISTED_MAX:
-                self.listed.append(repeat(name, Logged(place, offset, link)))
-        if stamp >= source.start:
-            run.sum += _digest(link, by_id=source.by_id)
-            run.count += 1
-        if key.done:
-            self._compare(key, link, by_id=source.by_id)
-        self._read(key, link, place, offset)
+                self.listed.append(repeat(seen[:2], Logged(*seen[-2:], link_of(seen))))
 
-    def _broken(self, key: _Key, link: Link, *, moved: bool) -> None:
-        """A record does not follow the one before: fine if it was there before, or goes on."""
-        goes_on = link.sequence == key.high + 1 and link.previous == key.high_stamp
-        again = key.runs[0].first <= link.sequence <= key.high
-        full = len(key.runs) >= RUNS_MAX
-        key.suspect |= moved or full or not (goes_on or again)
-        if full:
-            key.runs[1:] = []
-
-    def _read(self, key: _Key, link: Link, place: TopicPartition, offset: int) -> None:
+    def _read_by_all(self, place: TopicPartition) -> int:
+        """Up to where all readers of a place have read it."""
         low = self._low.get(place)
         if low is None:
             readers = self._readers_of(place[0])
             positions = [self.scope.positions[name].get(place, 0) for name in readers]
             low = self._low[place] = min(positions, default=0)
-        if offset < low:
-            if link.sequence > key.read:
-                key.read, key.read_stamp = link[:2]
-            return
+        return low
+
+    def _ahead(self, key: _Key, seen: Seen) -> None:
+        """Not all readers have read it."""
+        sequence, stamp = seen[2:4]
+        place, offset = seen[-2:]
         for name in self._readers[place[0]]:
             if offset < self.scope.positions[name].get(place, 0):
                 key.ahead = key.ahead or {}
-                key.ahead[name] = max(key.ahead.get(name, (key.read, key.read_stamp)), link[:2])
+                key.ahead[name] = max(
+                    key.ahead.get(name, (key.read, key.read_stamp)), (sequence, stamp)
+                )
             else:
                 self.lag[name] += 1
 
@@ -292,14 +380,53 @@ class Tally:
             found = self._readers[topic] = self.scope.readers(topic)
         return found
 
-    def _compare(self, key: _Key, link: Link, *, by_id: bool) -> None:
+    def _compare(self, key: _Key, seen: Seen, *, by_id: bool) -> None:
         """Whether who has done this number has done this event."""
-        for _, number, place, known in key.done:
-            if number == link.sequence and place is not None:
-                _, stamp, _, id, digest, _ = link
+        done = iter(key.done)
+        for _, number, place, known in zip(done, done, done, done, strict=True):
+            if number == seen[2] and place is not None:
+                _, stamp, _, id, digest, _ = link_of(seen)
                 mine = hash((0 if by_id else stamp, id))
                 if mine != place or (known and digest and known != digest):
                     key.suspect = True
+
+    # ---- the outbox
+
+    def sums(self, source: str, key: str, sums: Sums) -> bool:
+        """Whether a key's sums say the same of the log; if not, its rows have to come one by one.
+        All of the log has been taken in.
+        """
+        at = self.sources.get(source)
+        known = None if at is None else at.keys.get(key)
+        if at is None or known is None:
+            return False
+        runs = [run for run in known.runs if run.below == at.bounds.until]
+        if len(runs) != 1 or known.suspect:
+            return False
+        (run,) = runs
+        fits = (
+            run.first == sums.first
+            and run.last - run.first + 1 == run.count == sums.many
+            and run.marks == sums.marks
+        )
+        if fits:
+            run.marks = run.count = 0
+            known.sums = sums, run
+        return fits
+
+    def _take_in_sums(self, source: _Source, key: _Key) -> None:
+        """The rows that were added up, at their place among the others."""
+        if key.sums is not None:
+            sums, run = key.sums
+            self.rows += sums.many
+            self._follows(source, key, sums.first, sums.previous)
+            key.out, key.out_stamp, key.sums = run.last, run.stamp, None
+
+    def _follows(self, source: _Source, key: _Key, sequence: int, previous: int | None) -> None:
+        if key.out < 0:  # its first row: would the outbox still have the one before?
+            key.suspect |= sequence > 1 and (previous or 0) >= (source.bounds.outbox or 0)
+        else:
+            key.suspect |= sequence != key.out + 1 or previous != key.out_stamp
 
     def counter(self, name: KeyName, sequence: int, stamp: int) -> None:
         source = self.sources.get(name[0])
@@ -309,23 +436,22 @@ class Tally:
             there = (bounds.outbox or 0) <= stamp < bounds.until
             self._find(name)[1].counter = sequence if there else -sequence
 
-    def row(self, name: KeyName, link: Link, position: int, *, published: bool) -> None:  # noqa: ARG002
-        source, key = self._find(name)
+    def row(self, seen: Seen, *, published: bool) -> None:
+        source, key = self._find(seen[:2])
+        sequence, stamp, previous = seen[2:5]
+        if key.sums is not None and sequence > key.sums[1].first:
+            self._take_in_sums(source, key)
         self.rows += 1
-        sequence, stamp, previous = link[:3]
-        if key.out < 0:  # its first row: would the outbox still have the one before?
-            key.suspect |= sequence > 1 and (previous or 0) >= (source.bounds.outbox or 0)
-        else:
-            key.suspect |= sequence != key.out + 1 or previous != key.out_stamp
+        self._follows(source, key, sequence, previous)
         key.out, key.out_stamp = sequence, stamp
-        if key.done:
-            self._compare(key, link, by_id=source.by_id)
+        if sequence in key.done:
+            self._compare(key, seen, by_id=source.by_id)
         if stamp < source.start:
             return
         here = False
         for run in key.runs:
             if run.first <= sequence <= run.last:
-                run.sum -= _digest(link, by_id=source.by_id)
+                run.marks ^= seen[6]
                 run.count -= 1
                 here = True
         if not here and published and stamp < source.bounds.until:
@@ -338,6 +464,7 @@ class Tally:
         for name, source in self.sources.items():
             bounds, by_id = source.bounds, source.by_id
             for key_name, key in source.keys.items():
+                self._take_in_sums(source, key)
                 if (
                     key.suspect
                     or self._differs(key, bounds, by_id=by_id)
@@ -349,9 +476,9 @@ class Tally:
 
     def _differs(self, key: _Key, bounds: Bounds, *, by_id: bool) -> bool:
         if bounds.outbox is None:  # repeats have nothing to be compared with but each other
-            ranges = {(run.first, run.last, run.sum & _MASK) for run in key.runs}
+            ranges = {(run.first, run.last, run.marks) for run in key.runs}
             return len(ranges) > 1 or (bool(key.runs) and key.runs[0].first > 1 > bounds.log)
-        if any(run.count or run.sum & _MASK for run in key.runs):
+        if any(run.count or run.marks for run in key.runs):
             return True
         if by_id:
             return False
@@ -361,7 +488,7 @@ class Tally:
 
     def _undone(self, source: str, key: _Key, bounds: Bounds) -> bool:
         known = max(key.high, key.out, abs(key.counter))
-        done = {consumer: number for consumer, number, *_ in key.done}
+        done = dict(zip(key.done[::4], key.done[1::4], strict=True))
         if bounds.outbox is not None and any(number > known for number in done.values()):
             return True
         first = min((run.first for run in key.runs), default=key.out + 1)

@@ -7,11 +7,13 @@ knows neither order nor gaps; and of a duplicate it cannot know whether its read
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from hashlib import blake2b
 
-from .audit import Finding, Ledger, Scope
-from .auditing import Listing, Report, Told, read_log, two_passes
+from .audit import Finding, Ledger, Scope, Seen
+from .audit_log import read_log
+from .auditing import Listing, Report, Told, two_passes
 from .envelope import NUMBER_MAX
 from .order import Link
 from .others import part
@@ -35,17 +37,23 @@ class _Topic:
         extents = self.log.extents(self.topic)
         total, done = sum(extent.end - extent.start for extent in extents), 0
         for records in read_log(self.log, {self.topic: extents}, strict=False):
-            for record in records:
-                try:
-                    name, link = self.read(record)
-                except ValueError as error:
-                    if not ledger.detailed:
-                        self.say(record, "undecodable", "", str(error), "mend who writes it")
-                    continue
-                if ledger.wants(*name):
-                    ledger.record(name, link, record[:2], record.offset)
+            ledger.records(self.seen(records, noted=not ledger.detailed))
             done += len(records)
             told(done, total)
+
+    def seen(self, records: list[Record], *, noted: bool) -> Iterator[Seen]:
+        """Records as events; those that cannot be read are noted once."""
+        for record in records:
+            try:
+                name, link = self.read(record)
+            except ValueError as error:
+                if noted:
+                    self.say(record, "undecodable", "", str(error), "mend who writes it")
+                continue
+            number, stamp, previous, id, hashed, void = link
+            made = hash((number, id, hashed))
+            at = record[:2], record.offset
+            yield (*name, number, stamp, previous, id, made, "", record.value, hashed, void, *at)
 
     def read(self, record: Record) -> tuple[tuple[str, str], Link]:
         """A record as an event: of its key where keys have numbers, else known by its id."""

@@ -5,30 +5,39 @@ then the inbox; then the log, up to where it ended by then; then the outbox. Wha
 is in the log by then, what the log has is in the outbox, and what a consumer had read it has done.
 Whatever still looks wrong is read again before it is said. Statements only read, in no transaction:
 nothing is locked, and a role that may only select is enough.
+
+While the log is read, in a thread of its own, a PostgreSQL adds up by key what relays had passed
+before and is old enough: that does not move any more. So of a clean system it sends a row for each
+key, and beside them only the events that are younger.
 """
 
 from __future__ import annotations
 
 import re
+import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from msgspec import json
 
 from .audit import (
+    IN_OUTBOX,
     Bounds,
     Finding,
-    KeyName,
     Ledger,
     Scope,
+    Seen,
+    Sums,
     Tally,
+    mark,
 )
+from .audit_log import aside, covers, read_log
 from .desk import Desk, now_ms
-from .envelope import STAMP_UNITS_PER_US, digest
-from .errors import LogTruncated, NotFound, Unreachable
+from .envelope import NUMBER_MAX, STAMP_UNITS_PER_US, read_core, read_envelope
+from .errors import BadRecord, NotFound
 from .event import stream_of
 from .examine import Cases, examine
 from .inbox import CLAIMED
@@ -37,24 +46,24 @@ from .others import is_foreign
 from .outbox import Reached, read_reached
 from .ports import Extent, Log, Record, TopicPartition
 from .program import Program, call
-from .reading import BY_ID, Reading, Settings, take_in
-from .session import Rows, Session
+from .reading import BY_ID
+from .session import Rows
 
 PAGE_MAX = 5_000
 PAGE_BYTES_MAX = 8 * 1024 * 1024
 """Rows or records, and bytes of them, that are read at once."""
+
+WINDOW_MAX = 1_000_000
+"""Positions that one statement adds up: it holds a snapshot for some seconds."""
+
+UNSETTLED_MAX = 10_000
+"""Keys whose rows are asked for by name; of more, all rows are read."""
 
 SUSPECTS_MAX = 10_000
 """Keys that are looked at event by event; of more it is only said how many they are."""
 
 FINDINGS_MAX = 1_000
 """Findings of a kind that are listed; all are counted."""
-
-STALL_S = 30.0
-"""When a log brings nothing for so long before its end, it is taken for unreachable."""
-
-QUIET_S = 5.0
-"""The same for a log of others, which is then at its end."""
 
 YOUNGER_S = 10.0
 """What is younger than this is unseen where it is missing, not lost."""
@@ -158,7 +167,7 @@ class Listing:
         )  # fmt: skip
         keys = sum(len(source.keys) for source in tally.sources.values())
         return Report(
-            self.findings, wrong, settled, keys, tally.records, tally.rows,
+            self.findings, wrong, settled, keys, tally.seen, tally.rows,
             tally.unseen, waiting, dict(tally.lag), unexamined, list(unknown),
         )  # fmt: skip
 
@@ -211,6 +220,55 @@ class _Outbox(NamedTuple):
         )
 
 
+class _Left(NamedTuple):
+    """Which rows of an outbox have to come one by one: those of `keys` (None: of all), above a
+    position. `alone`: no others; else also what is younger, or not passed by a relay, or before
+    what the log covers, or has no key.
+    """
+
+    above: int
+    keys: list[str] | None
+    alone: bool
+
+
+class _Added:
+    """What an outbox has added up, by source and key. `able`: it can; `first`: the position of
+    the first row that is in no sum.
+    """
+
+    def __init__(self, outbox: _Outbox) -> None:
+        self.sources = sorted(outbox.sources)
+        self.able = False
+        self.first = outbox.last + 1
+        self.sums: dict[int, dict[str, Sequence[Any]]] = {}
+
+    def take_in(self, rows: Rows) -> None:
+        """Rows of `audit_sums`, by rising positions. They are many, and gone afterwards."""
+        while rows:
+            source, key, many, first, _, marks = row = rows.pop()
+            if key is None:
+                self.first = min(self.first, first)
+                continue
+            keys = self.sums.setdefault(source, {})
+            known = keys.setdefault(key, row)
+            if known is not row:
+                keys[key] = (*known[:2], known[2] + many, *known[3:5], known[5] ^ marks)
+
+    def left(self, ledger: Ledger) -> _Left:
+        """What is left to be read, once the log has been taken in."""
+        if isinstance(ledger, Cases):
+            return _Left(0, sorted({key for _, key in ledger.cases}), alone=True)
+        if not (self.able and isinstance(ledger, Tally)):
+            return _Left(0, None, alone=False)
+        keys = [
+            key for source, sums in self.sums.items() for key, row in sums.items()
+            if not ledger.sums(self.sources[source], key, Sums(*row[2:]))
+        ]  # fmt: skip
+        self.sums.clear()
+        above = 0 if keys else self.first - 1
+        return _Left(above, keys if len(keys) <= UNSETTLED_MAX else None, alone=False)
+
+
 class _Survey:
     """One pass over all sides."""
 
@@ -228,6 +286,7 @@ class _Survey:
         self.others: set[str] = set()
         self.bad: list[tuple[Record, str]] = []
         self.bad_count = self.waiting = self.done = self.total = 0
+        self.seed = secrets.token_hex(8)
 
     # ---- how far everybody is
 
@@ -242,12 +301,13 @@ class _Survey:
         logs: dict[str, int] = {}
         for log, topics in self.topics.values():
             for topic in topics:
-                logs[topic] = _covers(log, topic)
+                logs[topic] = covers(log, topic)
         bounds = {
             source: Bounds(oldest, logs.get(stream_of(source), 0), self.until)
             for source, oldest in self.oldest.items()
         }
-        return Scope(bounds, logs, self.positions, self.floors, self.until)
+        self.scope = Scope(bounds, logs, self.positions, self.floors, self.until)
+        return self.scope
 
     def _look(self, desk: Desk, side: Side) -> Program[None]:
         session, sql = desk.session, desk.sql
@@ -309,11 +369,20 @@ class _Survey:
         ends = [(log, {t: log.extents(t) for t in topics}) for log, topics in self.topics.values()]
         self.total = sum(e.end - e.start for _, of in ends for es in of.values() for e in es)
         self.total += sum(outbox.last for outbox in self.looked)
-        for log, extents in ends:
-            self._log(log, extents, ledger, told)
-        for side, outbox in zip(self.sides, self.looked, strict=True):
+        added: list[_Added] = []
+        with aside(partial(self._logs, ends, ledger, told)) as wait_for_logs:
+            for side, outbox in zip(self.sides, self.looked, strict=True):
+                added.append(_Added(outbox))
+                if not ledger.detailed:
+                    side.at_desk(partial(self._add_up, outbox=outbox, added=added[-1]))
+            wait_for_logs()
+        for side, outbox, sums in zip(self.sides, self.looked, added, strict=True):
             if outbox.sources:
-                side.at_desk(partial(self._outbox, outbox=outbox, ledger=ledger, told=told))
+                left = sums.left(ledger)
+                self.done += min(left.above, outbox.last)
+                side.at_desk(partial(
+                    self._outbox, outbox=outbox, left=left, ledger=ledger, told=told
+                ))  # fmt: skip
 
     def _inbox(self, desk: Desk, side: Side, ledger: Ledger) -> Program[None]:
         session, sql = desk.session, desk.sql
@@ -333,28 +402,68 @@ class _Survey:
                             state = yield from _state(desk, id, row, detailed=ledger.detailed)
                             ledger.done((source, row[0]), name, state)
 
-    def _log(
-        self, log: Log, extents: Mapping[str, list[Extent]], ledger: Ledger, told: Told
-    ) -> None:
-        reading = _nobody()
-        for records in read_log(log, extents):
-            self._records(reading, records, ledger)
-            self.done += len(records)
-            told(self.done, self.total)
+    def _logs(
+        self, ends: Iterable[tuple[Log, Mapping[str, list[Extent]]]], ledger: Ledger, told: Told,
+        stopped: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        for log, extents in ends:
+            for records in read_log(log, extents):
+                ledger.records(self._seen(records, marked=not ledger.detailed))
+                self.done += len(records)
+                told(self.done, self.total)
+                if stopped():
+                    return
 
-    def _records(self, reading: Reading, records: list[Record], ledger: Ledger) -> None:
-        taken = take_in(reading, records)
-        if len(taken.new) < len(taken.items):
-            bad = [item for item in taken.items if item.bad is not None]
-            self.bad_count += len(bad)
-            room = FINDINGS_MAX - len(self.bad)
-            self.bad += [(item.record, item.bad or "") for item in bad[:room]]
-        for source, item in taken.new:
-            key, record = item.place[1], item.record
-            if ledger.wants(source, key):
-                ledger.record((source, key), item.link, record[:2], record.offset)
+    def _seen(self, records: list[Record], *, marked: bool) -> Iterator[Seen]:
+        """Records as events; those that cannot be read are noted."""
+        seed, place = self.seed, IN_OUTBOX
+        for record in records:
+            topic, partition, offset, _, value, _, _ = record
+            if partition != place[1] or topic != place[0]:
+                place = topic, partition
+            hashed, void, time_us = None, False, 0
+            try:
+                (source, type, _, _), id, key, chain, more = read_core(record)
+                if more or chain is None:
+                    envelope = read_envelope(record)
+                    hashed, void, time_us = envelope.digest, envelope.void, envelope.time_us
+            except BadRecord as error:
+                self.bad_count += 1
+                if len(self.bad) < FINDINGS_MAX:
+                    self.bad.append((record, str(error)))
+                continue
+            number = None
+            if chain is not None and key is not None:
+                number, stamp, previous = chain
+                sequence = number
+            else:
+                source, key, sequence, previous = source + BY_ID, id, 1, None
+                stamp = min(max(time_us, 0) * STAMP_UNITS_PER_US, NUMBER_MAX)
+            made = mark(seed, number, stamp, previous, id, type, value, void=void) if marked else 0
+            yield (
+                source, key, sequence, stamp, previous, id, made, type, value, hashed, void,
+                place, offset,
+            )  # fmt: skip
 
-    def _outbox(self, desk: Desk, outbox: _Outbox, ledger: Ledger, told: Told) -> Program[None]:
+    def _add_up(self, desk: Desk, outbox: _Outbox, added: _Added) -> Program[None]:
+        """What this store's outbox has of each key that relays have passed, where it can say."""
+        session, sql = desk.session, desk.sql
+        if session.dialect != "postgres":
+            return
+        starts = [(source, self.scope.of(source).start) for source in added.sources]
+        added.able = True
+        for above in range(0, outbox.last, WINDOW_MAX):
+            window = (above, min(above + WINDOW_MAX, outbox.last))
+            ((first, last),) = yield from call(session.run, sql["audit_window"], window)
+            rows = yield from call(session.run, sql["audit_sums"], (
+                *window, first, last, json.encode(starts).decode(), self.until, outbox.safe,
+                self.seed,
+            ))  # fmt: skip
+            added.take_in(rows)
+
+    def _outbox(
+        self, desk: Desk, outbox: _Outbox, left: _Left, ledger: Ledger, told: Told
+    ) -> Program[None]:
         session, sql = desk.session, desk.sql
         # All that the log had is below this end, and counters that are read now are not behind it.
         ((_, end),) = yield from call(session.run, sql["audit_extent"])
@@ -366,21 +475,37 @@ class _Survey:
                 for key, sequence, stamp in rows:
                     if ledger.wants(source, key):
                         ledger.counter((source, key), sequence, stamp)
-        position = 0
+        starts = {source: self.scope.of(source).start for source in outbox.sources}
+        limits = (json.encode(starts).decode(), self.until, outbox.safe)
+        if left.alone:
+            limits = ("{}", BEYOND, BEYOND)
+        names = None if left.keys is None else json.encode(left.keys).decode()
+        position = left.above
         while position < (end or 0):
-            batch = (position, "[]", PAGE_MAX, PAGE_BYTES_MAX, "")
-            rows = yield from call(session.run, sql["read"], batch)
+            batch = (position, PAGE_MAX, PAGE_BYTES_MAX, names, *limits)
+            rows = yield from call(session.run, sql["audit_rows"], batch)
             if not rows:
                 break
             for row in rows:
-                if row[2] in outbox.sources and row[8] is not None and row[0] <= end:
-                    name, link = _event(row)
-                    if ledger.wants(*name):
-                        published = outbox.published(row[2], row[3], row[0])
-                        ledger.row(name, link, row[0], published=published)
+                if row[1] in outbox.sources and row[6] is not None and row[0] <= end:
+                    published = outbox.published(row[1], row[2], row[0])
+                    ledger.row(self._row(row, marked=not ledger.detailed), published=published)
             self.done += rows[-1][0] - position
             position = rows[-1][0]
             told(min(self.done, self.total), self.total)
+
+    def _row(self, row: Any, *, marked: bool) -> Seen:
+        """A row of `audit_rows` as an event; an un-keyed one as the log's readers know it."""
+        position, source, key, sequence, stamp, previous, id, type, data = row
+        void, made = data is None, 0
+        if marked:
+            made = mark(self.seed, sequence, stamp, previous, id, type, data, void=void)
+        if sequence is None:
+            source, key, sequence, previous = source + BY_ID, id, 1, None
+        return (
+            source, key, sequence, stamp, previous, id, made, type, data, None, void,
+            IN_OUTBOX, position,
+        )  # fmt: skip
 
     # ---- what cannot be read
 
@@ -405,62 +530,6 @@ class _Survey:
         return found
 
 
-def read_log(
-    log: Log, extents: Mapping[str, list[Extent]], *, strict: bool = True
-) -> Iterator[list[Record]]:
-    """All records from the starts to the ends. Raises Unreachable where nothing more comes before
-    an end, unless not `strict` and there were some: others' transactions leave marks at ends.
-    """
-    places = {(topic, n): e for topic, of in extents.items() for n, e in enumerate(of)}
-    left = {place: extent.end for place, extent in places.items() if extent.start < extent.end}
-    at = {place: places[place].start for place in left}
-    reader = log.reader("oncebox-audit")
-    try:
-        reader.assign(at)
-        while left:
-            try:
-                records = reader.fetch(PAGE_MAX, PAGE_BYTES_MAX, STALL_S if strict else QUIET_S)
-            except LogTruncated:  # retention went on meanwhile
-                for place in left:
-                    at[place] = max(at[place], log.extents(place[0])[place[1]].start)
-            else:
-                unread = [place for place in left if strict or at[place] == places[place].start]
-                if not records and not unread:
-                    return
-                if not records:
-                    (topic, number), end = unread[0], left[unread[0]]
-                    raise Unreachable(
-                        f"the log brings nothing more before its end at {end}",
-                        position=f"{topic}/{number}@{at[topic, number]}",
-                    )
-                yield [record for record in records if record.offset < left.get(record[:2], 0)]
-                for record in records:
-                    at[record[:2]] = record.offset + 1
-                if all(at[place] < end for place, end in left.items()):
-                    continue
-            left = {place: end for place, end in left.items() if at[place] < end}
-            reader.assign({place: at[place] for place in left})
-    finally:
-        reader.close()
-
-
-def _covers(log: Log, topic: str) -> int:
-    """Since which stamp the log has all of a topic: 0 where it never dropped anything."""
-    latest = 0
-    starts = {(topic, n): e.start for n, e in enumerate(log.extents(topic)) if 0 < e.start < e.end}
-    for place, start in starts.items():
-        reader = log.reader("oncebox-audit")
-        try:
-            reader.assign({place: start})
-            for record in reader.fetch(1, PAGE_BYTES_MAX, STALL_S)[:1]:
-                latest = max(latest, record.time_ms)
-        except LogTruncated:  # just now
-            latest = max(latest, now_ms())
-        finally:
-            reader.close()
-    return latest * 1000 * STAMP_UNITS_PER_US
-
-
 def _state(desk: Desk, id: int, row: Any, *, detailed: bool) -> Program[KeyState]:
     """A row of `audit_keys`, with what is kept behind it where that is asked for."""
     key, sequence, stamp, event, hashed, cutoff, park, skipped, kept = row
@@ -472,20 +541,3 @@ def _state(desk: Desk, id: int, row: Any, *, detailed: bool) -> Program[KeyState
     return KeyState(
         sequence, stamp, event, hashed, cutoff, Park(park) if park else None, ranges, tuple(links)
     )
-
-
-def _event(row: Any) -> tuple[KeyName, Link]:
-    """A row of `read` as its name and place; an un-keyed one as the log's readers know it."""
-    _, _, source, key, sequence, stamp, previous, _, id, type, *_, data = row
-    hashed, void = digest(type, data is None, data), data is None
-    if sequence is None:
-        return (source + BY_ID, id), Link(1, stamp, None, id, hashed, void)
-    return (source, key), Link(sequence, stamp, previous, id, hashed, void)
-
-
-def _nobody() -> Reading:
-    """A consumer that has subscribed to nothing: so all that it takes in is new to it."""
-    return Reading(
-        consumer="", session=cast("Session", None), sql={}, handlers={}, topics=(),
-        settings=Settings(), now_ms=now_ms,
-    )  # fmt: skip

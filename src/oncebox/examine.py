@@ -6,15 +6,14 @@ what is wrong with one of them, with the evidence and what decides it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby, pairwise
 from shlex import quote
 
-from .audit import Finding, KeyName, Logged, Row, Scope, repeat
+from .audit import Finding, KeyName, Logged, Row, Scope, Seen, link_of, repeat
 from .envelope import STAMP_UNITS_PER_US
 from .event import stream_of
 from .order import KeyState, Link
-from .ports import TopicPartition
 from .reading import BY_ID
 
 MARGIN = 60 * 1_000_000 * STAMP_UNITS_PER_US
@@ -46,14 +45,19 @@ class Cases:
     def done(self, name: KeyName, consumer: str, state: KeyState) -> None:
         self.cases[name].inbox[consumer] = state
 
-    def record(self, name: KeyName, link: Link, place: TopicPartition, offset: int) -> None:
-        self.cases[name].records.append(Logged(place, offset, link))
+    def records(self, page: Iterable[Seen]) -> None:
+        for seen in page:
+            case = self.cases.get(seen[:2])
+            if case is not None:
+                case.records.append(Logged(*seen[-2:], link_of(seen)))
 
     def counter(self, name: KeyName, sequence: int, stamp: int) -> None:
         self.cases[name].last = sequence, stamp
 
-    def row(self, name: KeyName, link: Link, position: int, *, published: bool) -> None:
-        self.cases[name].rows.append(Row(position, link, published))
+    def row(self, seen: Seen, *, published: bool) -> None:
+        case = self.cases.get(seen[:2])
+        if case is not None:
+            case.rows.append(Row(seen[-1], link_of(seen), published))
 
 
 def examine(case: Case, scope: Scope) -> Iterator[Finding]:

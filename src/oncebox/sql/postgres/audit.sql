@@ -23,3 +23,60 @@ where subscription = $1 and key > $2 order by key limit $3;
 -- What is kept of the key $2 of subscription $1.
 select sequence, stamp, previous, id, digest, void from oncebox.kept
 where subscription = $1 and key = $2 order by sequence, stamp;
+
+-- name: audit_window
+-- Which numbers of events are at positions above $1, up to $2.
+select min(n), max(n) from oncebox.chain where position > $1 and position <= $2;
+
+-- name: audit_sums
+-- What is at positions above $1 up to $2, with n from $3 to $4, added up by source (its place among
+-- the [name, stamp] of the JSON array $5) and key: how many there are, the first number and the stamp
+-- before it, and all `mark`s (audit.py, with the seed $8), joined. Only what is within what both sides
+-- cover: from that stamp on, below stamp $6 and position $7. Under no key there is what is not, or has
+-- none: how many, and the first position.
+select i, key, count(*), case when key is null then min(position) else min(sequence) end, min(previous),
+  bit_xor(('x' || encode(substr(hash, 1, 8), 'hex'))::bit(64)::bigint)
+from (
+  select i, key, position, sequence, previous, case when key is not null then
+    sha256(convert_to(concat($8::text, sequence, ':', stamp, ':', previous, ':', id, ':',
+                             case when data is not null then type || ':' end), 'UTF8')
+           || coalesce(data, '')) end as hash
+  from (
+    select s.i, c.position, c.sequence, c.previous, c.stamp, e.id, e.type, e.data,
+      case when c.stamp >= s.start and c.stamp < $6 and c.position < $7 then e.key end as key
+    from oncebox.chain c
+      join (select s.id, (j.i - 1)::int as i, (j.value ->> 1)::bigint as start
+            from json_array_elements($5::json) with ordinality j (value, i)
+              join oncebox.source s on s.name = j.value ->> 0) s
+        on s.id = c.source_id
+      join oncebox.event e on e.n = c.n
+    where c.position > $1 and c.position <= $2 and e.n between $3 and $4
+    offset 0
+  ) events
+  offset 0
+) marked
+group by i, key;
+
+-- name: audit_rows
+-- Of the events above position $1, at most $2, of at most $3 bytes together but for a first one: those
+-- of the keys in the JSON array $4 (null: all), and whatever `audit_sums` has under no key ($5, as a JSON
+-- object, to $7).
+-- The last one always, so that it is seen how far this is.
+with batch as (
+  select * from (
+    select *, sum(size) over (order by position rows unbounded preceding) as total
+    from (select * from oncebox.chain where position > $1 order by position limit $2) following
+  ) sized where total <= $3 or total = size
+)
+select c.position, s.name, e.key, c.sequence, c.stamp, c.previous, e.id::text, e.type, e.data
+from batch c
+  join oncebox.source s on s.id = c.source_id
+  left join lateral (
+    select * from oncebox.event
+    where n = c.n and ($4::text is null or c.sequence is null or c.stamp >= $6 or c.position >= $7
+      or c.stamp < ($5::json ->> s.name)::bigint
+      or key in (select json_array_elements_text($4::json)))
+    offset 0
+  ) e on true
+where e.n is not null or c.position = (select max(position) from batch)
+order by c.position;

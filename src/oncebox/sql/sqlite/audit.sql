@@ -21,3 +21,26 @@ WHERE subscription = ?1 AND key > ?2 ORDER BY key LIMIT ?3;
 -- What is kept of the key ?2 of subscription ?1.
 SELECT sequence, stamp, previous, id, digest, void FROM oncebox_kept
 WHERE subscription = ?1 AND key = ?2 ORDER BY sequence, stamp;
+
+-- name: audit_window audit_sums
+-- SQLite has no hash that is the log's too: here nothing is added up.
+SELECT NULL WHERE 0;
+
+-- name: audit_rows
+-- Of the events above position ?1, at most ?2, of at most ?3 bytes together but for a first one: those of
+-- the keys in the JSON array ?4 (null: all), without a key, below their source's stamp in the JSON
+-- object ?5, or from stamp ?6 or position ?7 on. The last one always, so that it is seen how far this is.
+WITH batch AS (
+  SELECT n FROM (
+    SELECT n, coalesce(length(data), 0) AS size,
+      sum(coalesce(length(data), 0)) OVER (ORDER BY n ROWS UNBOUNDED PRECEDING) AS total
+    FROM (SELECT n, data FROM oncebox_event WHERE n > ?1 ORDER BY n LIMIT ?2)
+  ) WHERE total <= ?3 OR total = size
+)
+SELECT e.n, e.source, e.key, e.sequence, e.stamp, e.previous, e.id, e.type, CAST(e.data AS BLOB)
+FROM batch b JOIN oncebox_event e ON e.n = b.n
+WHERE ?4 IS NULL OR e.sequence IS NULL OR e.stamp >= ?6 OR e.n >= ?7
+  OR e.key IN (SELECT value FROM json_each(?4))
+  OR e.stamp < (SELECT value FROM json_each(?5) WHERE json_each.key = e.source)
+  OR e.n = (SELECT max(n) FROM batch)
+ORDER BY e.n;
