@@ -44,7 +44,8 @@ SIMPLE = (
     | step("nest", names=names)
     | step("hoist", names=names)
 )
-STEPS = SIMPLE | step("each", steps=st.lists(SIMPLE, max_size=3))
+INSIDE = st.lists(SIMPLE, max_size=3)
+STEPS = SIMPLE | step("each", steps=INSIDE) | step("member", by=texts, name=texts, steps=INSIDE)
 
 
 def made(raw: list[dict[str, Any]]) -> Edge:

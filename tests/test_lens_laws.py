@@ -8,7 +8,20 @@ from typing import Any
 import pytest
 
 from lensing import Placed1, Placed2, Placed3, lenses
-from oncebox import add, each, evolve, hoist, nest, remove, rename, retype, split, unwrap, wrap
+from oncebox import (
+    add,
+    each,
+    evolve,
+    hoist,
+    member,
+    nest,
+    remove,
+    rename,
+    retype,
+    split,
+    unwrap,
+    wrap,
+)
 from oncebox.errors import SchemaError
 from oncebox.lens.chain import Edge, Lenses
 from oncebox.lens.compile import RUNTIME
@@ -171,15 +184,75 @@ def test_what_was_left_out_means_the_same_wherever_it_was() -> None:
     }  # fmt: skip
 
 
-def test_who_leaves_a_default_out_breaks_no_law() -> None:
+@pytest.mark.parametrize(
+    ("step", "more"),
+    [
+        (add("at", absent=True), {"at": "a"}),
+        (add("place", default={}), {"place": {"at": "a"}}),
+        (add("places", default=[{}]), {"places": [{"at": "a"}]}),
+    ],
+)
+def test_what_steps_leave_out_means_what_their_version_says(step: Any, more: Any) -> None:
     made = Lenses()
-    fields = Field("id", 1, Str()), Field("channel", 2, Str(), default="web")
-    old = Schema(TYPE, 1, "Order", {"Order": Record(fields)})
-    new = Schema(TYPE, 2, "Order", {"Order": Record(fields[:1])})
-    for schema in (old, new):
-        made.know(schema)
-    made.add(TYPE, Edge(1, 2, (remove("channel", absent=True),)))
-    try_all(Made(made, [old, new], []), [(1, 2), (2, 1)], 20)
+    for version, default in ((2, "a"), (3, "b")):
+        at = Field("at", 1, Str(), default=default)
+        fields = (
+            at,
+            Field("place", 2, Named("Place"), absent=True),
+            Field("places", 3, List(Named("Place")), absent=True),
+        )
+        definitions: Any = {"Order": Record(fields), "Place": Record((at,))}
+        made.know(Schema(TYPE, version, "Order", definitions))
+    made.add(TYPE, Edge(1, 2, (step,)))
+    made.add(TYPE, Edge(2, 3, ()))
+    whole = made.translation(TYPE, 1, 3)
+    assert whole is not None
+    expected: Any = {"at": "a"}
+    assert whole({}) == expected | more
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        Named("Paid"),
+        Nullable(Named("Paid")),
+        List(Named("Paid")),
+        List(Nullable(Named("Card"))),
+        Map(Nullable(Named("Paid"))),
+    ],
+)
+def test_a_field_more_inside_needs_no_steps(held: Type) -> None:
+    """In a member of a union, and where elements may be null."""
+    made, schemas = Lenses(), []
+    fields = Field("number", 1, Str()), Field("expires", 2, Str(), default="never")
+    for version, card in ((1, fields[:1]), (2, fields)):
+        members = Member("card", "Card", 1), Member("cash", "Cash", 2)
+        definitions: Any = {
+            "Order": Record((Field("paid", 1, held),)), "Paid": Union("kind", members),
+            "Card": Record(card), "Cash": Record(()),
+        }  # fmt: skip
+        schemas.append(Schema(TYPE, version, "Order", definitions))
+        made.know(schemas[-1])
+    try_all(Made(made, schemas, []), [(1, 2), (2, 1)], 15)
+
+
+def test_a_member_that_is_not_there_is_refused() -> None:
+    made = Lenses()
+    for version, default in ((1, "web"), (2, "web")):
+        made.know(of_two(version, default))
+    made.add(TYPE, Edge(1, 2, (member("paid", "cart", rename("channel", "way"), by="kind"),)))
+    with pytest.raises(SchemaError, match="there is no member whose kind is 'cart'"):
+        made.check(TYPE)
+
+
+def test_a_change_of_a_zeros_sign_is_a_change() -> None:
+    made = Lenses()
+    made.add(TYPE, Edge(1, 2, (unwrap("all[]", into="one"),)))
+    up, down = made.translation(TYPE, 1, 2), made.translation(TYPE, 2, 1)
+    assert up is not None
+    assert down is not None
+    _, residue = up.with_residue({"all": [0.0, 3]}, {})
+    assert repr(down.with_residue({"one": -0.0}, residue)[0]) == "{'all': [-0.0]}"
 
 
 def test_a_default_is_nobody_elses() -> None:

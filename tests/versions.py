@@ -11,6 +11,7 @@ from oncebox.lens.steps import (
     add,
     each,
     hoist,
+    member,
     merge,
     nest,
     remove,
@@ -31,6 +32,7 @@ from oncebox.schema.model import (
     Int,
     List,
     Map,
+    Member,
     Named,
     Nullable,
     Record,
@@ -39,15 +41,24 @@ from oncebox.schema.model import (
     Symbol,
     Timestamp,
     Type,
+    Union,
 )  # fmt: skip
 
 TYPE = "order.placed"
 OPERATIONS = (
     "rename", "add", "add absent", "remove", "remove absent", "split", "merge", "values", "wrap",
-    "unwrap", "wrap list", "unwrap list", "retype", "nest", "hoist",
+    "unwrap", "wrap list", "unwrap list", "retype", "retype elements", "nest", "hoist",
 )  # fmt: skip
-PLACES = ("", "customer.", "lines[].", "prices[].")
-"""The event itself, a record in it, the elements of a list, the values of a map."""
+PLACES = (
+    "", "customer.", "maybe.", "lines[].", "prices[].", "notes[].", "lines[].parts[].",
+    "paid<card>.", "refunds[]<card>.",
+)  # fmt: skip
+"""The event itself, a record in it, one that may be null, the elements of a list, the values of a
+map, elements that may be null, lists in lists, members of unions.
+"""
+
+PLACES_EACH = 3
+"""Of those, a type has so many, besides the event itself."""
 
 DEFAULTS: dict[type, list[Any]] = {
     Int: [0, 7], Str: ["", "web"], Bool: [False, True], Float: [0.5], Nullable: [None],
@@ -79,6 +90,8 @@ class Maker:
         self.random = random
         self.count = 0
         self.definitions: dict[str, Any] = {}
+        some = random.sample(PLACES[1:], PLACES_EACH)
+        self.places = [place for place in PLACES if any(one.startswith(place) for one in some)]
 
     def name(self, stem: str) -> str:
         self.count += 1
@@ -106,24 +119,34 @@ class Maker:
 
     def first(self) -> dict[str, dict[str, Field]]:
         """The records of version 1, by place."""
-        return {place: self.record() for place in PLACES}
+        return {place: self.record() for place in self.places}
 
     def schema(self, version: int, records: dict[str, dict[str, Field]]) -> Schema:
-        definitions = dict(self.definitions)
-        root = dict(records[""])
-        inner: list[tuple[str, Type]] = [
-            ("customer", Named("Customer")), ("lines", List(Named("Line"))),
-            ("prices", Map(Named("Price"))),
-        ]  # fmt: skip
-        for name, type in inner:
-            root[name] = Field(name, 0, type)
-        places = zip(
-            ("customer.", "lines[].", "prices[]."), ("Customer", "Line", "Price"), strict=True
-        )
-        for place, name in places:
-            definitions[name] = _record(records[place])
-        definitions["Order"] = _record(root)
+        definitions = {**self.definitions, "Cash": Record(())}
+        for number, place in enumerate(self.places[1:]):
+            definitions[f"Place{number}"] = _record(records[place] | self.holds(place))
+        for number, place in enumerate(self.places):
+            if place.endswith("<card>."):
+                members = Member("card", f"Place{number - 1}", 1), Member("cash", "Cash", 2)
+                definitions[f"Union{number - 1}"] = Union("by", members)
+        definitions["Order"] = _record(records[""] | self.holds(""))
         return Schema(TYPE, version, "Order", definitions)
+
+    def holds(self, place: str) -> dict[str, Field]:
+        """The fields of a place's record that hold the records of places in it."""
+        found: dict[str, Field] = {}
+        for number, inner in enumerate(self.places[1:]):
+            path = inner.removeprefix(place).removesuffix("<card>.").removesuffix(".")
+            name = path.removesuffix("[]")
+            if inner == place or not inner.startswith(place) or "." in name:
+                continue
+            type: Type = Named(f"{'Union' if '<' in inner else 'Place'}{number}")
+            if name in {"maybe", "notes"}:
+                type = Nullable(type)
+            if name != path:
+                type = Map(type) if name == "prices" else List(type)
+            found[name] = Field(name, 0, type)
+        return found
 
     # ---- steps
 
@@ -147,7 +170,8 @@ class Maker:
                 fields[name] = Field(name, 0, self.scalar(), absent=True)
                 return add(name, absent=True)
             case "remove":
-                found = [f for f in plain if f.type.__class__ in DEFAULTS and f.type != Int(0, 1)]
+                known = [f for f in fields.values() if f.type.__class__ in DEFAULTS]
+                found = [f for f in known if f.type not in (Int(0, 1), List(Int()))]
                 if len(fields) < 3 or not found:
                     return None
                 field = self.random.choice(found)
@@ -195,6 +219,12 @@ class Maker:
                 )
             case "retype":
                 return self.retype(plain, fields)
+            case "retype elements":
+                lists = [f for f in fields.values() if f.type == List(Str())]
+                if not lists:
+                    return None
+                fields[lists[0].name] = Field(lists[0].name, 0, List(Int()), absent=lists[0].absent)
+                return retype(f"{lists[0].name}[]", "str", "int", default=0)
         return self.structure(what, plain, fields)
 
     def one_to_one(
@@ -206,7 +236,7 @@ class Maker:
         now: Type,
         make: Any,
     ) -> Step | None:
-        found = [f for f in plain if isinstance(f.type, was)]
+        found = [f for f in plain if isinstance(f.type, was) and f.type != List(Int())]
         if not found:
             return None
         field = self.random.choice(found)
@@ -293,10 +323,14 @@ def _record(fields: dict[str, Field]) -> Record:
 
 def placed(steps: list[Step], place: str) -> list[Step]:
     """Steps of the record at a place, as steps of the event; some have paths that lead there."""
+    head, marker, rest = place.partition("[].")
+    if marker:
+        inside = placed(steps, rest)
+        return [each(head, *inside)] if inside else []
     if not place or not steps:
         return steps
-    if place.endswith("[]."):
-        return [each(place.removesuffix("[]."), *steps)]
+    if place.endswith("<card>."):
+        return [member(place.removesuffix("<card>."), "card", *steps, by="by")]
     return [s.__class__(**{**_parts(s), "path": place + s.path}) for s in steps]  # type: ignore[attr-defined]
 
 
@@ -315,7 +349,7 @@ def make_versions(random: Random, count: int, wanted: tuple[str, ...] = OPERATIO
         steps: list[Step] = []
         tries = 0
         while not steps or random.random() < 0.5:
-            place = random.choice(PLACES)
+            place = random.choice(maker.places)
             here: list[Step] = []
             for _ in range(random.randint(1, 3)):
                 what = random.choice(wanted)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from ..errors import SchemaError
-from ..schema.model import List, Map, Named, Nullable, Record, Schema, Type
+from ..schema.model import List, Map, Named, Nullable, Record, Schema, Type, Union
 from .fit import check_steps
-from .steps import Add, Each, Remove, Step, inverse
+from .steps import Add, Each, Member, Remove, Step, inverse
 
 
 def derived_steps(old: Schema, new: Schema) -> tuple[Step, ...] | None:
@@ -25,30 +26,18 @@ def derived_steps(old: Schema, new: Schema) -> tuple[Step, ...] | None:
     return steps
 
 
-def _inside(type: Type) -> tuple[str, bool] | None:
-    """The name of what is inside, and whether in a list or map; None where nothing can be."""
+def _inside(type: Type) -> tuple[str, str] | None:
+    """The name of what is inside, and "[]" for that of a list or map; None where nothing can be."""
     match type:
         case Nullable(of):
             return _inside(of)
+        case List(Nullable(Named(name))) | Map(Nullable(Named(name))):
+            return name, "[]"
         case List(Named(name)) | Map(Named(name)):
-            return name, True
+            return name, "[]"
         case Named(name):
-            return name, False
+            return name, ""
     return None
-
-
-def _placed(step: Step, field: str, *, each: bool) -> Step:
-    """A step of a record as a step of the record that has it in a field."""
-    if each:
-        return Each(field, (step,))  # type: ignore[arg-type]
-    match step:
-        case Add(path, default, absent):
-            return Add(f"{field}.{path}", default, absent)
-        case Remove(path, default, absent):
-            return Remove(f"{field}.{path}", default, absent)
-        case Each(path, steps):
-            return Each(f"{field}.{path}", steps)
-    raise AssertionError(step)
 
 
 def _differences(
@@ -65,7 +54,25 @@ def _differences(
             continue
         one, other = _inside(earlier.type), _inside(field.type)
         if one is not None and other is not None:
-            for step in _differences(old, new, one[0], other[0], (*met, was)):
-                yield _placed(step, field.name, each=one[1])
+            yield from _deeper(old, new, field.name + one[1], one[0], other[0], (*met, was))
     for field in known.values():
         yield Remove(field.name, field.default, field.default is UNSET)
+
+
+def _deeper(
+    old: Schema, new: Schema, path: str, was: str, now: str, met: tuple[str, ...]
+) -> Iterator[Step]:
+    """Steps of what a field holds, as steps of the record that has the field."""
+    before, after = old.definitions[was], new.definitions[now]
+    if isinstance(before, Union) and isinstance(after, Union):
+        names = {member.tag: member.name for member in after.members}
+        for one in before.members:
+            there = names.get(one.tag)
+            for step in () if there is None else _differences(old, new, one.name, there, met):
+                yield Member(path, before.tag_field, one.tag, (step,))  # type: ignore[arg-type]
+        return
+    for step in _differences(old, new, was, now, met):
+        if path.endswith("[]"):
+            yield Each(path.removesuffix("[]"), (step,))  # type: ignore[arg-type]
+        else:
+            yield replace(step, path=f"{path}.{step.path}")  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from ..event import check_type, event_class, event_classes, event_type
 from ..schema.model import Schema
 from .additive import derived_steps
 from .compile import Stage, compile_stages
-from .fills import NO_FILLS, Fills, fills
+from .fills import NO_FILLS, Fills, fills, may_leave_out
 from .fit import check_steps, misfits
 from .residue import Residue
 from .shape import shape_of
@@ -210,9 +210,18 @@ class Lenses:
         edges, up = self.way(type, was, now), was < now
         if edges is None:
             return None
-        stages = [edge.stage(up=up) for edge in (edges if up else reversed(edges))]
+        stages = [
+            self._whole(type, edge.stage(up=up)) for edge in (edges if up else reversed(edges))
+        ]
         schema = self.schema(type, was)
         return Translation(type, was, now, stages, NO_FILLS if schema is None else fills(schema))
+
+    def _whole(self, type: str, stage: Stage) -> Stage:
+        """A stage with what fills its result: so that two stages are what one by one would be."""
+        old, new = self.schema(type, stage.was), self.schema(type, stage.now)
+        if new is None or not may_leave_out(stage.steps, old):
+            return stage
+        return stage._replace(fills=fills(new))
 
     def check(self, type: str) -> None:
         """Raises SchemaError where nothing joins two versions, and where steps do not make the

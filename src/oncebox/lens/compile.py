@@ -23,6 +23,7 @@ from .steps import (
     Convert,
     Each,
     Hoist,
+    Member,
     Merge,
     Nest,
     Remove,
@@ -43,13 +44,14 @@ Tracked = Callable[[Any, Residue, Residue], Any]
 
 class Stage(NamedTuple):
     """The steps between two versions, in the direction in which they are gone. `ids` names each,
-    the same in both directions.
+    the same in both directions. `fills` is for what they may leave out.
     """
 
     was: int
     now: int
     steps: Sequence[Step]
     ids: Sequence[str]
+    fills: Fills = NO_FILLS
 
 
 class Compiled(NamedTuple):
@@ -76,16 +78,16 @@ def compile_stages(name: str, stages: Sequence[Stage], fills: Fills = NO_FILLS) 
 
 def _compiled(name: str, stages: Sequence[Stage], fills: Fills, *, track: bool) -> tuple[Any, str]:
     lines = _Lines(track=track)
-    for line in ("# what its writer may leave out", *fills.lines) if fills.lines else ():
-        lines.add(line)
+    lines.filled(fills, "# what its writer may leave out")
     for stage in stages:
         lines.add(f"# {stage.was} to {stage.now}")
         lines.up = stage.was < stage.now
         for step, id in zip(stage.steps, stage.ids, strict=True):
             lines.step(step, "d", repr(id))
+        lines.filled(stage.fills, f"# what {stage.now} says of what is left out")
     arguments = "d, given, lost" if track else "d"
     body = [f"    {line}" for line in (*lines.lines, "return d")]
-    heads = [*fills.functions, *(f"{known} = {value}" for known, value in lines.shown.items())]
+    heads = [*lines.functions, *(f"{known} = {value}" for known, value in lines.shown.items())]
     source = "\n".join([*heads, *[""] * bool(heads), f"def {name}({arguments}):", *body, ""])
     space = {**RUNTIME, **lines.values}
     exec(compile(source, f"<lens {name}>", "exec"), space)  # noqa: S102 - our own text
@@ -110,11 +112,18 @@ class _Lines:
         self.lines: list[str] = []
         self.values: dict[str, Any] = {}
         self.shown: dict[str, str] = {}
+        self.functions: dict[str, None] = {}
         self.depth = 0
         self.count = 0
 
     def add(self, line: str) -> None:
         self.lines.append("    " * self.depth + line)
+
+    def filled(self, fills: Fills, why: str) -> None:
+        """Lines that put defaults, and the functions that they call."""
+        for line in (why, *fills.lines) if fills.lines else ():
+            self.add(line)
+        self.functions.update(dict.fromkeys(fills.functions))
 
     @contextmanager
     def block(self, head: str) -> Iterator[None]:
@@ -177,7 +186,9 @@ class _Lines:
                         found = f"{{n: {inner}[n] for n in {list(names)!r} if n in {inner}}}"
                         self.add(f"{r}.update({found})")
             case Each(path, steps):
-                self.each(d, path, steps, id)
+                self.each(d, f"{path}[]", steps, id)
+            case Member(path, by, name, steps):
+                self.each(d, path, steps, id, (by, name), inside=inside)
 
     def added(self, step: Add, d: str, id: str, *, inside: bool) -> None:
         with self.at(d, step.path) as (r, n):
@@ -256,16 +267,37 @@ class _Lines:
                     self.add(f"del {r}[{h!r}]")
                 self.add(f"{r}[{into!r}] = {value}")
 
-    def each(self, d: str, path: str, steps: Sequence[Step], id: str) -> None:
+    def each(
+        self,
+        d: str,
+        path: str,
+        steps: Sequence[Step],
+        id: str,
+        only: tuple[str, str] | None = None,
+        *,
+        inside: bool = True,
+    ) -> None:
+        """Steps in the record at a path, or in each of a list or map ("lines[]"); only where a
+        field has a text.
+        """
         if not steps:
             return
-        with self.at(d, path) as (r, n):
-            one, at = self.new("e"), self.new("at")
-            with self.block(f"for {at}, {one} in records({r}.get({n!r})):"):
-                for nth, step in enumerate(steps):
-                    place = nth if self.up else len(steps) - 1 - nth  # as the other way counts
-                    inner = f'{id} + f".{place}/{{{at}}}"'
-                    self.step(step, one, inner, inside=True)
+        one, at, of_each = self.new("e"), self.new("at"), path.endswith("[]")
+        is_it = "" if only is None else f"{one}.get({only[0]!r}) == {only[1]!r}"
+        with self.at(d, path.removesuffix("[]")) as (r, n):
+            found = f"{r}.get({n!r})"
+            if of_each:
+                self.add(f"for {at}, {one} in records({found}):")
+                if is_it:
+                    self.depth += 1
+                    self.add(f"if {is_it}:")
+            else:
+                self.add(f"if ({one} := {found}).__class__ is dict and {is_it}:")
+            self.depth += 1
+            for nth, step in enumerate(steps):
+                place = nth if self.up else len(steps) - 1 - nth  # as the other way counts
+                inner = f'{id} + f".{place}/{{{at}}}"' if of_each else f'{id} + ".{place}"'
+                self.step(step, one, inner, inside=inside or of_each)
 
     # ---- values
 

@@ -1,13 +1,14 @@
-"""Lines that put defaults where a writer has left fields out, before the first step: what they mean
-is said by the writer's version, and not by the one that reads. Pure.
+"""Lines that put defaults where fields are left out: by a writer, before the first step, and by the
+steps to a version, behind them. What they mean is said by that version, and not by the one that
+reads. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from ..schema.model import (
     Definition,
@@ -23,6 +24,7 @@ from ..schema.model import (
     Union,
 )
 from ..schema.numbers import inner
+from .steps import Add, Each, Member, Step
 
 
 class Fills(NamedTuple):
@@ -46,6 +48,24 @@ def fills(schema: Schema) -> Fills:
     return Fills(lines, tuple(functions))
 
 
+def may_leave_out(steps: Iterable[Step], old: Schema | None) -> bool:
+    """Whether what steps make of documents of `old` may lack fields that have a default: because
+    they may lack in those, or because a step adds a record that is not whole, or nothing.
+    """
+    if old is not None and any(
+        field.absent
+        for one in old.definitions.values()
+        for field in (one.fields if isinstance(one, Record) else ())
+    ):
+        return True
+    return any(
+        isinstance(step.default, list | dict | UnsetType)
+        if isinstance(step, Add)
+        else isinstance(step, Each | Member) and may_leave_out(step.steps, None)
+        for step in steps
+    )
+
+
 class _Writer:
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
@@ -54,9 +74,10 @@ class _Writer:
 
     def function(self, name: str) -> str:
         """What the function of a definition is called: its name may come out of a file."""
+        version = self.schema.version
         if name.isidentifier() and name.isascii():
-            return f"fill_{name}"
-        return f"fill_{[*self.schema.definitions].index(name)}"
+            return f"fill_{version}_{name}"
+        return f"fill_{version}_{[*self.schema.definitions].index(name)}"
 
     def call(self, name: str, value: str) -> str:
         if name not in self.called:

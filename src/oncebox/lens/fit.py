@@ -29,6 +29,7 @@ from ..schema.valid import type_problems
 from .shape import (
     NO_SCHEMA,
     Anything,
+    Cases,
     Inner,
     Maybe,
     Node,
@@ -142,8 +143,25 @@ class _Fit(NamedTuple):
                     yield from self.record(slots, definition, where + ".")
                 else:
                     yield f"{where} is a record"
+            case Cases():
+                yield from self.cases(deeper, type, where)
             case Of(schema, old):
                 yield from self.plain(schema, old, type, where)
+
+    def cases(self, cases: Cases, type: Type, where: str) -> Iterator[str]:
+        union = self.new.definitions[type.name] if isinstance(type, Named) else None
+        if not isinstance(union, Union):
+            yield f"{where} is one of several records"
+            return
+        if cases.by != union.tag_field:
+            yield f"{where} has its tag in {cases.by}"
+        names = {member.tag: member.name for member in union.members}
+        for tag, shape in cases.members.items():
+            record = self.new.definitions[names[tag]] if tag in names else None
+            if isinstance(record, Record):
+                yield from self.record(shape, record, f"{where}.{tag}.")
+            else:
+                yield f"{where} may be {tag!r}"
 
     def plain(self, schema: Schema, old: Type, type: Type, where: str) -> Iterator[str]:
         if isinstance(old, Named) and isinstance(type, Named):
@@ -167,16 +185,6 @@ class _Fit(NamedTuple):
             gone = [s.value for s in old.symbols if s.value not in known]
             if gone and new.default is UNSET:
                 yield f"{where} may be {gone[0]!r}, which version {self.new.version} does not know"
-        elif isinstance(old, Union) and isinstance(new, Union):
-            members = {member.tag: member.name for member in new.members}
-            if old.tag_field != new.tag_field:
-                yield f"{where} has its tag in {old.tag_field}"
-            for member in old.members:
-                if member.tag not in members:
-                    yield f"{where} may be {member.tag!r}"
-                else:
-                    here, there = Of(schema, Named(member.name)), Named(members[member.tag])
-                    yield from self.node(here, there, f"{where}.{member.tag}")
         else:
             yield f"{where} is {name}"
 

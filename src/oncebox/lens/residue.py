@@ -79,7 +79,7 @@ def through(
     `there` makes of it, and if that does not lead back, the value is kept.
     """
     entry = given.pop(id, None)
-    if entry is not None and entry[1] is not UNSET and entry[0] == _witness(value):
+    if entry is not None and entry[1] is not UNSET and same(entry[0], _witness(value)):
         return entry[1]
     made = there(deepcopy(value))
     try:

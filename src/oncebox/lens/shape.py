@@ -8,7 +8,7 @@ function anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..schema.model import (
@@ -28,12 +28,14 @@ from ..schema.model import (
     Str,
     Timestamp,
     Type,
+    Union,
 )  # fmt: skip
 from .steps import (
     Add,
     Convert,
     Each,
     Hoist,
+    Member,
     Merge,
     Nest,
     Remove,
@@ -83,7 +85,14 @@ class Inner(NamedTuple):
     slots: Shape
 
 
-Node = Of | Some | Anything | Parts | Maybe | Inner
+class Cases(NamedTuple):
+    """One of several records, by the text in the field `by`."""
+
+    by: str
+    members: dict[str, Shape]
+
+
+Node = Of | Some | Anything | Parts | Maybe | Inner | Cases
 
 
 class Slot(NamedTuple):
@@ -94,6 +103,9 @@ class Slot(NamedTuple):
 
 
 Shape = dict[str, Slot]
+
+NEVER = Slot(Some(()), absent=True)
+"""A field that a step adds and leaves out."""
 
 NO_SCHEMA = Schema("", 0, "", {})
 """Of what a step makes, which no schema says."""
@@ -134,6 +146,10 @@ def opened(node: Node) -> Node:
             definition = node.schema.definitions[name]
             if isinstance(definition, Record):
                 return Inner(_record(node.schema, definition))
+            if isinstance(definition, Union):
+                members = ((m.tag, node.schema.definitions[m.name]) for m in definition.members)
+                shapes = {tag: _record(node.schema, one) for tag, one in members}  # type: ignore[arg-type]
+                return Cases(definition.tag_field, shapes)
     return node
 
 
@@ -171,7 +187,7 @@ def apply(step: Step, shape: Shape) -> None:  # noqa: C901, PLR0912 - one case f
             _put(record, name, _take(record, old))
         case Add(path, default, absent):
             record, name = _at(shape, path)
-            _put(record, name, Slot(Some(() if absent else (default,)), absent))
+            _put(record, name, NEVER if absent else Slot(Some((default,))))
         case Remove(path):
             record, name = _at(shape, path)
             _take(record, name)
@@ -202,14 +218,41 @@ def apply(step: Step, shape: Shape) -> None:  # noqa: C901, PLR0912 - one case f
             if set(inner) != set(names).intersection(known):
                 raise Refused(f"{name} has the fields {', '.join(inner)}")
             for one in names:
-                _put(record, one, inner.get(one, Slot(Some(()), absent=True)))
+                _put(record, one, inner.get(one, NEVER))
         case Each(path, steps):
             record, name = _at(shape, path)
-            node = _element(record, name)
-            inner = _inner(Slot(node), name + "[]")
-            for within in steps:
-                apply(within, inner)
-            _set_element(record, name, Inner(inner))
+            _set_element(record, name, _each(steps, _element(record, name), name))
+        case Member(path):
+            record, name = _at(shape, path.removesuffix("[]"))
+            if path.endswith("[]"):
+                _set_element(record, name, _member(step, _element(record, name)))
+            else:
+                slot = _take(record, name)
+                record[name] = slot._replace(node=_member(step, slot.node))
+
+
+def _each(steps: Sequence[Step], node: Node, name: str) -> Node:
+    """An element in which steps were gone; null stays null."""
+    deeper = _within(node)
+    if isinstance(deeper, Maybe):
+        return Maybe(_each(steps, deeper.of, name))
+    inner = _inner(Slot(deeper), name + "[]")
+    for step in steps:
+        apply(step, inner)
+    return Inner(inner)
+
+
+def _member(step: Member, node: Node) -> Node:
+    """A union in one of whose members steps were gone; null stays null."""
+    deeper = _within(node)
+    match deeper:
+        case Maybe(of):
+            return Maybe(_member(step, of))
+        case Cases(by, members) if by == step.by and step.name in members:
+            for within in step.steps:
+                apply(within, members[step.name])
+            return deeper
+    raise Refused(f"there is no member whose {step.by} is {step.name!r}")
 
 
 def _at(shape: Shape, path: str) -> tuple[Shape, str]:

@@ -137,6 +137,17 @@ class Each(Step, frozen=True, tag="each"):
     steps: tuple[AnyStep, ...]
 
 
+class Member(Step, frozen=True, tag="member"):
+    """Steps inside the record at `path` (or each in the list or map at "paid[]"), where its field
+    `by` is `name`: that member of a union.
+    """
+
+    path: str
+    by: str
+    name: str
+    steps: tuple[AnyStep, ...]
+
+
 class Convert(Step, frozen=True, tag="convert"):
     """Two plain functions: of the value at `path`, or of the whole document. They cannot travel in
     the lock.
@@ -149,12 +160,13 @@ class Convert(Step, frozen=True, tag="convert"):
 
 AnyStep = (
     Rename | Add | Remove | Split | Merge | Values | Wrap | Unwrap | Retype | Nest | Hoist | Each
-)
+    | Member
+)  # fmt: skip
 """Every step that is data. A lock holds lists of these."""
 AnyOrConvert = AnyStep | Convert
 
 
-def inverse(step: Step) -> Step:  # noqa: PLR0911 - one line for each kind
+def inverse(step: Step) -> Step:  # noqa: C901, PLR0911 - one line for each kind
     """The step back."""
     match step:
         case Rename(path, name):
@@ -185,10 +197,16 @@ def inverse(step: Step) -> Step:  # noqa: PLR0911 - one line for each kind
         case Hoist(path, names):
             return Nest(path, names)
         case Each(path, steps):
-            return Each(path, tuple(inverse(one) for one in reversed(steps)))  # type: ignore[misc]
+            return Each(path, _inverses(steps))
+        case Member(path, by, name, steps):
+            return Member(path, by, name, _inverses(steps))
         case Convert(path, up, down):
             return Convert(path, down, up)
     raise AssertionError(step)
+
+
+def _inverses(steps: tuple[AnyStep, ...]) -> tuple[AnyStep, ...]:
+    return tuple(inverse(one) for one in reversed(steps))  # type: ignore[misc]
 
 
 # ---- how users write them
@@ -334,6 +352,16 @@ def each(path: str, *steps: Step) -> Step:
     return _inside(path, lambda path: Each(_path(path), steps))  # type: ignore[arg-type]
 
 
+def member(path: str, name: str, *steps: Step, by: str = "type") -> Step:
+    """Steps inside one member of a union, or inside each such in a list or map of unions:
+    `member("paid", "card", add("expires", default=""))`, `member("refunds[]", "card", …)`. The
+    field `by` of a record says which member it is.
+    """
+    if any(isinstance(step, Convert) and not step.path for step in steps):
+        raise SchemaError(f"member({path!r}) with convert() of a whole record")
+    return _inside(path, lambda path: Member(path, by, name, steps))  # type: ignore[arg-type]
+
+
 def convert(path: str = "", *, up: Callable[[Any], Any], down: Callable[[Any], Any]) -> Step:
     """Two plain functions, of the value at `path` or, without one, of the whole document (a dict,
     which they may change and have to return). For what no other step can say: functions cannot
@@ -375,6 +403,8 @@ def _check(step: Step) -> None:
             if (was, now) not in CONVERSIONS or (partial and default is UNSET):
                 raise SchemaError(f"retype({path[:80]!r}) from {was} to {now}")
         case Values(path) | Convert(path) if path or isinstance(step, Values):
+            _path(path, element=True)
+        case Member(path):
             _path(path, element=True)
         case Add(path) | Remove(path) | Each(path):
             _path(path)

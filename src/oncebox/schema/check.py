@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from ..errors import NotFound, SchemaBreak
 from ..lens.chain import VERSION_MAX, Edge, Lenses
 from ..lens.fit import check_steps
-from ..lens.steps import Convert, Each, Rename, Step
+from ..lens.steps import Convert, Each, Member, Rename, Step
 from .compare import unreadable
 from .compat.finding import Broken, Finding, Witness
 from .lock import NAME, Lock, Place, step_text, version_lines
@@ -100,8 +100,9 @@ def renames(steps: Iterable[Step], inside: tuple[str, ...] = ()) -> dict[tuple[s
             *record, old = (*inside, *step.path.split("."))
             was = found.pop((*record, old), old)
             found[(*record, step.name)] = was
-        elif isinstance(step, Each):
-            found |= renames(step.steps, (*inside, *step.path.split(".")))
+        elif isinstance(step, Each | Member):
+            path = step.path.removesuffix("[]")
+            found |= renames(step.steps, (*inside, *path.split(".")))
     return found
 
 
