@@ -55,7 +55,7 @@ BAD: dict[str, tuple[Any, str, str]] = {
         {"$defs": {"x": {"$id": "x", "$schema": SEVEN, "dependencies": {"a": ["b"]}}}},
         "#/$defs/x", "2020-12, as outside",
     ),
-    "no items of draft 7": ({"$schema": SEVEN, "items": []}, "#/items", "a schema of draft-07"),
+    "no items of draft 7": ({"$schema": SEVEN, "items": []}, "#: 'items'", "an object"),
     "a reference that is no URI": ({"$ref": "http://[::1"}, "'$ref'", "a URI"),
     "a name that is no URI": ({"not": {"$id": "http://[::1"}}, "#/not: '$id'", "a URI"),
     "2**60 ways to the same": (

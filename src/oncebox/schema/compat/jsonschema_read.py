@@ -7,7 +7,7 @@ whatever its draft, so that nothing behind this file asks for the draft.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, NoReturn
@@ -55,56 +55,22 @@ _HARMLESS = frozenset({
     "prefixItems", "patternProperties", "additionalProperties", "uniqueItems",
 })  # fmt: skip
 """With any of these alone, a value is to be found: the empty one, or a large one."""
-TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _count(value: Any) -> bool:
-    return _number(value) and value >= 0 and value == int(value)
-
-
-def _strings(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _types(value: Any) -> bool:
-    named = value if isinstance(value, list) else [value]
-    return bool(named) and all(isinstance(each, str) and each in TYPES for each in named)
-
-
-_SHAPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(
-        ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), ("a number", _number)
-    ),
+_NUMBER, _SIZE = "a number", "a number without a fraction, 0 or more"
+_EXPECTED = {
+    **dict.fromkeys((*_ONES, "items"), "an object, true or false"),
+    **dict.fromkeys(_LISTS, "an array of schemas"),
+    **dict.fromkeys(_MAPS, "an object of schemas"),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _NUMBER),
     **dict.fromkeys(
         ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties",
          "minContains", "maxContains"),
-        ("a number without a fraction, 0 or more", _count),
+        _SIZE,
     ),
-    **dict.fromkeys(_MAPS, ("an object of schemas", lambda v: isinstance(v, dict))),
-    **dict.fromkeys(_LISTS, ("an array of schemas", lambda v: isinstance(v, list) and bool(v))),
-    **dict.fromkeys(
-        ("$ref", "$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "format", "pattern"),
-        ("a string", lambda v: isinstance(v, str)),
-    ),
-    "type": ("one of JSON's types, or an array of them", _types),
-    "enum": ("an array", lambda v: isinstance(v, list)),
-    "required": ("an array of strings", _strings),
-    "multipleOf": ("a number above 0", lambda v: _number(v) and v > 0),
-    "uniqueItems": ("true or false", lambda v: isinstance(v, bool)),
-    "dependencies": (
-        "an object of schemas or arrays of strings",
-        lambda v: isinstance(v, dict)
-        and all(isinstance(e, dict | bool) or _strings(e) for e in v.values()),
-    ),
-    "dependentRequired": (
-        "an object of arrays of strings",
-        lambda v: isinstance(v, dict) and all(_strings(each) for each in v.values()),
-    ),
+    "type": "one of JSON's types, or an array of them",
+    "required": "an array of strings",
+    "multipleOf": "a number above 0",
 }  # fmt: skip
+"""What the drafts' own schemas ask of keywords, in plain words."""
 
 
 def refuse(node: Node, what: str, expected: str, hint: str | None = None) -> NoReturn:
@@ -244,8 +210,8 @@ class Pool:
         self._walked: set[Node] = set()
         self.root = self.node(value, "", "")
         self.resources.setdefault("", self.root)
+        self._known(value)
         self._walk(self.root)
-        self._known()
         self._ends()
 
     def node(self, value: Any, pointer: str, base: str) -> Node:
@@ -286,6 +252,8 @@ class Pool:
             if referring:
                 target = referring.pop().target
                 assert target is not None
+                if target not in self._walked:  # in a place that the draft does not know
+                    self._known(target.value, target.pointer)
                 todo.append(target)
 
     def resolve(self, node: Node) -> Node:
@@ -320,6 +288,7 @@ class Pool:
                 if draft not in (None, self.draft):
                     refuse(node, f"{known!r} is {draft}", f"{self.draft}, as here")
                 root = self.node(value, f"{known}#", uri)
+                self._known(value, root.pointer)
                 self.resources[uri] = root
                 self._walk(root)
                 return root
@@ -353,17 +322,28 @@ class Pool:
                 "a step into a property or an item between a schema and itself",
             )  # fmt: skip
 
-    def _known(self) -> None:
-        """Refuse what the draft's own schema does not admit, where our words are too few."""
-        if isinstance(self.root.value, dict):
-            try:
-                engine().meta.validate({**self.root.value, "$schema": _URIS[self.draft]})
-            except engine().ValidationError as error:
-                where = "".join(f"/{escape(str(step))}" for step in error.instance_path)
-                raise SchemaError(
-                    f"{self.which}, #{where}: {error.message[:200]}",
-                    expected=f"a schema of {self.draft}",
-                ) from None
+    def _known(self, value: Any, pointer: str = "") -> None:
+        """Refuse what the draft's own schema does not admit."""
+        rs = engine()
+        try:
+            if isinstance(value, dict):
+                rs.meta.validate({**value, "$schema": _URIS[self.draft]})
+        except rs.ValidationError as error:
+            *above, word = [str(step) for step in error.instance_path] or [""]
+            while word.isdecimal() and above:
+                *above, word = above
+            what, expected = f"{word!r}: {error.message[:200]}", _EXPECTED.get(word)
+            if expected is None:
+                above, what = [*above, word], error.message[:200]
+                inner = 'types "boolean", "object"' in what
+                expected = _EXPECTED["not"] if inner else f"a schema of {self.draft}"
+            lists = word == "items" and self.draft == DRAFT_2020
+            where = pointer + "".join(f"/{escape(step)}" for step in above if step)
+            raise SchemaError(
+                f"{self.which}, {where if '#' in where else '#' + where}: {what}",
+                expected=expected,
+                hint="arrays of `items` are of draft 7: say so in `$schema`" if lists else None,
+            ) from None
 
     @cached_property
     def validator(self) -> Any:
@@ -424,26 +404,12 @@ def _guess(value: Any) -> str:
 
 
 def _check(node: Node, draft: str) -> None:
-    if not isinstance(node.value, dict | bool):
-        refuse(node, "not a schema", "an object, true or false")
-    if "$schema" in node.plain and draft_of(node.value, node.pool.which) != draft:
-        refuse(node, f"a schema of {node.plain['$schema']!r} inside", f"{draft}, as outside")
-    for word, value in node.plain.items():
-        if word in _ONES and not isinstance(value, dict | bool):
-            hint = (
-                "arrays of `items` are of draft 7: say so in `$schema`"
-                if draft != DRAFT_7
-                else None
-            )
-            refuse(node, f"{word!r} is no schema", "an object, true or false", hint)
-        if word not in _SHAPES:
-            continue
-        expected, fits = _SHAPES[word]
-        if not fits(value):
-            refuse(node, f"{word!r} is {msgspec.json.encode(value)[:60]!r}", expected)
+    """What the draft's own schema does not tell."""
     for word in ("$id", "$ref"):
         if word in node.plain and not _is_uri(node.plain[word]):
             refuse(node, f"{word!r} is {node.plain[word]!r}", "a URI")
+    if "$schema" in node.plain and draft_of(node.value, node.pool.which) != draft:
+        refuse(node, f"a schema of {node.plain['$schema']!r} inside", f"{draft}, as outside")
     if "pattern" in node.plain:
         _regex(node, node.plain["pattern"])
     for pattern in node.plain.get("patternProperties", ()):
