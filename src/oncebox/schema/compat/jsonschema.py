@@ -15,7 +15,7 @@ from typing import Any, Final
 from .finding import Broken, Finding, Witness, both_ways, found
 from .jsonschema_cases import Cases
 from .jsonschema_keywords import keywords
-from .jsonschema_make import MISSING, Maker
+from .jsonschema_make import Maker
 from .jsonschema_prove import OPEN, Failure, Prover, merged
 from .jsonschema_read import Pool, engine, gave_up, read_one, read_pair
 
@@ -25,8 +25,6 @@ TRIES_MAX: Final = 200
 """Documents that are tried for a failure."""
 ALL_TRIES_MAX: Final = 2_000
 """Documents that are tried for all failures of a direction."""
-SAMPLES_MAX: Final = 100
-"""Documents that are tried at random for what is left then."""
 VALUES_MAX: Final = 10_000
 """Values of a document that is tried."""
 
@@ -80,7 +78,7 @@ def _direction(writer: Pool, reader: Pool, breaks: Broken, *, closed: bool) -> I
 def _prove_by_documents(
     writer: Pool, reader: Pool, cases: Cases, failures: list[Failure], proofs: dict[int, Witness]
 ) -> None:
-    """Look for documents: at the place of each failure, with chance around it, then anywhere."""
+    """Look for documents: at the place of each failure, then with chance around it."""
     left = ALL_TRIES_MAX
     for rng in (None, Random(0)):
         maker = Maker(cases, rng)
@@ -92,22 +90,6 @@ def _prove_by_documents(
                 if (witness := judged(writer, reader, document)) is not None:
                     proofs[id(failure)] = witness
                     break
-    _sample(writer, reader, cases, [f for f in failures if id(f) not in proofs], proofs)
-
-
-def _sample(
-    writer: Pool, reader: Pool, cases: Cases, open_: list[Failure], proofs: dict[int, Witness]
-) -> None:
-    maker = Maker(cases, Random(1))
-    for _ in range(SAMPLES_MAX if open_ else 0):
-        document = maker.value((writer.root,))
-        if document is MISSING:
-            continue
-        witness = judged(writer, reader, document)
-        if witness is not None:
-            proofs[id(open_.pop(0))] = witness
-            if not open_:
-                return
 
 
 def judged(writer: Pool, reader: Pool, document: Any) -> Witness | None:
