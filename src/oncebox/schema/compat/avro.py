@@ -20,7 +20,7 @@ from .avro_types import (
     smallest,
     writable,
 )
-from .bounds import missing, read_json, too_deep
+from .bounds import missing, pairs, read_json, too_deep
 from .finding import Broken, Finding, both_ways, found
 
 try:
@@ -135,8 +135,8 @@ def compare(
     if they are others. Raises SchemaError.
     """
     theirs = references if old_references is None else old_references
-    before = parsed(old, _pairs(theirs), "the old schema")
-    after = parsed(new, _pairs(references), "the new schema")
+    before = parsed(old, pairs(theirs), "the old schema")
+    after = parsed(new, pairs(references), "the new schema")
     same = theirs == references and read_json(old, "the old schema") == read_json(new, "")
     if same:  # readers with the writer's own schema resolve nothing
         return []
@@ -148,11 +148,7 @@ def compare(
 
 def read(text: str, references: Mapping[str, str] | None = None, which: str = "schema") -> None:
     """Raises SchemaError if the text is no schema of Avro."""
-    parsed(text, _pairs(references), which)
-
-
-def _pairs(references: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((references or {}).items()))
+    parsed(text, pairs(references), which)
 
 
 def _direction(writer: Type, reader: Type, breaks: Broken) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import DecodeError, json
@@ -38,6 +39,11 @@ def read_json(text: str, which: str) -> Any:
         raise too_deep(which, "$") from None
     except (DecodeError, UnicodeError) as error:
         raise SchemaError(f"{which}: {error}", expected="a schema as JSON") from None
+
+
+def pairs(references: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    """Texts that a schema refers to, by name, as a key that is equal for equal ones."""
+    return tuple(sorted((references or {}).items()))
 
 
 def too_deep(which: str, path: str) -> SchemaError:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from .finding import Broken, Finding, Witness, both_ways, found
 from .jsonschema_cases import Cases
 from .jsonschema_keywords import keywords
-from .jsonschema_make import Maker
+from .jsonschema_make import MISSING, Maker
 from .jsonschema_prove import OPEN, Failure, Prover, merged
 from .jsonschema_read import Pool, engine, gave_up, read_one, read_pair
 
@@ -23,6 +23,8 @@ FINDINGS_MAX: Final = 100
 """Failures of a direction that are reported; a schema with more is another schema."""
 TRIES_MAX: Final = 200
 """Documents that are tried for a failure."""
+SAMPLES_MAX: Final = 100
+"""Documents that are tried anywhere, if no failure of a direction is proved then."""
 ALL_TRIES_MAX: Final = 2_000
 """Documents that are tried for all failures of a direction."""
 VALUES_MAX: Final = 10_000
@@ -78,7 +80,7 @@ def _direction(writer: Pool, reader: Pool, breaks: Broken, *, closed: bool) -> I
 def _prove_by_documents(
     writer: Pool, reader: Pool, cases: Cases, failures: list[Failure], proofs: dict[int, Witness]
 ) -> None:
-    """Look for documents: at the place of each failure, then with chance around it."""
+    """Look for documents: at the place of each failure, with chance around it, then anywhere."""
     left = ALL_TRIES_MAX
     for rng in (None, Random(0)):
         maker = Maker(cases, rng)
@@ -90,6 +92,12 @@ def _prove_by_documents(
                 if (witness := judged(writer, reader, document)) is not None:
                     proofs[id(failure)] = witness
                     break
+    maker = Maker(cases, Random(1))
+    for _ in range(SAMPLES_MAX if failures and not proofs else 0):  # somebody breaks, somewhere
+        document = maker.value((writer.root,))
+        if document is not MISSING and (witness := judged(writer, reader, document)):
+            proofs[id(failures[0])] = witness
+            return
 
 
 def judged(writer: Pool, reader: Pool, document: Any) -> Witness | None:

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 import msgspec
 
 from ...errors import SchemaError
-from .bounds import missing, read_json, too_deep
+from .bounds import missing, pairs, read_json, too_deep
 
 OLD, NEW = "the old schema", "the new schema"
 LEVELS_MAX: Final = 200
@@ -498,18 +498,12 @@ def read_pair(
     """Both schemas of a pair. One that names no draft has that of the other, or 2020-12."""
     theirs = references if old_references is None else old_references
     drafts = [draft_of(parse(text, which), which) for text, which in ((old, OLD), (new, NEW))]
-    return _read(old, _pairs(theirs), drafts[1], OLD), _read(
-        new, _pairs(references), drafts[0], NEW
-    )
+    return _read(old, pairs(theirs), drafts[1], OLD), _read(new, pairs(references), drafts[0], NEW)
 
 
 def read_one(text: str, references: References | None, which: str) -> Pool:
     """A schema by itself."""
-    return _read(text, _pairs(references), None, which)
-
-
-def _pairs(references: References | None) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((references or {}).items()))
+    return _read(text, pairs(references), None, which)
 
 
 @lru_cache(maxsize=4)  # a new version is compared with each earlier one

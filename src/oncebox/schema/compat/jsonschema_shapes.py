@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import combinations
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from .jsonschema_read import Node, apart, matches
 
@@ -84,13 +84,8 @@ class Numbers:
         return at.low > at.high or (at.low == at.high and (at.low_open or at.high_open))
 
     def __and__(self, other: Numbers) -> Numbers:
-        low, low_open = _bound(
-            [(b, o) for b, o in ((self.low, self.low_open), (other.low, other.low_open))], up=True
-        )
-        high, high_open = _bound(
-            [(b, o) for b, o in ((self.high, self.high_open), (other.high, other.high_open))],
-            up=False,
-        )
+        low, low_open = _bound((self.low, self.low_open), (other.low, other.low_open), max)
+        high, high_open = _bound((self.high, self.high_open), (other.high, other.high_open), min)
         step = self.step or other.step
         if self.step is not None and other.step is not None:
             a, b = self.step, other.step
@@ -101,13 +96,13 @@ class Numbers:
         return Numbers(step, low, high, low_open, high_open, _common(self.values, other.values))
 
 
-def _bound(bounds: list[tuple[Fraction | None, bool]], *, up: bool) -> tuple[Fraction | None, bool]:
-    known = [(b, o) for b, o in bounds if b is not None]
-    if not known:
-        return None, False
-    key = max if up else min
-    best = key(b for b, _ in known)
-    return best, any(o for b, o in known if b == best)
+Bound = tuple[Fraction | None, bool]
+
+
+def _bound(a: Bound, b: Bound, closest: Callable[[Any, Any], Any]) -> Bound:
+    if a[0] is None or b[0] is None:
+        return b if a[0] is None else a
+    return (closest(a[0], b[0]), a[1] or b[1]) if a[0] == b[0] else closest(a, b)
 
 
 _T = TypeVar("_T")

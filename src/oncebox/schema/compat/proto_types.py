@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Any
 
 from ...errors import SchemaError
-from .bounds import FIELDS_MAX, missing, too_deep, too_many
+from .bounds import FIELDS_MAX, missing, pairs, too_deep, too_many
 from .proto_compile import MAIN, Source, compile_all
 
 try:
@@ -324,4 +324,4 @@ def parsed_all(sources: Sequence[Source]) -> list[Proto]:
 
 def source(text: str, references: Mapping[str, str] | None, which: str) -> Source:
     """A text as the compiler takes it."""
-    return Source(text, tuple(sorted((references or {}).items())), which)
+    return Source(text, pairs(references), which)
