@@ -106,7 +106,8 @@ class _Walk:
     """A walk over the messages of a writer and a reader, each pair once, shortest way first."""
 
     def __init__(self, writer: Proto, reader: Proto, breaks: Broken) -> None:
-        self.writer, self.reader, self.breaks = writer, reader, breaks
+        self.writer, self.reader = writer, reader
+        self.breaks: Broken = breaks
         self.retired = breaks == "new readers"
         """Whether the writer is the older, so that what the reader lacks was removed."""
         self.waiting: deque[Pair] = deque()
