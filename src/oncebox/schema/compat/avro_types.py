@@ -7,7 +7,7 @@ it does not allow, with the path in the schema. Defaults are kept as they stand,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import floor, inf, isfinite, log10
@@ -371,17 +371,17 @@ def _bare(kind: Type, seen: set[str], *, defaults: bool) -> Any:
         if kind.default in kind.symbols:
             made["default"] = kind.default
     else:
-        made["fields"] = [_bare_field(one, seen, defaults=defaults) for one in kind.fields]
+        made["fields"] = [
+            {"name": one.name, "type": _bare(one.type, seen, defaults=defaults)}
+            | ({"aliases": list(one.aliases)} if one.aliases else {})
+            | ({"default": one.default} if defaults and _default(one) else {})
+            for one in kind.fields
+        ]
     return made
 
 
-def _bare_field(one: Field, seen: set[str], *, defaults: bool) -> dict[str, Any]:
-    made = {"name": one.name, "type": _bare(one.type, seen, defaults=defaults)}
-    if one.aliases:
-        made["aliases"] = list(one.aliases)
-    if defaults and one.default is not NOTHING and fits(one.default, one.type):
-        made["default"] = one.default
-    return made
+def _default(one: Field) -> bool:
+    return one.default is not NOTHING and fits(one.default, one.type)
 
 
 def _text(value: Any) -> bool:
@@ -390,6 +390,10 @@ def _text(value: Any) -> bool:
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _all(parts: Iterable[Any], kind: Type) -> bool:
+    return all(fits(part, kind.inner) for part in parts)
 
 
 _FITS: dict[str, Callable[[Any, Type], bool]] = {
@@ -403,12 +407,8 @@ _FITS: dict[str, Callable[[Any, Type], bool]] = {
     "bytes": lambda value, _: _text(value),
     "fixed": lambda value, kind: _text(value) and len(value) == kind.size,
     "enum": lambda value, kind: value in kind.symbols,
-    "array": lambda value, kind: (
-        isinstance(value, list) and all(fits(one, kind.inner) for one in value)
-    ),
-    "map": lambda value, kind: (
-        isinstance(value, dict) and all(fits(one, kind.inner) for one in value.values())
-    ),
+    "array": lambda value, kind: isinstance(value, list) and _all(value, kind),
+    "map": lambda value, kind: isinstance(value, dict) and _all(value.values(), kind),
     "record": lambda value, kind: (
         isinstance(value, dict)
         and all(
