@@ -331,6 +331,11 @@ WHOLE: dict[str, tuple[str, str, set[str]]] = {
         P3 + KNOWN + "message A { map<string, M> x = 1; } message M { int64 seconds = 1; }",
         {"field-type-changed new", "field-type-changed old"},
     ),
+    "any becomes a message of the same fields": (
+        P3 + KNOWN + "message A { google.protobuf.Any x = 1; }",
+        P3 + KNOWN + "message A { M x = 1; } message M { string url = 1; bytes value = 2; }",
+        {"field-type-changed? new", "field-type-changed old"},
+    ),
     "any renamed": (
         P3 + KNOWN + "message A { google.protobuf.Any x = 1; }",
         P3 + KNOWN + "message A { google.protobuf.Any y = 1; }",

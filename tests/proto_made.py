@@ -7,10 +7,22 @@ from copy import deepcopy
 from random import Random
 from typing import Any
 
+from google.protobuf.json_format import ParseDict
+
 SCALARS = (
     "double", "float", "int32", "int64", "uint32", "uint64", "sint32", "sint64", "fixed32",
     "fixed64", "sfixed32", "sfixed64", "bool", "string", "bytes",
 )  # fmt: skip
+KNOWN: dict[str, list[Any]] = {
+    "google.protobuf.Timestamp": ["2026-01-31T12:00:00Z"],
+    "google.protobuf.Duration": ["5s", "-0.5s"],
+    "google.protobuf.StringValue": ["", "a"],
+    "google.protobuf.Int64Value": ["7", "-8589934592"],
+    "google.protobuf.Int32Value": [7],
+    "google.protobuf.Struct": [{"a": 1}],
+    "google.protobuf.Any": [{}],
+}
+"""Well-known types, with values as ProtoJSON writes them."""
 KEYS = ("int32", "uint64", "bool", "string")
 HEADS = ('syntax = "proto3";', 'syntax = "proto2";', 'edition = "2023";')
 
@@ -48,12 +60,16 @@ def _type(rng: Random, schema: Made) -> str:
     roll = rng.random()
     if roll < 0.7:
         return rng.choice(SCALARS)
-    return str(rng.choice(list(schema["enums"] if roll < 0.85 else schema["messages"])))
+    if roll < 0.78:
+        return rng.choice(list(KNOWN))
+    return str(rng.choice(list(schema["enums"] if roll < 0.9 else schema["messages"])))
 
 
 def written(schema: Made) -> str:
     """As a .proto."""
     lines = [schema["head"], "package p;"]
+    for name in ("any", "duration", "struct", "timestamp", "wrappers"):
+        lines.append(f'import "google/protobuf/{name}.proto";')
     for name, values in schema["enums"].items():
         lines.append(f"enum {name} {{ " + " ".join(f"{v} = {n};" for v, n in values.items()) + " }")
     for name, fields in schema["messages"].items():
@@ -173,19 +189,22 @@ VALUES: dict[str, list[Any]] = {
 
 def fill(rng: Random, message: Any, name: str, schema: Made, depth: int = 0) -> None:
     """Set some fields."""
+    if name in KNOWN:
+        ParseDict(rng.choice(KNOWN[name]), message)
+        return
     for one in schema["messages"][name]:
         if rng.random() < 0.3:
             continue
         if one["label"] == "map":
             into = getattr(message, one["name"])
             for key in rng.sample(VALUES[one["key"]], rng.randint(0, 2)):
-                if one["type"] in schema["messages"]:
+                if one["type"] in schema["messages"] or one["type"] in KNOWN:
                     inner = into[key]
                     if depth < 3:
                         fill(rng, inner, one["type"], schema, depth + 1)
                 else:
                     into[key] = _one(rng, one["type"], schema)
-        elif one["type"] in schema["messages"]:
+        elif one["type"] in schema["messages"] or one["type"] in KNOWN:
             if depth < 3:
                 into = getattr(message, one["name"])
                 inner = into.add() if one["label"] == "repeated" else into

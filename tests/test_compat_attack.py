@@ -176,7 +176,10 @@ def _kept(a: Any, b: Any) -> bool:
 
 
 def names(message: Any) -> Any:
-    return json_format.MessageToDict(message, preserving_proto_field_name=True)
+    try:
+        return json_format.MessageToDict(message, preserving_proto_field_name=True)
+    except TypeError:  # bytes that were read as an Any of a type that nobody has
+        return None
 
 
 def breaks(finding: Finding, written: Any, read: Any) -> bool:

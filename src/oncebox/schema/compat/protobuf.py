@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from .bounds import too_deep
 from .finding import Broken, Finding, Witness, both_ways, found
-from .proto_proof import Proof, Trail, samples
+from .proto_proof import ANY, Proof, Trail, samples
 from .proto_types import GROUP, MESSAGE, STRING, Enum, Field, Message, Proto, parsed_all, source
 
 PROOFS_MAX = 200
@@ -248,12 +248,13 @@ class _Walk:
     ) -> Iterator[Finding]:
         """Messages in a field. Well-known types have forms of their own in ProtoJSON."""
         known = [side.full.startswith(WELL_KNOWN) for side in (w, r)]
+        alike = known[0] == known[1] and ANY not in (w.full, r.full)
         witness = None
         if any(known) and w.full != r.full:
             witness = self.proof.either(pair, one, twin, samples(one))
-            if witness is not None or not all(known):
+            if witness is not None or not alike:
                 yield self.found("field-type-changed", path, one.shown(), twin.shown(), witness)
-        if witness is None:
+        if witness is None and alike:
             self.meet(w, r, (*pair.trail, one))
 
     def enum(self, pair: Pair, one: Field, twin: Field, w: Enum, r: Enum) -> Iterator[Finding]:
