@@ -18,8 +18,8 @@ from every_type import ALL
 from oncebox import add, convert, each, remove, rename
 from oncebox.errors import NotFound, SchemaBreak, SchemaError
 from oncebox.lens.chain import Edge
-from oncebox.lens.steps import Step
-from oncebox.schema.check import Code, locked, refuse_changes, renames, unlocked, unreleased
+from oncebox.lens.steps import Convert, Step
+from oncebox.schema.check import Code, broken, locked, refuse_changes, renames, unlocked, unreleased
 from oncebox.schema.derive import schema_of
 from oncebox.schema.lock import Known, Lock, lock_text, read_lock
 from oncebox.schema.model import (
@@ -229,6 +229,30 @@ def test_functions_cannot_travel_in_it_and_say_so() -> None:
     (step,) = read_lock(lock_text(lock)).edges["order.placed", 2].steps
     with pytest.raises(LookupError, match="only the code that declares it has"):
         step.up(1)  # type: ignore[attr-defined]
+
+
+def test_functions_inside_elements_are_told_by_their_place() -> None:
+    step = convert("lines[].price", up=str, down=int)
+    lock = Lock({}, {("order.placed", 2): Edge(1, 2, (step,))}, {})
+    (again,) = read_lock(lock_text(lock)).edges["order.placed", 2].steps
+    assert again == each("lines", Convert("price"))
+
+
+def test_functions_that_the_code_does_not_have_any_more_break_who_needs_them() -> None:
+    edge = Edge(1, 2, (each("a", convert("b", up=str, down=int)),))
+    of: dict[str, Any] = {"a": List(Named("Line"))}
+    versions = schema(1, **of), schema(2, **of)
+    types: tuple[Any, ...] = (Int(), Str())
+    for made, b in zip(versions, types, strict=True):
+        made.definitions["Line"] = Record((Field("b", 1, b),))
+    lock = grown(code(*versions, edges=[edge], billing={"order.placed": 2}))
+    assert list(broken(lock)) == []
+    later = read_lock(lock_text(lock))
+    (trouble,) = broken(later)
+    assert (trouble.error, trouble.who) == (True, ("billing",))
+    assert trouble.finding is not None and trouble.finding.rule == "functions-missing"
+    later.consumers.clear()
+    assert [trouble.error for trouble in broken(later)] == [False]
 
 
 def test_names_and_texts_of_any_kind(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ a map. Where a field on the way is not there, a step does nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
 from ..errors import SchemaError
 
@@ -148,22 +149,27 @@ class Member(Step, frozen=True, tag="member"):
     steps: tuple[AnyStep, ...]
 
 
+def cannot_travel(value: Any) -> Any:
+    """Stands for a function that a lock could not hold."""
+    del value
+    raise LookupError("a convert() has functions, which only the code that declares it has")
+
+
 class Convert(Step, frozen=True, tag="convert"):
     """Two plain functions: of the value at `path`, or of the whole document. They cannot travel in
-    the lock.
+    the lock, which tells the place alone.
     """
 
     path: str
-    up: Callable[[Any], Any]
-    down: Callable[[Any], Any]
+    up: Any = cannot_travel
+    down: Any = cannot_travel
 
 
 AnyStep = (
     Rename | Add | Remove | Split | Merge | Values | Wrap | Unwrap | Retype | Nest | Hoist | Each
-    | Member
+    | Member | Convert
 )  # fmt: skip
-"""Every step that is data. A lock holds lists of these."""
-AnyOrConvert = AnyStep | Convert
+"""Every step. A lock holds lists of these."""
 
 
 def inverse(step: Step) -> Step:  # noqa: C901, PLR0911 - one line for each kind
@@ -345,10 +351,6 @@ def each(path: str, *steps: Step) -> Step:
     """Steps inside each element of a list, or each value of a map, of records:
     `each("lines", rename("qty", "quantity"))`.
     """
-    if any(isinstance(step, Convert) and not step.path for step in steps):
-        raise SchemaError(
-            f"each({path!r}) with convert() of a whole element", hint=f'convert("{path}[]", …)'
-        )
     return _inside(path, lambda path: Each(_path(path), steps))  # type: ignore[arg-type]
 
 
@@ -357,8 +359,6 @@ def member(path: str, name: str, *steps: Step, by: str = "type") -> Step:
     `member("paid", "card", add("expires", default=""))`, `member("refunds[]", "card", …)`. The
     field `by` of a record says which member it is.
     """
-    if any(isinstance(step, Convert) and not step.path for step in steps):
-        raise SchemaError(f"member({path!r}) with convert() of a whole record")
     return _inside(path, lambda path: Member(path, by, name, steps))  # type: ignore[arg-type]
 
 
@@ -367,8 +367,6 @@ def convert(path: str = "", *, up: Callable[[Any], Any], down: Callable[[Any], A
     which they may change and have to return). For what no other step can say: functions cannot
     travel in the lock, so code that is older cannot run them.
     """
-    if not all(map(callable, (up, down))):
-        raise SchemaError("convert()", expected="two functions: up= and down=")
     if not path:
         return Convert("", up, down)
     return _inside(path, lambda path: Convert(_path(path, element=True), up, down))
@@ -377,7 +375,7 @@ def convert(path: str = "", *, up: Callable[[Any], Any], down: Callable[[Any], A
 # ---- what they check
 
 
-def _check(step: Step) -> None:
+def _check(step: Step) -> None:  # noqa: C901 - one case for each kind
     """Raises SchemaError for a step whose paths and names are none."""
     match step:
         case Rename(path, name):
@@ -402,12 +400,41 @@ def _check(step: Step) -> None:
             partial = {(was, now), (now, was)} & PARTIAL
             if (was, now) not in CONVERSIONS or (partial and default is UNSET):
                 raise SchemaError(f"retype({path[:80]!r}) from {was} to {now}")
-        case Values(path) | Convert(path) if path or isinstance(step, Values):
+        case Convert(path, up, down):
+            if not (callable(up) and callable(down)):
+                raise SchemaError("convert()", expected="two functions: up= and down=")
+            _path(path or "a", element=True)
+        case Values(path):
             _path(path, element=True)
-        case Member(path):
-            _path(path, element=True)
-        case Add(path) | Remove(path) | Each(path):
+        case Each(path, steps) | Member(path, _, _, steps):
+            _path(path, element=isinstance(step, Member))
+            if any(isinstance(one, Convert) and not one.path for one in steps):
+                raise SchemaError(
+                    f"convert() of a whole element of {path}", hint=f'convert("{path}[]", …)'
+                )
+        case Add(path) | Remove(path):
             _path(path)
+
+
+def without_functions(step: Step) -> Step:
+    """A step as a lock can hold it."""
+    match step:
+        case Convert(path):
+            return Convert(path)
+        case Each(steps=steps) | Member(steps=steps):
+            inside = tuple(without_functions(one) for one in steps)
+            return replace(step, steps=inside)
+    return step
+
+
+def converts(steps: Iterable[Step]) -> Iterator[Convert]:
+    """The pairs of functions in steps, at any depth."""
+    for step in steps:
+        match step:
+            case Convert():
+                yield step
+            case Each(steps=inside) | Member(steps=inside):
+                yield from converts(inside)
 
 
 def _inside(path: str, make: Callable[[str], Step]) -> Step:

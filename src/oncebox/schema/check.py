@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from ..errors import NotFound, SchemaBreak
 from ..lens.chain import VERSION_MAX, Edge, Lenses
 from ..lens.fit import check_steps
-from ..lens.steps import Convert, Each, Member, Rename, Step
+from ..lens.steps import Each, Member, Rename, Step, cannot_travel, converts
 from .compare import unreadable
 from .compat.finding import Broken, Finding, Witness
 from .lock import NAME, Lock, Place, step_text, version_lines
@@ -207,6 +207,7 @@ def _between(
     elif (type, newer) in lock.edges:
         check_steps(old, new, edge.steps)
         check_steps(new, old, edge.stage(up=False).steps)
+        found += _lost(lock, old, new, edge)
     for finding in found:
         after = finding.breaks == "new readers"
         low, high = (newer, VERSION_MAX) if after else (1, older)
@@ -221,6 +222,23 @@ def _between(
             who=readers,
             finding=finding,
         )
+
+
+def _lost(lock: Lock, old: Schema, new: Schema, edge: Edge) -> Iterator[Finding]:
+    """Functions that the lock knows of, and the code does not have any more."""
+    if all(one.up is not cannot_travel for one in converts(edge.steps)):
+        return
+    for breaks, writer, low, high in (
+        ("new readers", old, edge.newer, VERSION_MAX), ("old readers", new, 1, edge.older),
+    ):  # fmt: skip
+        readers = _readers(lock.consumers, old.type, low, high)
+        outcome = "waits: the functions between these versions are not in the code"
+        if readers or breaks == "new readers":
+            yield Finding(
+                rule="functions-missing", path=old.type, old=edge.older, new=edge.newer,
+                breaks=breaks, instead="keep evolve(…) with convert(…) in a module that stays",  # type: ignore[arg-type]
+                witness=Witness(smallest(writer), outcome) if readers else None,
+            )  # fmt: skip
 
 
 def _moved(old: Schema, new: Schema) -> Iterator[Finding]:
@@ -349,7 +367,7 @@ def _unknown_version(lock: Lock, type: str, version: int, who: tuple[str, ...]) 
 def _untravelled(lock: Lock, type: str, version: int, who: tuple[str, ...]) -> Iterator[Trouble]:
     """Steps that are functions do not reach code elsewhere."""
     for (name, newer), edge in sorted(lock.edges.items()):
-        if name == type and newer > version and any(isinstance(s, Convert) for s in edge.steps):
+        if name == type and newer > version and any(converts(edge.steps)):
             finding = Finding(
                 rule="functions-do-not-travel", path=type, old=edge.older, new=newer,
                 breaks="old readers", instead="say it with other steps, or deploy them first",

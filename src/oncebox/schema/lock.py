@@ -17,7 +17,7 @@ from msgspec import UNSET, Struct, json
 
 from ..errors import SchemaError
 from ..lens.chain import Edge
-from ..lens.steps import AnyStep, Convert, Step
+from ..lens.steps import AnyStep, Step, without_functions
 from .model import Definition, Enum, Field, Member, Record, Schema, Symbol, Union
 from .numbers import inner, numbered_parts
 from .text import read_type, type_text
@@ -89,10 +89,7 @@ def version_lines(place: Place, lock: Lock) -> Iterator[str]:
 
 def step_text(step: Step) -> str:
     """A lens's step as JSON. Functions cannot travel: of them only the place is told."""
-    if isinstance(step, Convert):
-        step_json = {"step": "convert", "path": step.path}
-        return json.encode(step_json).decode()
-    return json.encode(step).decode()
+    return json.encode(without_functions(step)).decode()
 
 
 def _definition_lines(start: str, name: str, definition: Definition) -> Iterator[str]:
@@ -302,7 +299,7 @@ class _Part(Struct, forbid_unknown_fields=True):
     doc: str = ""
 
 
-_READ_STEP = json.Decoder(AnyStep).decode
+_read_step = json.Decoder(AnyStep).decode
 
 
 def _consumers(tables: dict[str, Any], name: str) -> dict[str, dict[str, int]]:
@@ -370,19 +367,6 @@ def _field(name: str, part: _Part) -> Field:
         name, part.number, read_type(part.type), default, part.absent, part.pii, part.deprecated,
         part.doc,
     )  # fmt: skip
-
-
-def _read_step(text: str) -> Step:
-    if json.decode(text).get("step") == "convert":
-        return Convert(json.decode(text).get("path", ""), cannot_travel, cannot_travel)
-    step: Step = _READ_STEP(text)
-    return step
-
-
-def cannot_travel(value: Any) -> Any:
-    """Stands for a function that the lock could not hold."""
-    del value
-    raise LookupError("a convert() has functions, which only the code that declares it has")
 
 
 # ---- what cannot be a schema
