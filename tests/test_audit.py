@@ -433,6 +433,24 @@ def test_what_a_log_dropped_is_not_lost_but_perhaps_unread(
     assert one.decide == f"oncebox republish --source {system.source} --key a --from 4 --to 4"
 
 
+def test_what_has_no_key_and_both_sides_dropped_is_no_phantom(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Consumers know ids for longer than outbox and log have their events."""
+    monkeypatch.setattr(examine, "MARGIN", 0)
+    system.emit(system.opened("monday"))
+    system.pays("a", 1)
+    system.drain()
+    system.expire()
+    system.run("DELETE FROM oncebox.event WHERE n = 1")
+    if system.store.dialect == "postgres":
+        system.run("UPDATE oncebox.partition SET lower = 2 WHERE parent = 'event' AND lower = 0")
+    system.emit(*(system.paid(key, 9) for key in ("a", "b", "c", "d", "e", "f")))
+    system.drain()
+    report = system.audit()
+    assert (report.clean, report.findings) == (True, [])
+
+
 def test_an_outbox_that_was_emptied_is_noticed(system: System) -> None:
     planted(system)
     if system.store.dialect == "sqlite":

@@ -101,6 +101,10 @@ class Bounds(NamedTuple):
         """Both sides have all from here on."""
         return max(self.outbox or 0, self.log)
 
+    def dropped(self, stamp: int) -> bool:
+        """Whether both sides may have dropped it."""
+        return stamp < min((self.outbox or 0), self.log)
+
 
 class Sums(NamedTuple):
     """Events of a key that the outbox has added up: how many; the first number, and the stamp
@@ -290,6 +294,8 @@ class Tally:
         stamp = 0 if source.by_id else state.stamp
         place = hash((stamp, state.id)) if state.id else None
         key.done += (consumer, state.sequence, place, state.digest)
+        if source.by_id:
+            key.out_stamp = state.stamp  # until a row says the same
 
     # ---- the log
 
@@ -490,7 +496,8 @@ class Tally:
         known = max(key.high, key.out, abs(key.counter))
         done = dict(zip(key.done[::4], key.done[1::4], strict=True))
         if bounds.outbox is not None and any(number > known for number in done.values()):
-            return True
+            # Of what is known by its id, no counter tells that it was there once.
+            return not (source.endswith(BY_ID) and bounds.dropped(key.out_stamp))
         first = min((run.first for run in key.runs), default=key.out + 1)
         topic = key.runs[0].place[0] if key.runs else stream_of(source.removesuffix(BY_ID))
         for consumer in self._readers_of(topic):

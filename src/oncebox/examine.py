@@ -355,7 +355,8 @@ class _Examination:
         mine = Link(number, state.stamp, None, state.id, state.digest)
         if not links:
             last = max((*self.by_number, *self.row_of, self.case.last[0] if self.case.last else 0))
-            if self.bounds.outbox is not None and number > last:
+            dropped = self.by_id and self.bounds.dropped(state.stamp - MARGIN)
+            if self.bounds.outbox is not None and number > last and not dropped:
                 what = f"{consumer} has done number {number}, and the last one is {last}"
                 yield self.found("phantom", mine, what, self.command("accept"), consumer=consumer)
             return
