@@ -25,12 +25,14 @@ from lensing import (
     shop,
 )
 from oncebox import Service, event, evolve, rename, split
+from oncebox.auditing import Side, audit
 from oncebox.cli import main
 from oncebox.codecs.framing import HEADER
 from oncebox.connect import open_log
 from oncebox.envelope import digest, read_envelope
 from oncebox.errors import ConfigurationError
 from oncebox.lens.copies import Copies
+from oncebox.places import Place
 from oncebox.ports import Outgoing, Record
 from oncebox.testing import drain
 from oncebox.translate import translator
@@ -123,6 +125,20 @@ def test_a_reader_of_both_topics_has_each_event_once(shop: Shop) -> None:
     log.close()
     assert drain(billing) == []  # a duplicate: not a fork, though its bytes are others
     assert shop.seen == [repr(Placed2("o-1", Amount(5, "USD"), "ada"))]
+
+
+def test_copies_are_no_second_place_of_a_key_to_the_audit(shop: Shop) -> None:
+    shop.shop.legacy("orders.v1", of="orders", versions={"order.placed": 1})
+    billing = shop.billing()
+    billing.on(event("order.placed", stream="orders.v1", key="order_id", version=1)(make_dataclass(
+        "Old", [("order_id", str), ("cents", int), ("cust", str)],
+    )))(note)  # fmt: skip
+    shop.emit(*(Placed2("o-1", Amount(cents, "USD"), "ada") for cents in (5, 6)))
+    assert (drain(shop.shop, billing), len(shop.seen)) == ([], 2)
+    place, log = Place(shop.store, None, "oncebox", {}), open_log(shop.log)
+    report = audit([Side(lambda work: place.at_desk("", work), log)], younger_s=-60.0)
+    log.close()
+    assert (report.clean, report.findings, report.records) == (True, [], 2)
 
 
 def test_what_was_lost_comes_back_on_the_way_up(shop: Shop) -> None:

@@ -415,8 +415,11 @@ class _Survey:
                     return
 
     def _seen(self, records: list[Record], *, marked: bool) -> Iterator[Seen]:
-        """Records as events; those that cannot be read are noted."""
-        seed, place = self.seed, IN_OUTBOX
+        """Records as events; those that cannot be read are noted, and copies in an older version,
+        in a topic beside that of their source, are left out.
+        """
+        seed, place, at = self.seed, IN_OUTBOX, ("", IN_OUTBOX)
+        copied = False
         for record in records:
             topic, partition, offset, _, value, _, _ = record
             if partition != place[1] or topic != place[0]:
@@ -431,6 +434,11 @@ class _Survey:
                 self.bad_count += 1
                 if len(self.bad) < FINDINGS_MAX:
                     self.bad.append((record, str(error)))
+                continue
+            if source is not at[0] or place is not at[1]:
+                at, own = (source, place), stream_of(source)
+                copied = topic != own and any(own in topics for _, topics in self.topics.values())
+            if copied:
                 continue
             number = None
             if chain is not None and key is not None:
