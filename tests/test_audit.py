@@ -16,6 +16,7 @@ import pytest
 from audited import FUTURE_S, System, header, of, partition_of, read_all, with_header
 from oncebox import auditing, examine
 from oncebox.auditing import Side, audit
+from oncebox.desk import now_ms
 from oncebox.errors import MissingRight
 from oncebox.outbox import void
 from oncebox.places import Place
@@ -516,6 +517,29 @@ def test_a_role_that_may_select_is_enough(postgres_url: str, tmp_path: Path) -> 
     system.run(f"DROP OWNED BY {role}")
     system.run(f"DROP ROLE {role}")
     system.close()
+
+
+def test_since_a_time_what_was_before_is_not_judged(oncebox: Run, system: System) -> None:
+    """What was published out of order, for example."""
+    planted(system, lambda records: records.append(records.pop(of(records, "a", 2))))
+    assert kinds(system.audit()) == {"inversion"}
+    since_ms = now_ms() + 1
+    while now_ms() <= since_ms:
+        pass
+    system.pays("a", 6, 7)
+    system.pays("c", 1)
+    system.emit(system.opened("tuesday"))
+    system.drain()
+    report = system.audit(since_ms=since_ms)
+    assert (report.findings, report.clean) == ([], True)
+    assert (report.rows, report.records) == (4, 4)
+    asked = ("audit", "--since", f"{since_ms}", "--younger-s=-60", *flags(system))
+    assert "is no time" in oncebox(*asked).err
+    assert oncebox("audit", "--since", "7d", "--younger-s=-60", *flags(system)).code == 3
+
+    records = read_all(system.log, system.stream)
+    system.publish([with_header(records[of(records, "a", 7)], "ce_id", b"other")])
+    assert kinds(system.audit(since_ms=since_ms)) == {"conflict"}
 
 
 def test_the_command(oncebox: Run, system: System) -> None:

@@ -68,6 +68,9 @@ FINDINGS_MAX = 1_000
 YOUNGER_S = 10.0
 """What is younger than this is unseen where it is missing, not lost."""
 
+CLOCKS_MS = 600_000
+"""How far clocks may differ: so much earlier the log is read."""
+
 BEYOND = 2**63 - 1
 
 _DROPPED = re.compile(r"record \d+ of quarantine, (\S+/\d+@\d+)")
@@ -120,10 +123,12 @@ def audit(
     sides: Sequence[Side],
     *,
     younger_s: float = YOUNGER_S,
+    since_ms: int = 0,
     told: Told = lambda done, total: None,  # noqa: ARG005
     clock_ms: Callable[[], int] = now_ms,
 ) -> Report:
-    """Audit these stores and their logs. `told` hears how much is done, of how much.
+    """Audit these stores and their logs, all that was committed from `since_ms` on (Unix ms).
+    `told` hears how much is done, of how much.
 
     Raises NotFound for a name that has no rows, Unreachable, and what stores raise.
     """
@@ -131,7 +136,7 @@ def audit(
 
     def begin() -> tuple[Scope, Callable[[Ledger], None]]:
         until = (clock_ms() - int(younger_s * 1000)) * 1000 * STAMP_UNITS_PER_US
-        surveys.append(_Survey(sides, until))
+        surveys.append(_Survey(sides, since_ms, until))
         return surveys[-1].look(), partial(surveys[-1].walk, told=told)
 
     listing = Listing()
@@ -198,11 +203,12 @@ def two_passes(
 
 
 class _Outbox(NamedTuple):
-    """What is read of one store's outbox: up to position `last`; where its relays are, and which
-    keys wait since the log refused them, from which position on.
+    """What is read of one store's outbox: above position `first`, up to `last`; where its relays
+    are, and which keys wait since the log refused them, from which position on.
     """
 
     sources: set[str]
+    first: int
     last: int
     reached: Mapping[str, Reached]
     refused: Mapping[tuple[str, str | None], int]
@@ -239,7 +245,7 @@ class _Added:
     def __init__(self, outbox: _Outbox) -> None:
         self.sources = sorted(outbox.sources)
         self.able = False
-        self.first = outbox.last + 1
+        self.start, self.first = outbox.first, outbox.last + 1
         self.sums: dict[int, dict[str, Sequence[Any]]] = {}
 
     def take_in(self, rows: Rows) -> None:
@@ -257,23 +263,25 @@ class _Added:
     def left(self, ledger: Ledger) -> _Left:
         """What is left to be read, once the log has been taken in."""
         if isinstance(ledger, Cases):
-            return _Left(0, sorted({key for _, key in ledger.cases}), alone=True)
+            return _Left(self.start, sorted({key for _, key in ledger.cases}), alone=True)
         if not (self.able and isinstance(ledger, Tally)):
-            return _Left(0, None, alone=False)
+            return _Left(self.start, None, alone=False)
         keys = [
             key for source, sums in self.sums.items() for key, row in sums.items()
             if not ledger.sums(self.sources[source], key, Sums(*row[2:]))
         ]  # fmt: skip
         self.sums.clear()
-        above = 0 if keys else self.first - 1
+        above = self.start if keys else self.first - 1
         return _Left(above, keys if len(keys) <= UNSETTLED_MAX else None, alone=False)
 
 
 class _Survey:
     """One pass over all sides."""
 
-    def __init__(self, sides: Sequence[Side], until: int) -> None:
+    def __init__(self, sides: Sequence[Side], since_ms: int, until: int) -> None:
         self.sides = sides
+        self.since_ms = since_ms
+        self.since = since_ms * 1000 * STAMP_UNITS_PER_US
         self.until = until
         self.oldest: dict[str, int] = {}
         self.positions: dict[str, dict[TopicPartition, int]] = {}
@@ -301,7 +309,7 @@ class _Survey:
         logs: dict[str, int] = {}
         for log, topics in self.topics.values():
             for topic in topics:
-                logs[topic] = covers(log, topic)
+                logs[topic] = max(covers(log, topic), self.since)
         bounds = {
             source: Bounds(oldest, logs.get(stream_of(source), 0), self.until)
             for source, oldest in self.oldest.items()
@@ -325,17 +333,20 @@ class _Survey:
         for (source,) in (yield from call(session.run, sql["sources"])):
             if side.means(source.split("/")[1]) or source in read:
                 sources.add(source)
-                self.oldest[source] = self.until if oldest is None else oldest
+                self.oldest[source] = max(self.until if oldest is None else oldest, self.since)
                 topics.add(stream_of(source))
                 for row in (yield from call(session.run, sql["refused"], (source,))):
                     refused[row[0], row[1]] = min(row[2], refused.get((row[0], row[1]), BEYOND))
         self.outboxes |= sources
+        first = 0
+        if self.since:
+            ((first,),) = yield from call(session.run, sql["audit_since"], (self.since,))
         relays = [reached.get(source.split("/")[1], Reached()) for source in sources]
         holes = (hole.first for relay in relays for hole in relay.holes)
         safe = min(
             (*(relay.position + 1 for relay in relays), *holes, *refused.values()), default=0
         )
-        self.looked.append(_Outbox(sources, last or 0, reached, refused, safe))
+        self.looked.append(_Outbox(sources, first, last or 0, reached, refused, safe))
         for topic in topics:
             if side.log.describe(topic) is not None:
                 self.topics.setdefault(id(side.log), (side.log, set()))[1].add(topic)
@@ -366,9 +377,12 @@ class _Survey:
         """Read inbox, log and outbox into a ledger."""
         for side in self.sides:
             side.at_desk(partial(self._inbox, side=side, ledger=ledger))
-        ends = [(log, {t: log.extents(t) for t in topics}) for log, topics in self.topics.values()]
+        ends = [
+            (log, {topic: self._extents(log, topic) for topic in topics})
+            for log, topics in self.topics.values()
+        ]
         self.total = sum(e.end - e.start for _, of in ends for es in of.values() for e in es)
-        self.total += sum(outbox.last for outbox in self.looked)
+        self.total += sum(outbox.last - outbox.first for outbox in self.looked)
         added: list[_Added] = []
         with aside(partial(self._logs, ends, ledger, told)) as wait_for_logs:
             for side, outbox in zip(self.sides, self.looked, strict=True):
@@ -379,10 +393,23 @@ class _Survey:
         for side, outbox, sums in zip(self.sides, self.looked, added, strict=True):
             if outbox.sources:
                 left = sums.left(ledger)
-                self.done += min(left.above, outbox.last)
+                self.done += min(left.above, outbox.last) - outbox.first
                 side.at_desk(partial(
                     self._outbox, outbox=outbox, left=left, ledger=ledger, told=told
                 ))  # fmt: skip
+
+    def _extents(self, log: Log, topic: str) -> list[Extent]:
+        """What is read of a topic: what the log took a while before can have been committed later,
+        by another clock.
+        """
+        extents = log.extents(topic)
+        if not self.since:
+            return extents
+        starts = log.offsets_at(topic, max(self.since_ms - CLOCKS_MS, 0))
+        return [
+            Extent(min(max(e.start, at), e.end), e.end)
+            for e, at in zip(extents, starts, strict=False)
+        ]
 
     def _inbox(self, desk: Desk, side: Side, ledger: Ledger) -> Program[None]:
         session, sql = desk.session, desk.sql
@@ -438,8 +465,6 @@ class _Survey:
             if source is not at[0] or place is not at[1]:
                 at, own = (source, place), stream_of(source)
                 copied = topic != own and any(own in topics for _, topics in self.topics.values())
-            if copied:
-                continue
             number = None
             if chain is not None and key is not None:
                 number, stamp, previous = chain
@@ -447,6 +472,8 @@ class _Survey:
             else:
                 source, key, sequence, previous = source + BY_ID, id, 1, None
                 stamp = min(max(time_us, 0) * STAMP_UNITS_PER_US, NUMBER_MAX)
+            if copied or stamp < self.since:
+                continue
             made = mark(seed, number, stamp, previous, id, type, value, void=void) if marked else 0
             yield (
                 source, key, sequence, stamp, previous, id, made, type, value, hashed, void,
@@ -460,7 +487,7 @@ class _Survey:
             return
         starts = [(source, self.scope.of(source).start) for source in added.sources]
         added.able = True
-        for above in range(0, outbox.last, WINDOW_MAX):
+        for above in range(outbox.first, outbox.last, WINDOW_MAX):
             window = (above, min(above + WINDOW_MAX, outbox.last))
             ((first, last),) = yield from call(session.run, sql["audit_window"], window)
             rows = yield from call(session.run, sql["audit_sums"], (
@@ -495,7 +522,8 @@ class _Survey:
             if not rows:
                 break
             for row in rows:
-                if row[1] in outbox.sources and row[6] is not None and row[0] <= end:
+                known = row[1] in outbox.sources and row[6] is not None
+                if known and row[0] <= end and row[4] >= self.since:
                     published = outbox.published(row[1], row[2], row[0])
                     ledger.row(self._row(row, marked=not ledger.detailed), published=published)
             self.done += rows[-1][0] - position

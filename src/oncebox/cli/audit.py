@@ -13,12 +13,14 @@ from ..auditing import audit as perform
 from ..others import is_foreign
 from ..places import Place, configured, distinct, everywhere, locate
 from ..ports import Log
+from .again import when_ms
 from .options import said
 from .output import clipped, counted, plain, progress, remark, say, table, tell
 from .run import GARBAGE_MIN
 
 Names = Annotated[str, said("Services or consumers; if none are named, all.")]
 Younger = Annotated[float, said("What is younger is unseen where it is missing, not lost.")]
+Since = Annotated[str, said("What was committed from then on: start, an ISO time, 90s, 2h, 7d.")]
 Limit = Annotated[int, said("How many findings are shown; --json shows all that are listed.")]
 
 
@@ -31,6 +33,7 @@ Number = Annotated[str | None, said("What counts 1, 2, 3 along a key, if anythin
 def audit(
     *names: Names,
     younger_s: Younger = YOUNGER_S,
+    since: Since = "start",
     limit: Limit = 50,
     topic: Topic = None,
     id: Id = "offset",
@@ -46,17 +49,18 @@ def audit(
     For example:
 
         oncebox audit
-        oncebox audit shop billing
+        oncebox audit shop billing --since 7d
         oncebox audit --store postgresql://localhost/shop --log kafka://localhost --json
         oncebox audit --topic legacy.payments --id header:x-id --key $.order
     """
     gc.set_threshold(GARBAGE_MIN)
+    since_ms = when_ms(since)
     with progress("audit") as told:
         if topic is not None:
             with configured(None).open_log() as log:
                 report = audit_topic(log, topic, id=id, key=key, number=number, told=told)
         else:
-            report = _audit(names, younger_s, told)
+            report = _audit(names, younger_s, since_ms, told)
     for finding in report.findings:
         tell(plain(finding))
     summary = plain(report._replace(findings=[]))
@@ -65,12 +69,12 @@ def audit(
     return 0 if report.clean else 3
 
 
-def _audit(names: tuple[str, ...], younger_s: float, told: Told) -> Report:
+def _audit(names: tuple[str, ...], younger_s: float, since_ms: int, told: Told) -> Report:
     places = distinct([locate(name) for name in names]) if names else everywhere()
     logs: dict[Any, Log] = {}
     with ExitStack() as stack:
         sides = [_side(place, names, logs, stack) for place in places]
-        return perform(sides, younger_s=younger_s, told=told)
+        return perform(sides, younger_s=younger_s, since_ms=since_ms, told=told)
 
 
 def _side(place: Place, names: tuple[str, ...], logs: dict[Any, Log], stack: ExitStack) -> Side:

@@ -8,6 +8,10 @@ select case
           order by c.position limit 1) end,
   (select max(position) from oncebox.chain);
 
+-- name: audit_since
+-- Behind which position all events from stamp $1 on are.
+select coalesce(min(position) - 1, (select max(position) from oncebox.chain), 0) from oncebox.chain where stamp >= $1;
+
 -- name: audit_counters
 -- A page of $3 counters of the source $1 behind the key $2.
 select key, sequence, stamp from oncebox.counter

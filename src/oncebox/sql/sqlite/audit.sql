@@ -7,6 +7,10 @@ SELECT CASE WHEN coalesce(min(n), 1) = 1 THEN 0 ELSE (SELECT stamp FROM oncebox_
   max(n)
 FROM oncebox_event;
 
+-- name: audit_since
+-- Behind which position all events from stamp ?1 on are.
+SELECT coalesce(min(n) - 1, (SELECT max(n) FROM oncebox_event), 0) FROM oncebox_event WHERE stamp >= ?1;
+
 -- name: audit_counters
 -- A page of ?3 counters of the source ?1 behind the key ?2.
 SELECT key, sequence, stamp FROM oncebox_counter
