@@ -345,6 +345,8 @@ def test_an_applications_asynchronous_engine_serves_every_command(site: Site) ->
     assert f"billing has read {len(events)} records again" in done.stderr, done.stderr
     (billing,) = site.rows("status", "billing")
     assert billing["counts"]["duplicates"] == len(events)
+    (report,) = site.rows("audit", "--younger-s=-60")
+    assert (report["clean"], report["rows"]) == (True, len(events))
     assert stop(process, signal.SIGTERM)[0] == 0
 
 
@@ -516,6 +518,7 @@ def test_progress_is_a_bar_on_a_terminal(site: Site) -> None:
     for command, done in (
         (republish, r"20/20\b"),
         (("replay", "billing", "--from", "start", "--wait"), r"\b(\d+)/\1\b"),
+        (("audit", "--younger-s=-60"), r"\b(\d{3})/\1\b"),
     ):
         drawn = on_a_terminal(site, *command)
         assert "━" in drawn

@@ -299,7 +299,9 @@ class _Survey:
     # ---- how far everybody is
 
     def look(self) -> Scope:
-        """Who is how far; what each side still covers."""
+        """Who is how far; what each side still covers. A store may be named in two ways."""
+        stores = {side.at_desk(_identity): side for side in reversed(self.sides)}
+        self.sides = [side for side in self.sides if side in stores.values()]
         for side in self.sides:
             side.at_desk(partial(self._look, side=side))
         met = {source.split("/")[1] for source in self.outboxes} | self.positions.keys()
@@ -564,6 +566,11 @@ class _Survey:
                 "undecodable", settled, "", key, 0, None, None, place, None, None, why, decide
             ))  # fmt: skip
         return found
+
+
+def _identity(desk: Desk) -> Program[str]:
+    ((identity,),) = yield from call(desk.session.run, desk.sql["audit_store"])
+    return str(identity)
 
 
 def _state(desk: Desk, id: int, row: Any, *, detailed: bool) -> Program[KeyState]:

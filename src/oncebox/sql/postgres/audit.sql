@@ -1,5 +1,9 @@
 -- What the audit reads beside what others read: pages in order, and nothing is locked.
 
+-- name: audit_store
+-- The same for all who come to this database.
+select concat_ws('/', pg_postmaster_start_time(), current_database(), 'oncebox.chain'::regclass::oid);
+
 -- name: audit_extent
 -- The stamp of the oldest event, or 0 where retention has dropped none, and the last position.
 select case

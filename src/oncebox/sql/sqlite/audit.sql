@@ -1,5 +1,9 @@
 -- What the audit reads beside what others read: pages in order, and nothing is locked.
 
+-- name: audit_store
+-- The same for all who come to this file.
+SELECT file FROM pragma_database_list WHERE name = 'main';
+
 -- name: audit_extent
 -- The stamp of the oldest event, or 0 where retention has dropped none, and the last position.
 -- Retention leaves the newest: where nothing is left, it was not retention.
