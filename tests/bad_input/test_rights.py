@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,10 +14,13 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import admin as _untyped_admin
 
+from audited import FUTURE_S, PARTITIONS, System
 from bad_input.site import Place, Site, until
 from conftest import hint_if_missing
 from engines.kafka import OwnKafka, kafka
 from engines.postgres import Postgres
+from oncebox import places
+from oncebox.auditing import Side, audit
 from oncebox.connect import open_log
 from oncebox.consumer import ConsumerLoop
 from oncebox.errors import MissingRight, MissingTables, Unreachable
@@ -39,7 +43,10 @@ admin: Any = _untyped_admin
 @pytest.fixture(scope="module")
 def broker() -> Iterator[OwnKafka]:
     """A broker that knows its users."""
-    with hint_if_missing(), kafka(users={"shop": PASSWORD, "nobody": PASSWORD}) as own:
+    with (
+        hint_if_missing(),
+        kafka(users=dict.fromkeys(("shop", "nobody", "auditor"), PASSWORD)) as own,
+    ):
         yield own
 
 
@@ -217,6 +224,21 @@ def test_missing_rights_of_kafka(on_broker: Site, broker: OwnKafka) -> None:
 # ---- missing tables, tables of another version
 
 
+def test_who_may_read_and_describe_a_topic_may_audit_it(
+    broker: OwnKafka, topic: str, tmp_path: Path
+) -> None:
+    broker.create_topic(topic, PARTITIONS)
+    system = System(f"sqlite:///{tmp_path}/store.db", broker.url, topic, tmp_path)
+    system.pays("a", 1, 2)
+    system.drain()
+    grant(broker, topic, "auditor", ("READ", "DESCRIBE"))
+    place = places.Place(system.store_url, None, "oncebox", {})
+    with closing(open_log(broker.url_of("auditor", PASSWORD))) as log:
+        report = audit([Side(lambda work: place.at_desk("", work), log)], younger_s=FUTURE_S)
+        assert (report.clean, report.rows, report.records) == (True, 2, 2)
+    system.close()
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def bare(request: pytest.FixtureRequest, on_files: Place) -> Place:
     """No tables at all."""
@@ -303,14 +325,17 @@ async def test_tables_of_a_newer_version(bare: Place) -> None:
     session.close()
 
 
-def grant(broker: OwnKafka, topic: str, user: str) -> None:
-    """What a service needs of a topic."""
+SERVICE = ("READ", "WRITE", "DESCRIBE", "DESCRIBE_CONFIGS")
+"""What a service needs of a topic."""
+
+
+def grant(broker: OwnKafka, topic: str, user: str, rights: Sequence[str] = SERVICE) -> None:
     acls = [
         admin.AclBinding(
             admin.ResourceType.TOPIC, topic, admin.ResourcePatternType.LITERAL, f"User:{user}",
             "*", getattr(admin.AclOperation, right), admin.AclPermissionType.ALLOW,
         )
-        for right in ("READ", "WRITE", "DESCRIBE", "DESCRIBE_CONFIGS")
+        for right in rights
     ]  # fmt: skip
     for answer in broker.admin.create_acls(acls).values():
         answer.result(ANSWER_TIMEOUT_S)
