@@ -27,6 +27,7 @@ from oncebox.lens.chain import Edge, Lenses
 from oncebox.lens.compile import RUNTIME
 from oncebox.lens.residue import Residue, read_residue, through, write_residue
 from oncebox.schema.model import (
+    Decimal,
     Enum,
     Field,
     Int,
@@ -234,6 +235,43 @@ def test_a_field_more_inside_needs_no_steps(held: Type) -> None:
         schemas.append(Schema(TYPE, version, "Order", definitions))
         made.know(schemas[-1])
     try_all(Made(made, schemas, []), [(1, 2), (2, 1)], 15)
+
+
+def of_one(version: int, type: Type) -> Schema:
+    return Schema(TYPE, version, "Order", {"Order": Record((Field("x", 1, type),))})
+
+
+def test_whole_cents_become_a_decimal() -> None:
+    made, schemas = Lenses(), [of_one(1, Int()), of_one(2, Decimal(12, 2))]
+    for schema in schemas:
+        made.know(schema)
+    step = retype("x", "int", "decimal", scale=2, precision=12, default="0.00")
+    made.add(TYPE, Edge(1, 2, (step,)))
+    try_all(Made(made, schemas, []), [(1, 2), (2, 1)], 20)
+    up = made.translation(TYPE, 1, 2)
+    assert up is not None
+    assert [up({"x": cents})["x"] for cents in (1250, 10**12 - 1, 10**12)] == [
+        "12.50", "9999999999.99", "0.00",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "step", "found"),
+    [
+        (Str(), Int(), retype("x", "str", "int", default="none"), "default 'none' is not a whole"),
+        (Int(), Decimal(12, 2), retype("x", "int", "decimal", scale=2),
+         r"x is decimal\(19, 2\), and version 2 needs \(12, 2\)"),
+        (Int(), Decimal(5, 2), retype("x", "int", "decimal", scale=2, precision=5, default="1000"),
+         "default '1000' is not a string with a decimal number"),
+    ],
+)  # fmt: skip
+def test_retypes_that_are_refused(was: Type, now: Type, step: Any, found: str) -> None:
+    made = Lenses()
+    for schema in (of_one(1, was), of_one(2, now)):
+        made.know(schema)
+    made.add(TYPE, Edge(1, 2, (step,)))
+    with pytest.raises(SchemaError, match=found):
+        made.check(TYPE)
 
 
 def test_a_member_that_is_not_there_is_refused() -> None:

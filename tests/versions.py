@@ -70,6 +70,7 @@ FORMS: list[tuple[str, Type, str, Type, dict[str, Any]]] = [
     ("bool", Bool(), "str", Str(), {"default": False}),
     ("int", Int(), "float", Float(), {"default": 0}),
     ("int", Int(-999, 999), "decimal", Decimal(3, 2), {"scale": 2}),
+    ("int", Int(), "decimal", Decimal(12, 2), {"scale": 2, "precision": 12, "default": "0.00"}),
     ("bool", Bool(), "int", Int(0, 1), {}),
     ("date", Date(), "timestamp", Timestamp(), {}),
 ]

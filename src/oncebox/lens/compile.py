@@ -18,7 +18,6 @@ from . import forms
 from .fills import NO_FILLS, Fills
 from .residue import Residue, add_back, note_gone, through
 from .steps import (
-    PARTIAL,
     Add,
     Convert,
     Each,
@@ -35,6 +34,7 @@ from .steps import (
     Values,
     Wrap,
     inverse,
+    may_fail,
 )
 
 Plain = Callable[[Any], Any]
@@ -317,9 +317,10 @@ class _Lines:
                 mapped.path = path
                 self.shown[name] = repr(dict(up))
                 return lambda v: f"{name}[{v}]"
-            case Retype(_, was, now, scale, default):
+            case Retype(_, was, now, scale, default, precision):
                 more = f", {scale}" if {was, now} == {"int", "decimal"} else ""
-                more += f", {default!r}" if (was, now) in PARTIAL else ""
+                if may_fail(step) == (was, now):
+                    more += f", {default!r}" + f", {precision}" * bool(precision)
                 return lambda v: f"{was}_to_{now}({v}{more})"
             case Convert(_, up):
                 stem = getattr(up, "__name__", "function")

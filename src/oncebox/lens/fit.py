@@ -176,7 +176,8 @@ class _Fit(NamedTuple):
         elif isinstance(old, Decimal) and isinstance(type, Decimal):
             narrower = old.precision - old.scale > type.precision - type.scale
             if narrower or old.scale > type.scale:
-                yield f"{where} is decimal({old.precision}, {old.scale})"
+                needs = f"version {self.new.version} needs ({type.precision}, {type.scale})"
+                yield f"{where} is decimal({old.precision}, {old.scale}), and {needs}"
 
     def named(self, schema: Schema, name: str, other: str, where: str) -> Iterator[str]:
         old, new = schema.definitions[name], self.new.definitions[other]

@@ -113,7 +113,9 @@ def float_to_int(value: float | None, default: Any) -> Any:
     return None if value is None else _of_64_bits(int(value), default)
 
 
-def int_to_decimal(value: int | None, scale: int) -> str | None:
+def int_to_decimal(value: int | None, scale: int, default: Any = None, precision: int = 0) -> Any:
+    if precision and value is not None and abs(value) >= 10**precision:
+        return default
     return None if value is None else f"{Decimal(value).scaleb(-scale):f}"
 
 

@@ -30,6 +30,7 @@ from ..schema.model import (
     Type,
     Union,
 )  # fmt: skip
+from ..schema.valid import type_problems
 from .steps import (
     Add,
     Convert,
@@ -46,6 +47,7 @@ from .steps import (
     Unwrap,
     Values,
     Wrap,
+    may_fail,
 )
 
 
@@ -383,9 +385,12 @@ def _retyped(step: Retype, node: Node) -> Node:
     elif step.now == "decimal":
         assert isinstance(inner.type, Int)
         most = max(abs(inner.type.low), abs(inner.type.high))
-        into = Decimal(max(len(str(most)), step.scale), step.scale)
+        into = Decimal(max(step.precision or len(str(most)), step.scale), step.scale)
     else:
         into = _FORMS[step.now]()
+    if may_fail(step) == (step.was, step.now):
+        for problem in type_problems(NO_SCHEMA, into, step.default):
+            raise Refused(f"its default {step.default!r} is not {problem.expected}")
     made: Node = Of(NO_SCHEMA, into)
     return Maybe(made) if isinstance(deeper, Maybe) else made
 

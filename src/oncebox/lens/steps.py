@@ -107,7 +107,7 @@ class Unwrap(Step, frozen=True, tag="unwrap"):
 
 class Retype(Step, frozen=True, tag="retype"):
     """The value at `path` was of the form `was` and is of the form `now`; `default` where it cannot
-    be had in the other form.
+    be had in the other form: an int of more than `precision` digits as a decimal, for one.
     """
 
     path: str
@@ -115,6 +115,7 @@ class Retype(Step, frozen=True, tag="retype"):
     now: Form
     scale: int = 0
     default: Any | UnsetType = UNSET
+    precision: int = 0
 
 
 class Nest(Step, frozen=True, tag="nest"):
@@ -196,8 +197,8 @@ def inverse(step: Step) -> Step:  # noqa: C901, PLR0911 - one line for each kind
             parts = path.split(".")
             record = "".join(part + "." for part in parts[:-depth])
             return Wrap(record + into, ".".join(parts[-depth:]), empty)
-        case Retype(path, was, now, scale, default):
-            return Retype(path, now, was, scale, default)
+        case Retype(path, was, now, scale, default, precision):
+            return Retype(path, now, was, scale, default, precision)
         case Nest(path, names):
             return Hoist(path, names)
         case Hoist(path, names):
@@ -304,13 +305,21 @@ def unwrap(path: str, *, into: str, empty: Any = None) -> Step:
 
 
 def retype(
-    path: str, was: Form, now: Form, *, scale: int = 0, default: Any | UnsetType = UNSET
+    path: str,
+    was: Form,
+    now: Form,
+    *,
+    scale: int = 0,
+    precision: int = 0,
+    default: Any | UnsetType = UNSET,
 ) -> Step:
     """A value takes another form: `retype("cents", "int", "str", default=0)`.
 
     `default` stands where a value cannot be had in the other form: a text that is no number, a
     number that is too large; it is needed where one of the directions may meet those. Between "int"
-    and "decimal", `scale` says how many digits stand behind the point: 1250 is "12.50" with 2.
+    and "decimal", `scale` says how many digits stand behind the point: 1250 is "12.50" with 2; and
+    `precision` how many there are, where the int may have more: `retype("cents", "int", "decimal",
+    scale=2, precision=12, default="0.00")`.
     """
     if (was, now) not in CONVERSIONS:
         known = ", ".join(f"{one} to {other}" for one, other in sorted(CONVERSIONS))
@@ -318,19 +327,22 @@ def retype(
             f"retype({path!r}) from {was} to {now}", expected=known,
             hint="convert() takes two functions",
         )  # fmt: skip
-    partial = {(was, now), (now, was)} & PARTIAL
-    if partial and default is UNSET:
-        ((one, other),) = partial
-        raise SchemaError(
-            f"retype({path!r}) cannot be inverted: not every {one} can be had as {other}",
-            expected="default=, for those that cannot",
-        )
     own = default if default is UNSET else _json(f"retype({path!r})", default)
-    return _inside(path, lambda path: Retype(_path(path, element=True), was, now, scale, own))
+    return _inside(path, lambda path: Retype(path, was, now, scale, own, precision))
+
+
+def may_fail(step: Retype) -> tuple[str, str] | None:
+    """The direction in which not every value has the other form: from which to which."""
+    pair = (step.was, step.now)
+    if step.precision and set(pair) == {"int", "decimal"}:
+        return "int", "decimal"
+    return next((one for one in (pair, pair[::-1]) if one in PARTIAL), None)
 
 
 PARTIAL = {("str", "int"), ("str", "float"), ("str", "bool"), ("float", "int")}
 """Conversions that not every value has."""
+PRECISION_MAX = 18
+"""Digits of a decimal that every int of 64 bits has room for."""
 _TOTAL = {("int", "decimal"), ("int", "bool"), ("date", "timestamp")}
 CONVERSIONS = {(a, b) for one, other in PARTIAL | _TOTAL for a, b in ((one, other), (other, one))}
 
@@ -375,7 +387,7 @@ def convert(path: str = "", *, up: Callable[[Any], Any], down: Callable[[Any], A
 # ---- what they check
 
 
-def _check(step: Step) -> None:  # noqa: C901 - one case for each kind
+def _check(step: Step) -> None:  # noqa: C901, PLR0912 - one case for each kind
     """Raises SchemaError for a step whose paths and names are none."""
     match step:
         case Rename(path, name):
@@ -397,9 +409,15 @@ def _check(step: Step) -> None:  # noqa: C901 - one case for each kind
                 raise SchemaError(f"unwrap({path[:80]!r})", expected='"record.field" or "list[]"')
         case Retype(path, was, now, default=default):
             _path(path, element=True)
-            partial = {(was, now), (now, was)} & PARTIAL
-            if (was, now) not in CONVERSIONS or (partial and default is UNSET):
+            partial = may_fail(step)
+            if (was, now) not in CONVERSIONS or not 0 <= step.precision <= PRECISION_MAX:
                 raise SchemaError(f"retype({path[:80]!r}) from {was} to {now}")
+            if partial is not None and default is UNSET:
+                raise SchemaError(
+                    f"retype({path[:80]!r}) cannot be inverted: not every {partial[0]} can be had "
+                    f"as {partial[1]}",
+                    expected="default=, for those that cannot",
+                )
         case Convert(path, up, down):
             if not (callable(up) and callable(down)):
                 raise SchemaError("convert()", expected="two functions: up= and down=")
