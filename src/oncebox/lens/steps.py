@@ -333,10 +333,10 @@ def retype(
 
 def may_fail(step: Retype) -> tuple[str, str] | None:
     """The direction in which not every value has the other form: from which to which."""
-    pair = (step.was, step.now)
+    pair, back = (step.was, step.now), (step.now, step.was)
     if step.precision and set(pair) == {"int", "decimal"}:
         return "int", "decimal"
-    return next((one for one in (pair, pair[::-1]) if one in PARTIAL), None)
+    return next((one for one in (pair, back) if one in PARTIAL), None)
 
 
 PARTIAL = {("str", "int"), ("str", "float"), ("str", "bool"), ("float", "int")}
