@@ -29,6 +29,8 @@ ALL_TRIES_MAX: Final = 2_000
 """Documents that are tried for all failures of a direction."""
 VALUES_MAX: Final = 10_000
 """Values of a document that is tried."""
+EFFORT_MAX: Final = 1_000_000
+"""Subschemas that a validator may ask of a document and its parts."""
 
 
 def compare(
@@ -102,8 +104,11 @@ def _prove_by_documents(
 
 def judged(writer: Pool, reader: Pool, document: Any) -> Witness | None:
     """The document as a witness, if the validator takes it on one side and not on the other."""
-    if _values(document, {}) > VALUES_MAX:
-        return None
+    values, depth = _size(document, {})
+    for pool in (reader, writer):
+        much = pool.ways**depth > EFFORT_MAX and pool.effort(document) > EFFORT_MAX
+        if much or values > VALUES_MAX:
+            return None
     if reader.validator.is_valid(document) or not writer.validator.is_valid(document):
         return None
     error = _refusal(reader, document)
@@ -113,13 +118,15 @@ def judged(writer: Pool, reader: Pool, document: Any) -> Witness | None:
     return Witness(document, f"refused: {error.message[:200]} (at {where})")
 
 
-def _values(document: Any, known: dict[int, int]) -> int:
-    """How many values a document has; its parts may be shared."""
+def _size(document: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """How many values a document has, and on how many levels; its parts may be shared."""
     if not isinstance(document, dict | list):
-        return 1
+        return 1, 1
     if id(document) not in known:
         parts = document.values() if isinstance(document, dict) else document
-        known[id(document)] = 1 + sum(_values(part, known) for part in parts)
+        sizes = [_size(part, known) for part in parts]
+        levels = 1 + max((levels for _, levels in sizes), default=0)
+        known[id(document)] = 1 + sum(values for values, _ in sizes), levels
     return known[id(document)]
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from graphlib import CycleError, TopologicalSorter
+from math import inf
 from typing import Any, Final, NoReturn
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
@@ -165,6 +166,24 @@ class Node:
         if self.target is not None:
             yield self.target
 
+    def parts(self, value: Any) -> Iterator[tuple[Node, Any]]:
+        """The parts of a document, each with the subschemas that validators ask of it."""
+
+        def those(*words: str) -> list[Node]:
+            return [self.sub(word) for word in words if word in self.plain]
+
+        if isinstance(value, dict):
+            rest = those("additionalProperties", "unevaluatedProperties")
+            rest += self.named("patternProperties").values()
+            known = self.plain.get("properties", ())
+            for name, part in value.items():
+                own = [self.sub("properties", name)] if name in known else []
+                yield from ((node, part) for node in own + rest)
+        elif isinstance(value, list):
+            prefix, rest = self.subs("prefixItems"), those("items", "contains", "unevaluatedItems")
+            for at, part in enumerate(value):
+                yield from ((node, part) for node in prefix[at : at + 1] + rest)
+
     @cached_property
     def text(self) -> bytes:
         """Its value as text; equal values have equal texts, but not the other way round."""
@@ -208,6 +227,8 @@ class Pool:
         self.anchors: dict[tuple[str, str], Node] = {}
         self.dynamic = b'"$dynamicRef"' in text.encode()
         self._walked: set[Node] = set()
+        self.ways = 1
+        """The most subschemas that speak of one value, each as often as others lead to it."""
         self.root = self.node(value, "", "")
         self.resources.setdefault("", self.root)
         self._known(value)
@@ -311,6 +332,7 @@ class Pool:
         try:
             for node in TopologicalSorter(inside).static_order():
                 ways[node] = 1 + sum(ways[each] for each in inside[node])
+                self.ways = max(self.ways, ways[node])
                 if ways[node] > WAYS_MAX:
                     refuse(
                         node, "allOf, anyOf, … and references lead to the same words too often",
@@ -344,6 +366,22 @@ class Pool:
                 expected=expected,
                 hint="arrays of `items` are of draft 7: say so in `$schema`" if lists else None,
             ) from None
+
+    def effort(self, document: Any) -> float:
+        """About how many subschemas a validator asks, of a document and all of its parts."""
+        known: dict[tuple[Node, int], int] = {}
+
+        def asked(node: Node, value: Any) -> int:
+            key = node, id(value)
+            if key not in known:
+                inside = sum(asked(each, value) for each in node.in_place())
+                known[key] = 1 + inside + sum(asked(*each) for each in node.parts(value))
+            return known[key]
+
+        try:
+            return asked(self.root, document)
+        except RecursionError:
+            return inf
 
     @cached_property
     def validator(self) -> Any:
