@@ -236,6 +236,12 @@ def test_who_may_read_and_describe_a_topic_may_audit_it(
     with closing(open_log(broker.url_of("auditor", PASSWORD))) as log:
         report = audit([Side(lambda work: place.at_desk("", work), log)], younger_s=FUTURE_S)
         assert (report.clean, report.rows, report.records) == (True, 2, 2)
+        try:
+            said = log.publish([Outgoing(topic, b"a", b"1", [], 0)], 10.0)[0].reason
+        except MissingRight as error:  # the client gave up in the midst of its reports
+            said = str(error)
+        assert "does not let auditor" in said
+    assert sum(extent.end for extent in system.log.extents(topic)) == 2
     system.close()
 
 

@@ -283,8 +283,11 @@ class KafkaLog:
             except KafkaException as error:  # the client can send nothing any more
                 left = 1
                 call.broken(error.args[0])
-            except BaseException:
+            except BaseException as error:
                 self._abandon(producer)
+                if isinstance(error, SystemError) and isinstance(error.__cause__, KafkaException):
+                    # It gave up in the midst of its reports, whose functions cannot run then.
+                    raise self._typed(error.__cause__.args[0], "take records") from error
                 raise
             if left or self._fatal:
                 self._abandon(producer)
