@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
@@ -161,6 +162,29 @@ def test_size_is_bounded_both_ways() -> None:
     with pytest.raises(BadEvent, match="bytes of JSON"):
         encode(Anything("x" * VALUE_BYTES_MAX))
     assert len(encode(Anything("x" * (VALUE_BYTES_MAX - 12)))) == VALUE_BYTES_MAX
+
+
+@dataclass(frozen=True)
+class Strict:
+    count: Annotated[int, msgspec.Meta(ge=0, lt=10)] = 0
+    at: Annotated[datetime, msgspec.Meta(tz=True)] = datetime(2026, 1, 31, tzinfo=UTC)
+    lines: tuple[Line, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        (Strict(count=10), "$.count"),
+        (Strict(count=True), "$.count"),
+        (Strict(at=datetime(2026, 1, 31)), "$.at"),  # noqa: DTZ001  (without a zone: that is it)
+        (Strict(lines=(Line("tea", 1.5),)), "$.lines[0].cents"),  # type: ignore[arg-type]
+    ],
+    ids=str,
+)
+def test_what_its_own_class_could_not_read_is_not_written(wrong: Strict, where: str) -> None:
+    """A dataclass looks at nothing: without this, every consumer would park what came of it."""
+    with pytest.raises(BadEvent, match=re.escape(f"Strict at {where}: ")):
+        encode(wrong)
 
 
 class Opaque:

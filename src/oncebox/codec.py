@@ -37,10 +37,10 @@ class Codec(NamedTuple):
 
 
 def encode(event: object) -> bytes:
-    """The payload of an event: UTF-8 JSON of at most VALUE_BYTES_MAX bytes.
+    """The payload of an event: UTF-8 JSON of at most VALUE_BYTES_MAX bytes that its class can read.
 
     Raises BadEvent, which names the class, the path of the value that cannot be written (also
-    NaN and the infinities: JSON has none) and what can.
+    NaN and the infinities: JSON has none; and what the class would refuse) and what can.
     """
     cls = type(event)
     codec = _codecs.get(cls) or codec_of(cls)
@@ -48,8 +48,6 @@ def encode(event: object) -> bytes:
         payload = codec.encode(event)
     except Exception as error:
         raise _unwritable(event, error) from error
-    if b"null" in payload:  # what a NaN turns into: silently, so it has to be looked for
-        _refuse_bad_values(event)
     if len(payload) > VALUE_BYTES_MAX:
         raise BadEvent(
             f"{cls.__name__} is {len(payload)} bytes of JSON",
@@ -58,6 +56,14 @@ def encode(event: object) -> bytes:
         )
     if is_deeper(payload, DEPTH_MAX):
         raise _too_deep(cls.__name__)
+    try:
+        back = codec.decode(payload)
+    except Exception as error:
+        _refuse_bad_values(event)
+        path, what = _where_and_what(error)
+        raise _no_json(f"{cls.__name__} at {path}: {what}") from error
+    if b"null" in payload and back != event:  # what a NaN turns into, silently
+        _refuse_bad_values(event)
     return payload
 
 
