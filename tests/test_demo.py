@@ -414,6 +414,8 @@ def test_when_it_is_interrupted_nothing_stays(tmp_path: Path, number: int, code:
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.DEVNULL,
         start_new_session=True,
+        # Whoever started the suite in the background of a script left SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     while demo.poll() is None and not customers_served(tmp_path):
         time.sleep(0.01)

@@ -45,10 +45,17 @@ def explored(shop: Shop, bounds: Bounds) -> Report:
     return report
 
 
-@pytest.mark.parametrize(
-    "swapped", [False, pytest.param(True, marks=pytest.mark.long)], ids=["", "swapped"]
-)
-@pytest.mark.parametrize("name", DUELS)
+LONGEST = {"take over", "wake", "retries", "retries of two keys"}
+"""Those with the most steps: half a minute each."""
+ORDERS = [
+    pytest.param(name, swapped, marks=[pytest.mark.long] if swapped or name in LONGEST else [],
+                 id=f"{name}-swapped" if swapped else name)
+    for name in DUELS
+    for swapped in (False, True)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "swapped"), ORDERS)
 def test_every_interleaving_of_two(engine: PostgresEngine, name: str, *, swapped: bool) -> None:
     duel = DUELS[name](engine)
     duel.swapped = swapped

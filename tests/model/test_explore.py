@@ -20,6 +20,7 @@ USUAL = [
     Setup(start=2, poison=3),
     Setup(ignored=2, poison=3),
 ]
+QUICK = [PLAIN, *USUAL[3:]]
 ALL = [
     *USUAL,
     Setup(poison=2),
@@ -48,7 +49,9 @@ def test_every_order_of_five_events(setup: Setup) -> None:
     assert seen["duplicate"] + seen["late"] + seen["before_start"] > 100
 
 
-@pytest.mark.parametrize("setup", USUAL, ids=str)
+@pytest.mark.parametrize(
+    "setup", [s if s in QUICK else pytest.param(s, marks=pytest.mark.long) for s in USUAL], ids=str
+)
 def test_every_order_of_five_events_with_every_deviation(setup: Setup) -> None:
     seen = explore_all(5, 1, setup)
     for verdict in ("keep", "replace", "duplicate", "fork", "orphan"):
