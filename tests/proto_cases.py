@@ -336,6 +336,11 @@ WHOLE: dict[str, tuple[str, str, set[str]]] = {
         P3 + KNOWN + "message A { M x = 1; } message M { string url = 1; bytes value = 2; }",
         {"field-type-changed? new", "field-type-changed old"},
     ),
+    "a message of messages becomes any": (
+        P3 + KNOWN + "message A { M x = 1; } message M { A y = 1; }",
+        P3 + KNOWN + "message A { google.protobuf.Any x = 1; } message M { A y = 1; }",
+        {"field-type-changed? old", "field-type-changed new"},
+    ),
     "any renamed": (
         P3 + KNOWN + "message A { google.protobuf.Any x = 1; }",
         P3 + KNOWN + "message A { google.protobuf.Any y = 1; }",

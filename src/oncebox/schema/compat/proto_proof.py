@@ -62,12 +62,22 @@ def _plain(one: Field) -> list[Any]:
         return found if one.enum.closed else [*found, max(one.enum.names) + 1]
     if one.message is not None:
         made, full = filled(one.message), one.message.full
-        for inner in one.message.fields.values() if full != ANY else ():
-            if inner.message is None or full == STRUCT:
-                put(made, inner, samples(inner)[0])
-                break
+        fields = list(one.message.fields.values()) if full != ANY else []
+        plain = [one for one in fields if one.value.message is None or full == STRUCT]
+        for inner in (plain or fields)[:1]:
+            value = samples(inner)[0] if plain else _of_message(inner)
+            put(made, inner, value)
         return [made]
     return _SAMPLES[one.type]
+
+
+def _of_message(one: Field) -> Any:
+    """The smallest value of a field of messages that is there."""
+    inner = one.value.message
+    assert inner is not None
+    if one.map:
+        return {samples(one.key)[0]: filled(inner)}
+    return [filled(inner)] if one.repeated else filled(inner)
 
 
 def _of_enum(one: Field, value: Any) -> Any:
