@@ -19,6 +19,7 @@ from oncebox.logs.embedded import EmbeddedLog
 from oncebox.logs.kafka import KafkaLog
 from oncebox.ports import Extent, Outgoing
 from oncebox.testing.log_contract import LOG_CHECKS, LogEngine
+from oncebox.testing.log_tools import everything
 
 ANSWER_TIMEOUT_S = 20.0
 
@@ -69,6 +70,27 @@ def test_a_clock_far_ahead_holds_nothing_for_long(
         assert [one.at for one in refusals] == [0, 1, 2]
         assert not any(one.permanent for one in refusals)
         assert log.publish(records, ANSWER_TIMEOUT_S) == []
+
+
+def test_who_looks_at_a_topic_that_has_grown_publishes_as_others_do(broker: OwnKafka) -> None:
+    """Kafka's client knows partitions for minutes; keys would go to and fro between two relays."""
+    topic, engine = "grows", kafka_engine(broker)
+    keys = [str(number).encode() for number in range(20)]
+    with (
+        contextlib.closing(KafkaLog(broker.url)) as slept,
+        contextlib.closing(KafkaLog(broker.url)) as other,
+    ):
+        slept.create(topic, 1)
+        for log, value in ((slept, b"1"), (other, b"2"), (slept, b"3")):
+            slept.describe(topic)
+            records = [Outgoing(topic, key, value, [], time.time_ns() // 10**6) for key in keys]
+            assert log.publish(records, ANSWER_TIMEOUT_S) == []
+            if value == b"1":
+                engine.grow(topic, 8)
+        found = everything(other, topic)
+    places = {(r.key, r.value): r.partition for r in found}
+    assert len(places) == 3 * len(keys)
+    assert [places[key, b"3"] for key in keys] == [places[key, b"2"] for key in keys]
 
 
 def kafka_engine(broker: OwnKafka) -> LogEngine:

@@ -373,11 +373,14 @@ class Relay:
         return found, at, unfit
 
     def _meet(self, source: str) -> Program[None]:
-        """Before its first event: see that its topics are there."""
+        """Before its first event under this lease: see that its topics are there. The log goes by
+        what it sees: an owner that slept knows fewer partitions than the one before it, and would
+        send keys to and fro.
+        """
         topic, partitions = self.envelopes.topic(source), self.settings.partitions
         copies = [one.topic for one in self.settings.copies if one.stream == stream_of(source)]
-        for name in (topic, *copies) if partitions else ():
-            if (yield from self._ask_log(self.log.describe, name)) is None:
+        for name in (topic, *copies):
+            if (yield from self._ask_log(self.log.describe, name)) is None and partitions:
                 like = yield from self._ask_log(self.log.describe, topic)
                 count = partitions if like is None else like.partitions
                 yield from self._ask_log(self.log.create, name, count)

@@ -109,6 +109,8 @@ class KafkaLog:
         self._doubted_until = 0.0
         self._batch_bytes = BATCH_BYTES
         self._limits: dict[str, int] = {}
+        self._partitions: dict[str, int] = {}
+        self._grown = False
 
     def __repr__(self) -> str:
         return f"KafkaLog('kafka://{self._settings.hosts}')"
@@ -116,9 +118,15 @@ class KafkaLog:
     # ---- topics
 
     def describe(self, topic: str) -> Topic | None:
-        """The topic, or None when it does not exist."""
+        """The topic, or None when it does not exist. What is published next goes by it."""
         found = self._described(topic)
-        return None if found is None else Topic(str(found.topic_id), len(found.partitions))
+        if found is None:
+            return None
+        count = len(found.partitions)
+        if self._partitions.setdefault(topic, count) != count:
+            self._partitions[topic] = count
+            self._grown = True
+        return Topic(str(found.topic_id), count)
 
     def create(self, topic: str, partitions: int = PARTITIONS) -> None:
         """Make the topic, replicated as the brokers' default says; nothing if it exists.
@@ -273,6 +281,8 @@ class KafkaLog:
         """
         deadline = time.monotonic() + timeout_s
         with self._publishing:
+            if self._grown:  # a client asks of itself every few minutes only
+                self._grown, self._producer = False, None
             problems = self._learn({record[0] for record in records} - self._limits.keys())
             producer = self._producer or self._new_producer()
             doubted = time.monotonic() < self._doubted_until
