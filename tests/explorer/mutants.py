@@ -457,7 +457,7 @@ def above_the_last_position(patch: pytest.MonkeyPatch, shop: Shop) -> None:
 
 def rows_read_before_locked(patch: pytest.MonkeyPatch, shop: Shop) -> None:
     """A key's row is read without its lock, and locked when it is written."""
-    other_sql(patch, shop.engine, "lock_keys", " for update of k", "")
+    other_sql(patch, shop.engine, "lock_keys", " for update)", ")")
 
 
 def locks_in_any_order(patch: pytest.MonkeyPatch, shop: Shop) -> None:

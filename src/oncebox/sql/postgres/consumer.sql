@@ -68,12 +68,16 @@ where reader = $1 and topic = $2 and partition = $3 and term = $4
 returning 1;
 
 -- name: lock_keys
--- Rows of subscription $1 with a key of $2; and whether there is more to know, see key_rest.
-select k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff,
-  k.park is not null or k.kept > 0 or k.attempts > 0 or k.awaited or k.due_ms is not null
-    or k.skipped is not null or k.reason is not null or k.had >= 0
-from oncebox.key k where k.subscription = $1 and k.key = any ($2::text[])
-order by k.key for update of k;
+-- Rows of subscription $1 with a key of $2, locked in the order of keys; and whether there is more to
+-- know, see key_rest. A look-up for each: as long as nobody has analysed a table that grows, `any` is
+-- planned to compare each row with each key.
+select k.*
+from (select u.key from unnest($2::text[]) as u (key) order by u.key collate "C") v
+  cross join lateral (
+    select k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff,
+      k.park is not null or k.kept > 0 or k.attempts > 0 or k.awaited or k.due_ms is not null
+        or k.skipped is not null or k.reason is not null or k.had >= 0
+    from oncebox.key k where k.subscription = $1 and k.key = v.key for update) k;
 
 -- name: key_rest
 -- What nearly no row has.
@@ -88,11 +92,15 @@ order by subscription, key
 on conflict do nothing;
 
 -- name: move_keys
--- The common write: the event last done, and nothing else.
+-- The common write: the event last done, and nothing else. Its rows are locked, see lock_keys: so they
+-- stay where they are found.
 update oncebox.key k set sequence = v.sequence, stamp = v.stamp, id = v.id, digest = v.digest
 from unnest($1::int[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::bigint[])
-  as v (subscription, key, sequence, stamp, id, digest)
-where k.subscription = v.subscription and k.key = v.key;
+    as v (subscription, key, sequence, stamp, id, digest)
+  cross join lateral (
+    select f.ctid as place from oncebox.key f
+    where f.subscription = v.subscription and f.key = v.key offset 0) f
+where k.ctid = f.place;
 
 -- name: write_key
 update oncebox.key set sequence = $3, stamp = $4, id = $5, digest = $6, cutoff = $7, park = $8,
