@@ -114,7 +114,7 @@ PROMISES: dict[str, list[Promise]] = {
         ),
         Promise(
             "Databases that are restored, promoted or made anew: applied, or waiting with a command",
-            r"test_restores::test_(the|a|two)_",
+            r"test_restores::test_(the_(producer|consumer)|a|two)_",
         ),
     ],
     "G4. Any version": [
@@ -194,10 +194,10 @@ PROMISES: dict[str, list[Promise]] = {
 }
 
 ENGINES = {
-    "SQLite": r"sqlite|explorer/test_(core|planted)|test_lens_(consumer|lock|copies)",
-    "PostgreSQL": r"postgres|psycopg|asyncpg|property_04_a_|test_(restores|torture)::",
+    "SQLite": r"sqlite|explorer/test_(core|planted|versions)|test_lens_(consumer|lock|copies)",
+    "PostgreSQL": r"postgres|psycopg|asyncpg|property_04_a_|test_(restores|torture)",
     "embedded log": r"embedded|test_lens_copies",
-    "Kafka": r"kafka|test_(restores|torture)::",
+    "Kafka": r"kafka|test_(restores|torture)",
 }
 """What says in a test's name, parameters and fixtures that it runs on an engine."""
 
