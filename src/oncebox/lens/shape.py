@@ -214,12 +214,10 @@ def apply(step: Step, shape: Shape) -> None:  # noqa: C901, PLR0912 - one case f
             record, name = _at(shape, path)
             slot = _take(record, name)
             inner = _inner(slot, name)
-            known = (
-                inner if isinstance(slot.node, Some) else names
-            )  # a default may leave fields out
-            if set(inner) != set(names).intersection(known):
+            lacks = set(names) - set(inner)
+            if set(inner) - set(names) or (lacks and not isinstance(slot.node, Some)):
                 raise Refused(f"{name} has the fields {', '.join(inner)}")
-            for one in names:
+            for one in names:  # a default may leave some out
                 _put(record, one, inner.get(one, NEVER))
         case Each(path, steps):
             record, name = _at(shape, path)

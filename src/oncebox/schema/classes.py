@@ -114,9 +114,11 @@ def oddities(cls: Any) -> Iterable[tuple[str, str]]:
             yield "array_like=True", "documents are objects: leave it out"
         if config.forbid_unknown_fields:
             yield "forbid_unknown_fields=True", "readers leave out what they do not know"
-    for name, field in getattr(cls, "__dataclass_fields__", {}).items():
-        if "InitVar" in str(field.type):
-            yield f"{name}: InitVar", "what is not written cannot be read: make it a field"
+    if known := getattr(cls, "__dataclass_fields__", None):
+        written = {field.name for field in dataclasses.fields(cls)}
+        for name in inspect.signature(cls).parameters:
+            if name in known and name not in written:
+                yield f"{name}: InitVar", "what is not written cannot be read: make it a field"
     if hasattr(cls, "__pydantic_validator__"):
         yield from _of_pydantic_class(cls)
 
