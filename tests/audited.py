@@ -236,3 +236,11 @@ def with_header(record: Record, name: str, value: bytes) -> Record:
 
 def partition_of(key: str) -> int:
     return zlib.crc32(key.encode()) % PARTITIONS
+
+
+def kinds(report: Any) -> set[str]:
+    return {one.kind for one in report.findings if not one.settled}
+
+
+def flags(system: System) -> tuple[str, ...]:
+    return "--store", system.store_url, "--log", system.log_url

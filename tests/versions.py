@@ -151,10 +151,10 @@ class Maker:
 
     # ---- steps
 
-    def step(self, what: str, fields: dict[str, Field]) -> Step | None:  # noqa: PLR0911, PLR0912
+    def step(self, what: str, fields: dict[str, Field]) -> Step | None:  # noqa: PLR0911
         """An operation on a record, which is changed; None where there is nothing for it."""
         plain = [f for f in fields.values() if f.default == _NONE and not f.absent]
-        match what:
+        match what.split(maxsplit=1)[0]:
             case "rename":
                 field = self.random.choice(list(fields.values()))
                 new = self.name("f")
@@ -162,71 +162,60 @@ class Maker:
                 fields[new] = _named(field, new)
                 return rename(field.name, new)
             case "add":
-                name, type = self.name("f"), self.scalar()
-                default = self.random.choice(DEFAULTS[type.__class__])
-                fields[name] = Field(name, 0, type)
-                return add(name, default=default)
-            case "add absent":
-                name = self.name("f")
-                fields[name] = Field(name, 0, self.scalar(), absent=True)
-                return add(name, absent=True)
+                return self.add(fields, absent=what == "add absent")
             case "remove":
-                known = [f for f in fields.values() if f.type.__class__ in DEFAULTS]
-                found = [f for f in known if f.type not in (Int(0, 1), List(Int()))]
-                if len(fields) < 3 or not found:
-                    return None
-                field = self.random.choice(found)
-                del fields[field.name]
-                default = self.random.choice(DEFAULTS[field.type.__class__])
-                return remove(field.name, default=default)
-            case "remove absent":
-                found = [f for f in fields.values() if f.absent]
-                if not found:
-                    return None
-                del fields[found[0].name]
-                return remove(found[0].name, absent=True)
+                return self.remove(fields, absent=what == "remove absent")
             case "split":
                 return self.one_to_one(
                     plain, fields, Str, 2, Str(), lambda n, new: split(n, into=new, sep=" ")
                 )
             case "merge":
-                texts = [f for f in plain if f.type == Str()][:2]
-                if len(texts) < 2:
-                    return None
-                new = self.name("f")
-                for field in texts:
-                    del fields[field.name]
-                fields[new] = Field(new, 0, Str())
-                return merge([field.name for field in texts], into=new, sep=" ")
+                return self.merge(plain, fields)
             case "values":
                 return self.values(plain, fields)
-            case "wrap list":
-                return self.one_to_one(
-                    plain,
-                    fields,
-                    Nullable,
-                    1,
-                    List(Str()),
-                    lambda n, new: wrap(n, into=f"{new[0]}[]"),
-                )
-            case "unwrap list":
-                return self.one_to_one(
-                    plain,
-                    fields,
-                    List,
-                    1,
-                    Nullable(Str()),
-                    lambda n, new: unwrap(f"{n}[]", into=new[0]),
-                )
             case "retype":
-                return self.retype(plain, fields)
-            case "retype elements":
-                lists = [f for f in fields.values() if f.type == List(Str())]
-                if not lists:
-                    return None
-                fields[lists[0].name] = Field(lists[0].name, 0, List(Int()), absent=lists[0].absent)
-                return retype(f"{lists[0].name}[]", "str", "int", default=0)
+                return self.retype(plain, fields, elements=what == "retype elements")
+        if what == "wrap list":
+            return self.one_to_one(
+                plain, fields, Nullable, 1, List(Str()), lambda n, new: wrap(n, into=f"{new[0]}[]")
+            )
+        if what == "unwrap list":
+            return self.one_to_one(
+                plain, fields, List, 1, Nullable(Str()),
+                lambda n, new: unwrap(f"{n}[]", into=new[0]),
+            )  # fmt: skip
         return self.structure(what, plain, fields)
+
+    def add(self, fields: dict[str, Field], *, absent: bool) -> Step:
+        name, type = self.name("f"), self.scalar()
+        fields[name] = Field(name, 0, type, absent=absent)
+        if absent:
+            return add(name, absent=True)
+        return add(name, default=self.random.choice(DEFAULTS[type.__class__]))
+
+    def remove(self, fields: dict[str, Field], *, absent: bool) -> Step | None:
+        if absent:
+            found = [f for f in fields.values() if f.absent][:1]
+        else:
+            known = [f for f in fields.values() if f.type.__class__ in DEFAULTS]
+            found = [f for f in known if f.type not in (Int(0, 1), List(Int()))]
+        if not found or (len(fields) < 3 and not absent):
+            return None
+        field = self.random.choice(found)
+        del fields[field.name]
+        if absent:
+            return remove(field.name, absent=True)
+        return remove(field.name, default=self.random.choice(DEFAULTS[field.type.__class__]))
+
+    def merge(self, plain: list[Field], fields: dict[str, Field]) -> Step | None:
+        texts = [f for f in plain if f.type == Str()][:2]
+        if len(texts) < 2:
+            return None
+        new = self.name("f")
+        for field in texts:
+            del fields[field.name]
+        fields[new] = Field(new, 0, Str())
+        return merge([field.name for field in texts], into=new, sep=" ")
 
     def one_to_one(
         self,
@@ -262,7 +251,15 @@ class Maker:
                 return values(field.name, up, down=down)
         return None
 
-    def retype(self, plain: list[Field], fields: dict[str, Field]) -> Step | None:
+    def retype(
+        self, plain: list[Field], fields: dict[str, Field], *, elements: bool
+    ) -> Step | None:
+        if elements:
+            found = [f for f in fields.values() if f.type == List(Str())][:1]
+            for one in found:
+                fields[one.name] = Field(one.name, 0, List(Int()), absent=one.absent)
+                return retype(f"{one.name}[]", "str", "int", default=0)
+            return None
         ways = [*FORMS, *((n, b, w, a, more) for w, a, n, b, more in FORMS)]
         self.random.shuffle(ways)
         for was, type, now, other, more in ways:
