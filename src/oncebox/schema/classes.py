@@ -114,13 +114,17 @@ def oddities(cls: Any) -> Iterable[tuple[str, str]]:
             yield "array_like=True", "documents are objects: leave it out"
         if config.forbid_unknown_fields:
             yield "forbid_unknown_fields=True", "readers leave out what they do not know"
-    if known := getattr(cls, "__dataclass_fields__", None):
-        written = {field.name for field in dataclasses.fields(cls)}
-        for name in inspect.signature(cls).parameters:
-            if name in known and name not in written:
-                yield f"{name}: InitVar", "what is not written cannot be read: make it a field"
+    if hasattr(cls, "__dataclass_fields__"):
+        yield from _of_parameters(cls)
     if hasattr(cls, "__pydantic_validator__"):
         yield from _of_pydantic_class(cls)
+
+
+def _of_parameters(cls: Any) -> Iterable[tuple[str, str]]:
+    written = {field.name for field in dataclasses.fields(cls)}
+    for name in inspect.signature(cls).parameters:
+        if name in cls.__dataclass_fields__ and name not in written:
+            yield f"{name}: InitVar", "what is not written cannot be read: make it a field"
 
 
 _ALLOWED = {
