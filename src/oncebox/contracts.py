@@ -24,7 +24,7 @@ from .schema.check import Code
 from .schema.derive import schema_of
 from .schema.lock import Place
 from .schema.model import Schema
-from .schema.numbers import bare
+from .schema.numbers import same
 from .service import Consumer, Service
 
 Classes = dict[Place, type]
@@ -46,7 +46,7 @@ def code_of(services: Mapping[str, Service[Any]], packages: Iterable[str]) -> tu
         if classes.get(place) is cls:
             continue
         schema = schema_of(cls)
-        if place in classes and bare(schemas[place]) != bare(schema):
+        if place in classes and not same(schemas[place], schema):
             raise SchemaError(
                 f"{place[0]} {place[1]} is declared twice, and differently: by "
                 f"{_name(classes[place])} and {_name(cls)}",

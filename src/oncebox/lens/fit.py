@@ -25,6 +25,7 @@ from ..schema.model import (
     Type,
     Union,
 )
+from ..schema.numbers import inner
 from ..schema.valid import type_problems
 from .shape import (
     NO_SCHEMA,
@@ -95,7 +96,7 @@ class _Fit(NamedTuple):
                 may = "is not there" if slot is None else "may be left out"
                 yield f"{where} {may}, and version {self.new.version} needs it"
                 continue
-            if slot is not None:
+            if slot is not None and not _same(slot.node, field.type):
                 yield from self.node(slot.node, field.type, where)
         known = {field.name for field in record.fields}
         for name in shape:
@@ -188,6 +189,11 @@ class _Fit(NamedTuple):
                 yield f"{where} may be {gone[0]!r}, which version {self.new.version} does not know"
         else:
             yield f"{where} is {name}"
+
+
+def _same(node: Node, type: Type) -> bool:
+    """Whether it is of this type, and nothing in it can differ: most fields."""
+    return isinstance(node, Of) and node.type == type and inner(type) is None
 
 
 def _word(type: Type) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 from msgspec import Struct
@@ -23,7 +24,7 @@ from .compare import unreadable
 from .compat.finding import Broken, Finding, Witness
 from .lock import NAME, Lock, Place, step_text, version_lines
 from .model import Schema
-from .numbers import bare, numbered
+from .numbers import numbered, same
 from .sample import smallest
 
 Reads = Callable[[str, int, Any], str | None]
@@ -66,9 +67,12 @@ def locked(lock: Lock, code: Code, *, forget: Iterable[str] = ()) -> Lock:
     is not such a one.
     """
     edges = {**lock.edges, **code.edges}
-    schemas = dict(lock.schemas)
-    for place in sorted(code.schemas):
-        schemas[place] = _numbered(code.schemas[place], schemas, edges)
+    schemas, by_type = dict(lock.schemas), dict[str, dict[int, Schema]]()
+    for (type, version), schema in schemas.items():
+        by_type.setdefault(type, {})[version] = schema
+    for place, schema in sorted(code.schemas.items(), key=itemgetter(0)):
+        known = by_type.setdefault(schema.type, {})
+        known[schema.version] = schemas[place] = _numbered(schema, known, edges.get(place))
     consumers = {**lock.consumers, **code.consumers}
     gone = sorted(lock.consumers.keys() - code.consumers.keys())
     for name in forget:
@@ -81,15 +85,16 @@ def locked(lock: Lock, code: Code, *, forget: Iterable[str] = ()) -> Lock:
     return Lock(schemas, edges, {name: reads for name, reads in consumers.items() if reads})
 
 
-def _numbered(schema: Schema, schemas: Mapping[Place, Schema], edges: dict[Place, Edge]) -> Schema:
-    """Numbers as this version has them in the lock; else as the version before it has them."""
-    place = (schema.type, schema.version)
-    others = sorted(p for p in schemas if p[0] == schema.type and p != place)
-    lower, higher = ([p for p in others if p < place], [p for p in others if p > place])
-    before = next((schemas[p] for p in (*lower[::-1], *higher)), None)
-    steps = edges[place].steps if place in edges else ()
-    all_others = [schemas[p] for p in others]
-    return numbered(schema, all_others, before, renames(steps), schemas.get(place))
+def _numbered(schema: Schema, known: Mapping[int, Schema], edge: Edge | None) -> Schema:
+    """Numbers as this version has them in the lock; else as the version before it has them, or the
+    one after it. `known`: the versions of this type.
+    """
+    others = [known[version] for version in sorted(known) if version != schema.version]
+    lower = [one for one in others if one.version < schema.version]
+    higher = others[len(lower) :]
+    before = next((one for one in (*lower[::-1], *higher)), None)
+    steps = () if edge is None else edge.steps
+    return numbered(schema, others, before, renames(steps), known.get(schema.version))
 
 
 def renames(steps: Iterable[Step], inside: tuple[str, ...] = ()) -> dict[tuple[str, ...], str]:
@@ -109,7 +114,7 @@ def renames(steps: Iterable[Step], inside: tuple[str, ...] = ()) -> dict[tuple[s
 def refuse_changes(lock: Lock, new: Lock) -> None:
     """Raises SchemaBreak where a version that is locked would become another."""
     for place, was in lock.schemas.items():
-        if bare(new.schemas[place]) != bare(was):
+        if not same(new.schemas[place], was):
             raise SchemaBreak(
                 f"{place[0]} {place[1]} is in {NAME}, and the code has it otherwise:\n"
                 f"{difference(lock, new, place)}",
@@ -137,7 +142,7 @@ def unlocked(lock: Lock, new: Lock) -> Iterator[Trouble]:
         type, version = place
         if known is None and asked is not None:
             yield _unlocked(f"{type} {version} is not in {NAME}", type, version)
-        elif known is not None and asked is not None and bare(known) != bare(asked):
+        elif known is not None and asked is not None and not same(known, asked):
             yield Trouble(
                 what=f"{type} {version} is not as {NAME} has it:\n{difference(lock, new, place)}",
                 instead=f"make it a new version: {max(new.versions(type)) + 1}",
@@ -302,7 +307,7 @@ def unreleased(base: Lock, lock: Lock, where: str) -> Iterator[Trouble]:
                 witness=Witness(smallest(was), outcome),
             )  # fmt: skip
             yield _not_kept(f"{type} {version} is gone since {where}", place, who, gone)
-        elif bare(now) != bare(was):
+        elif not same(now, was):
             what = f"{type} {version} is not what it was in {where}:\n"
             what += difference(base, lock, place)
             differing = [*unreadable(was, now, "new readers"), *unreadable(now, was, "old readers")]

@@ -121,9 +121,9 @@ def oddities(cls: Any) -> Iterable[tuple[str, str]]:
 
 
 def _of_parameters(cls: Any) -> Iterable[tuple[str, str]]:
-    written = {field.name for field in dataclasses.fields(cls)}
-    for name in inspect.signature(cls).parameters:
-        if name in cls.__dataclass_fields__ and name not in written:
+    others = cls.__dataclass_fields__.keys() - {field.name for field in dataclasses.fields(cls)}
+    for name in inspect.signature(cls).parameters if others else ():
+        if name in others:
             yield f"{name}: InitVar", "what is not written cannot be read: make it a field"
 
 

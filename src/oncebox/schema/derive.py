@@ -411,6 +411,8 @@ class _Walk:
 
 
 def _int(walk: _Walk, metadata: tuple[Any, ...], place: str) -> Type:
+    if not metadata:
+        return Int()
     low, high = INT_LOW, INT_HIGH
     for name, least in _LEAST.items():
         low = max((low, *map(least, _bounds(metadata, name))))

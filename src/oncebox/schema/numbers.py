@@ -80,7 +80,7 @@ def _as_locked(schema: Schema, own: Schema) -> Schema | None:
             return None
         definitions[name] = _with(definition, numbers, was.retired_numbers, was.retired_names)
     found = replace(schema, definitions=definitions)
-    return found if bare(found) == bare(own) else None
+    return found if same(found, own) else None
 
 
 class _Match(NamedTuple):
@@ -244,9 +244,14 @@ def inner(type: Type) -> str | None:
 # ---- identity
 
 
-def bare(schema: Schema) -> Schema:
+def same(one: Schema, other: Schema) -> bool:
+    """Whether two schemas are the same for all readers and writers."""
+    return one == other or _bare(one) == _bare(other)
+
+
+def _bare(schema: Schema) -> Schema:
     """A schema without what breaks nobody: documentation and marks, and what the class of the event
-    itself is called. Two that are equal then are the same for all readers and writers.
+    itself is called.
     """
     definitions: dict[str, Definition] = {}
     for name, definition in schema.definitions.items():
