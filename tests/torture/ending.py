@@ -111,9 +111,8 @@ def audited(stage: Stage) -> dict[str, Any]:
     done = stage.oncebox("audit", "--json", "--younger-s", "1")
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines or not lines[-1].get("clean"):
-        raise TortureFailed(
-            f"audit: {done.returncode}\n{done.stdout[-6000:]}\n{done.stderr[-3000:]}"
-        )
+        wrong = "\n".join(json.dumps(line) for line in lines if not line.get("settled"))
+        raise TortureFailed(f"audit: {done.returncode}\n{wrong[-6000:]}\n{done.stderr[-3000:]}")
     summary: dict[str, Any] = lines[-1]
     if summary.get("unseen") or summary.get("waiting"):
         raise TortureFailed(f"audit: not all has come: {summary}")
