@@ -24,7 +24,7 @@ from .envelope import (
     read_core,
     read_envelope,
 )
-from .errors import BadRecord, DecodeFailed
+from .errors import BadRecord, ConfigurationError, DecodeFailed
 from .event import EventType, stream_of
 from .order import Link
 from .others import IN_LINE, Foreign
@@ -91,6 +91,13 @@ class Subscription(NamedTuple):
     """Up to this stamp handlers run again: what they emit, or ask for by `once`, was had before."""
 
 
+MAY_BE_ZERO = {
+    "batch_time_s", "fetch_wait_s", "backoff_s", "backoff_max_s", "forget_s", "claims_s",
+    "journal_s", "quarantine_s", "start_margin_s",
+}  # fmt: skip
+"""Settings that make sense as 0: do not wait, do not keep."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Bounds of a consumer. Times in seconds, sizes in bytes."""
@@ -135,6 +142,15 @@ class Settings:
     """From the beginning of the log; or a time: events committed before it are not run."""
     start_margin_s: float = 600.0
     """How long before that time the log is read, since clocks differ."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigurationError for a bound that would let nothing through."""
+        for name, value in vars(self).items():
+            if not isinstance(value, int | float) or value > 0:
+                continue
+            if value != 0 or name not in MAY_BE_ZERO:
+                least = "0 or more" if name in MAY_BE_ZERO else "more than 0"
+                raise ConfigurationError(f"setting {name} = {value}", expected=least)
 
     @property
     def longest_s(self) -> float:
