@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -183,8 +184,11 @@ def test_a_value_and_a_file_for_it_contradict() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('stor = "x"', "unknown setting stor"),
+        ('stor = "x"', r"unknown setting stor. did you mean store\?"),
+        ('zzz = "x"', "unknown setting zzz; expected one of store, "),
         ("[settings]\nbatch = 1", "unknown setting settings.batch"),
+        ("batch_max = 1", r"did you mean settings.batch_max\?"),
+        ('[services.billing]\nlgo = "x"', r"did you mean log\?"),
         ('[services.billing]\nsettings = "x"', "unknown setting services.billing.settings"),
         ("store = 3", "store = 3; expected text"),
         ('services = "x"', r"a table: \[services\]"),
@@ -281,10 +285,52 @@ def test_what_holds_no_service_is_said(
         find_services([name])
 
 
-def test_an_import_that_fails_inside_the_module_is_its_own(folder: Path) -> None:
-    (folder / "mine.py").write_text("import not_installed_anywhere\n")
-    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
-        find_services(["mine"])
+@pytest.mark.parametrize(
+    ("code", "line", "what"),
+    [
+        ("import not_installed_anywhere", 1, "ModuleNotFoundError: No module named"),
+        ("x = 1\nfrom os import no_such_name", 2, "ImportError: cannot import name"),
+        ("def f(:", 1, "SyntaxError: invalid syntax"),
+        ("import json\njson.loads('{')", 2, "JSONDecodeError: Expecting property name"),
+        ("def f():\n    raise KeyError('k')\nf()", 2, "KeyError: 'k'"),
+        ("def make():\n    return [1 / 0]", 2, "ZeroDivisionError"),
+        ("from oncebox import Service\nService('a b')", 2, "service 'a b'"),
+        ("raise OSError('postgresql://me:geheim@host/x')", 1, "postgresql://me:*.*@host/x"),
+    ],
+)
+def test_an_error_of_the_applications_code_names_file_and_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], code: str, line: int, what: str
+) -> None:
+    (folder / "mine.py").write_text(code)
+    (folder / "with_it.py").write_text("import mine\n")
+    name = "mine:make" if "make" in code else "with_it"
+    for command in (("run", "--app", name), ("schema", "lock", "--app", name)):
+        assert main(command) == 2
+        err = capsys.readouterr().err
+        assert re.search(what, err)
+        assert f"position: {folder / 'mine.py'}:{line}" in err
+        assert "Traceback" not in err
+        assert "geheim" not in err
+    assert main(["run", "--app", name, "--verbose"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_djangos_settings_that_are_not_there_are_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "no_such_settings")
+    assert main(["run", "--app", "mine"]) == 2
+    assert "DJANGO_SETTINGS_MODULE=no_such_settings: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch-max", "0"), ("lease-s", "-1"), ("backoff-s", "-0.1")]
+)
+def test_a_bound_that_lets_nothing_through_is_refused(
+    capsys: pytest.CaptureFixture[str], name: str, value: str
+) -> None:
+    assert main(["config", "show", f"--settings.{name}", value]) == 2
+    assert f"setting {name.replace('-', '_')} = {value}" in capsys.readouterr().err
 
 
 def test_two_services_of_one_name(folder: Path) -> None:

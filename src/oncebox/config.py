@@ -16,13 +16,14 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import ConfigurationError, redacted
+from .errors import ConfigurationError, OnceboxError, redacted
 
 if TYPE_CHECKING:
     from cyclopts import App, Argument, ArgumentCollection
@@ -236,10 +237,20 @@ def _check(name: str, table: Mapping[str, Any]) -> None:
         if _TABLE.fullmatch(key):
             expected = f"a table: [{key}]"
         elif key not in known and not _OF_A_SERVICE.fullmatch(key):
+            from difflib import get_close_matches
+
+            part, _, last = key.rpartition(".")
+            beside = SERVICE_FIELDS if part.startswith("services.") else known
+            close = get_close_matches(key if beside is known else last, beside, 1)
             expected = (
                 f"one of {', '.join(known)}, or of [services.NAME]: store, log, schema, sources"
             )
-            raise ConfigurationError(f"{name}: unknown setting {key}", expected=expected)
+            hint = f"did you mean {close[0]}?" if close else None
+            raise ConfigurationError(
+                f"{name}: unknown setting {key}",
+                expected=None if close else expected,
+                hint=hint,
+            )
         elif key in settings or all(isinstance(text, str) and text for text in texts):
             continue
         else:
@@ -296,7 +307,10 @@ def _services_in(name: str) -> list[Service]:
     if not attribute:
         unique = {id(v): v for v in vars(holder).values() if isinstance(v, Service)}
         return list(unique.values())
-    value: Any = holder() if callable(holder) and not isinstance(holder, type) else holder
+    value: Any = holder
+    if callable(holder) and not isinstance(holder, type):
+        with of_the_application(name):
+            value = holder()
     several = list(value) if isinstance(value, Iterable) else [value]
     if not all(isinstance(service, Service) for service in several):
         raise ConfigurationError(
@@ -311,24 +325,63 @@ def imported(name: str) -> tuple[Any, str]:
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    if "DJANGO_SETTINGS_MODULE" in os.environ:  # models can be imported when it is set up only
-        import_module("oncebox.stores.django").set_up()
-    try:
-        holder: Any = import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (module == error.name or module.startswith(f"{error.name}.")):
+    django = os.environ.get("DJANGO_SETTINGS_MODULE")
+    if django is not None:  # models can be imported when it is set up only
+        with of_the_application(f"DJANGO_SETTINGS_MODULE={django}"):
+            from .stores.adapt import load
+
+            load("stores.django:set_up")()
+    with of_the_application(name):
+        try:
+            holder: Any = import_module(module)
+        except ModuleNotFoundError as error:
+            if f"{module}.".startswith(f"{error.name}."):
+                raise ConfigurationError(
+                    f"no module {module}",
+                    expected=f"a module that can be imported from {folder}",
+                    hint="its name is that of --app or --contracts, or stands in oncebox.toml "
+                    "(here, or in the nearest folder above that has one)",
+                ) from error
             raise
-        raise ConfigurationError(
-            f"no module {module}", expected=f"a module that can be imported from {folder}",
-            hint="its name is that of --app or --contracts, or stands in oncebox.toml (here, or in "
-            "the nearest folder above that has one)",
-        ) from error  # fmt: skip
     for part in attribute.split(".") if attribute else ():
         try:
             holder = getattr(holder, part)
         except AttributeError as error:
             raise ConfigurationError(f"{module} has no {attribute}") from error
     return holder, attribute
+
+
+@contextmanager
+def of_the_application(name: str) -> Iterator[None]:
+    """Run code of the application's: an error of it becomes a ConfigurationError with file and
+    line, and one of ours that it met gets them.
+    """
+    try:
+        yield
+    except OnceboxError as error:
+        error.position = error.position or _where(error)
+        raise
+    except Exception as error:
+        what = error.msg if isinstance(error, SyntaxError) else error
+        raise ConfigurationError(
+            f"{name}: {type(error).__name__}: {redacted(str(what))}",
+            position=_where(error),
+            hint="add --verbose for the traceback",
+        ) from error
+
+
+def _where(error: Exception) -> str | None:
+    """File and line of the last call of the application's own, or of an installed library's."""
+    from sysconfig import get_path
+    from traceback import extract_tb
+
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    ours = ("<", str(Path(__file__).parent))
+    calls = [c for c in extract_tb(error.__traceback__) if not c.filename.startswith(ours)]
+    installed = (get_path("stdlib"), get_path("purelib"), get_path("platlib"))
+    own = [c for c in calls if not c.filename.startswith(installed)] or calls
+    return f"{own[-1].filename}:{own[-1].lineno}" if own else None
 
 
 def configure(service: Service, sources: Sources) -> dict[str, Value]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import pkgutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -77,7 +76,7 @@ def modules_of(package: str) -> Iterator[ModuleType]:
     found, _ = imported(package)
     yield found
     for one in pkgutil.walk_packages(getattr(found, "__path__", ()), f"{package}."):
-        yield import_module(one.name)
+        yield imported(one.name)[0]
 
 
 def _here() -> Iterator[ModuleType]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from traceback import print_exception
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     sources = Sources(environment())
-    ASKED.json = "--json" in given
+    ASKED.json, verbose = "--json" in given, "--verbose" in given or "-v" in given
     token = SOURCES.set(sources)
     try:
         return int(make_app(given, sources).meta(given) or 0)
@@ -111,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(OnceboxError(str(error), hint=f"{command} --help"))
         return 2
     except OnceboxError as error:
+        if verbose:
+            print_exception(error)
         complain(error)
         return error.exit_code
     except KeyboardInterrupt:
@@ -119,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except Exception as error:
-        if "--verbose" in given or "-v" in given:
+        if verbose:
             raise
         what, hint = f"{type(error).__name__}: {error}", "add --verbose for the traceback"
         complain(OnceboxError(what, hint=hint))

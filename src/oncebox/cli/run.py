@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from ..config import SOURCES, configure, imported, with_settings
+from ..config import SOURCES, configure, imported, of_the_application, with_settings
 from ..endpoints import serving
 from ..errors import ConfigurationError
 from ..places import chosen, in_loop, place_of
@@ -190,7 +190,8 @@ async def _state(stack: contextlib.AsyncExitStack, name: str | None) -> Any:
     if not attribute:
         raise ConfigurationError(f"--state {name}", expected="MODULE:NAME")
     if inspect.isroutine(value) or inspect.isclass(value):
-        value = value()
+        with of_the_application(name):
+            value = value()
     if inspect.isawaitable(value):
         value = await value
     kind = type(value)
