@@ -272,6 +272,12 @@ def test_a_store_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None
         server.stop()
         process = site.start("run")
         wait_for(process, "billing: waiting: ")
+        code, said = stop(process, signal.SIGTERM)
+        assert code == 0
+        assert "Traceback" not in said
+        assert "ended" not in said
+        process = site.start("run")
+        wait_for(process, "billing: waiting: ")
         server.start()
         site.until(lambda: site.ledger() == {"a": [1]})
         assert stop(process, signal.SIGTERM)[0] == 0

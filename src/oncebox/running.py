@@ -12,12 +12,12 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 from .abreast import AbreastLoop
-from .consumer import ConsumerLoop
+from .consumer import OUTAGE_PAUSE_MAX_S, OUTAGE_PAUSE_S, ConsumerLoop
 from .desk import at_store, now_ms
 from .errors import ConfigurationError, Unreachable
 from .event import new_id
@@ -39,9 +39,6 @@ from .timeouts import limited_async, watch
 from .work import HANGS_S, STOP_S, Part, Running
 
 logger = logging.getLogger("oncebox")
-
-OPEN_PAUSE_S = 1.0
-"""Between two tries to reach a store that was away from the start."""
 
 
 @asynccontextmanager
@@ -124,10 +121,8 @@ async def check_tables(service: Service) -> None:
     store = open_store(service.store, service.schema)
 
     look = at_store(store, partial(check, schema=service.schema))
-    try:
+    with suppress(Unreachable):  # each loop says that it waits
         await (drive_async(look) if store.asynchronous else asyncio.to_thread(drive, look))
-    except Unreachable as error:
-        logger.warning("%s: %s", service.name, error)
 
 
 def start_relay(work: Running, service: Service, holder: str) -> None:
@@ -161,11 +156,16 @@ def start_consumer(
     part.late_s = HANGS_S + settings.handler_timeout_s + settings.batch_time_s
 
     def program() -> Program[None]:
-        loop = part.loop = yield from consumer_loop(
-            service, consumer, store, log, holder, state, part,
-            stopping=part.noting(work.stopping),
-            sleep=work.sleeper(asynchronous=store.asynchronous),
-        )  # fmt: skip
+        try:
+            loop = part.loop = yield from consumer_loop(
+                service, consumer, store, log, holder, state, part,
+                stopping=part.noting(work.stopping),
+                sleep=work.sleeper(asynchronous=store.asynchronous),
+            )  # fmt: skip
+        except Unreachable:
+            if work.stopping():
+                return  # it waited for its store, and has begun nothing
+            raise
         work.on_stop(loop.reader.wake)
         yield from loop.run()
 
@@ -254,6 +254,7 @@ def opened(
     sleep: Callable[[float], Awaitable[None] | None],
 ) -> Program[Session]:
     """A first session, once the store answers. Raises Unreachable if it is to stop before."""
+    pause_s = OUTAGE_PAUSE_S
     while True:
         try:
             return (yield from call(store.open))
@@ -261,7 +262,8 @@ def opened(
             if stopping():
                 raise
             logger.warning("%s: waiting: %s", name, error)
-        yield from call(sleep, OPEN_PAUSE_S)
+        yield from call(sleep, pause_s)
+        pause_s = min(pause_s * 2, OUTAGE_PAUSE_MAX_S)
 
 
 def traced(handler: Handler, system: str, consumer: str) -> Handler:

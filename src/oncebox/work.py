@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .connect import open_log
+from .errors import OnceboxError
 from .lines import speaking
 from .ports import Log
 from .program import Program, drive, drive_async
@@ -131,7 +132,8 @@ class Running:
             self._fail(name, error)
 
     def _fail(self, name: str, error: BaseException) -> None:
-        logger.critical("%s ended: %s", name, error, exc_info=error)
+        explained = isinstance(error, OnceboxError) and error.exit_code != 1
+        logger.critical("%s ended: %s", name, error, exc_info=None if explained else error)
         self.failed = self.failed or error
         self.ended.set()
 

@@ -317,7 +317,9 @@ def warn_of_plain_text(connection: Connection | AsyncConnection) -> None:
 
 def unreachable(error: psycopg.Error) -> Unreachable:
     """A failure to connect as ours. libpq's text names host, port and user, never the password."""
-    text = str(error).strip()
+    text = " ".join(str(error).split()).removesuffix(
+        " Is the server running on that host and accepting TCP/IP connections?"
+    )
     hint = "is the server running, and the URL's host and port right?"
     if "authentication failed" in text or "no password supplied" in text:
         hint = "check user and password in the URL"
