@@ -14,31 +14,19 @@ from typing import Any
 from msgspec import MsgspecError, json
 
 from ..errors import MissingDependency, SchemaError
-from ..schema import leaves
-from ..schema.images.avro import (
-    ABSENT,
-    avro_image,
-    decimal_bytes,
-    symbols_of,
-)
+from ..schema.images.avro import ABSENT, avro_image, raw_value, symbols_of
 from ..schema.images.names import names_of, namespace
 from ..schema.model import (
-    Bytes,
-    Date,
-    Decimal,
     Document,
     Duration,
     Enum,
     Field,
-    Kind,
     List,
     Map,
     Named,
     Nullable,
     Schema,
     Set,
-    Time,
-    Timestamp,
     Type,
     Union,
 )
@@ -46,7 +34,7 @@ from . import avro_leaves
 from .avro_reader import Decoder, compile_reader
 from .avro_shapes import Foreign, Leaf, Shapes
 from .bounds import is_deeper
-from .convert import LEAVES, Conversion, Converter, integer, member_of, text
+from .convert import Conversion, Converter, integer, member_of, text
 
 SCHEMA_BYTES_MAX = 5 * 1024 * 1024
 SCHEMA_DEPTH_MAX = 400
@@ -199,11 +187,12 @@ class Datums(Converter):
         self.namespace = namespace(schema.type)
 
     def leaf(self, type: Type) -> Conversion:
-        if isinstance(type, Decimal):
-            precision, scale = type.precision, type.scale
-            return text(lambda t: decimal_bytes(leaves.unscaled_of(t, precision, scale)))
-        raw = _RAW.get(type.__class__)
-        return LEAVES[type.__class__](type) if raw is None else text(raw)
+        raw = raw_value(type)
+        if raw is None:
+            return super().leaf(type)
+        if isinstance(type, Duration):  # a timedelta holds more than a long
+            return text(lambda value: _long(raw(value)))
+        return text(raw)
 
     def nullable(self, of: Type) -> Conversion:
         convert = self.hinted(of)
@@ -263,10 +252,3 @@ class Datums(Converter):
 
 
 _long = integer(-(2**63), 2**63 - 1)
-_RAW: dict[type[Kind], Callable[[str], Any]] = {
-    Bytes: leaves.bytes_of,
-    Date: leaves.days_of,
-    Time: leaves.time_us_of,
-    Timestamp: leaves.timestamp_us_of,
-    Duration: lambda value: _long(leaves.duration_us_of(value)),
-}

@@ -10,7 +10,6 @@ from typing import Any
 from uuid import UUID
 
 from ..schema import leaves
-from ..schema.images.avro import DURATION
 from .avro_shapes import Leaf
 from .convert import integer
 
@@ -30,7 +29,7 @@ _UNITS: dict[str, tuple[str, int, int]] = {
     "time-millis": ("time", 1000, 1),
     "time-micros": ("time", 1, 1),
     "date": ("date", 1, 1),
-    DURATION: ("duration", 1, 1),
+    leaves.DURATION: ("duration", 1, 1),
 }
 """Family, and what makes microseconds (or days) of the raw number: a factor and a divisor."""
 

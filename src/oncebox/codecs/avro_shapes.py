@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET
 
-from ..schema.images.avro import ABSENT, PLAIN, Branch, branches_of, symbols_of
+from ..schema.images.avro import ABSENT, Branch, branches_of, symbols_of
 from ..schema.images.names import names_of, namespace
+from ..schema.leaves import LOOKS
 from ..schema.model import (
     Decimal,
     Enum,
@@ -145,7 +146,7 @@ class Shapes:
                     default = definition.default if isinstance(definition.default, str) else None
                     return Symbols((f"{self.namespace}.{self.names[name]}",), avro, default)
                 return self.record(name, branch.tag)
-        return leaf_of(resolved(PLAIN[type.__class__], {}))
+        return leaf_of(resolved(LOOKS[type.__class__].avro, {}))
 
     def record(self, name: str, tag: tuple[str, str] | None) -> Fields:
         known = self.records.get((name, tag))

@@ -16,11 +16,7 @@ from ..errors import DecodeFailed
 from ..schema import leaves
 from ..schema.model import (
     Bool,
-    Bytes,
-    Date,
-    Decimal,
     Document,
-    Duration,
     Enum,
     Field,
     Float,
@@ -34,8 +30,6 @@ from ..schema.model import (
     Schema,
     Set,
     Str,
-    Time,
-    Timestamp,
     Type,
     Union,
     Uuid,
@@ -135,7 +129,11 @@ class Converter:
 
     def leaf(self, type: Type) -> Conversion:
         """A value without parts."""
-        return LEAVES[type.__class__](type)
+        raw = leaves.raw_of(type)
+        if raw is not None:
+            read, write = raw
+            return text(lambda value: write(read(value)))
+        return integer(type.low, type.high) if isinstance(type, Int) else _PLAIN[type.__class__]
 
     def nullable(self, of: Type) -> Conversion:
         """A value or None."""
@@ -307,29 +305,9 @@ def utf8(value: str) -> str:
     return value
 
 
-LEAVES: dict[type[Kind], Callable[[Any], Conversion]] = {
-    Bool: lambda _: exactly(bool, "true or false"),
-    Int: lambda kind: integer(kind.low, kind.high),
-    Float: lambda _: number,
-    Str: lambda _: text(utf8),
-    Bytes: lambda _: text(lambda value: leaves.bytes_text(leaves.bytes_of(value))),
-    Decimal: lambda kind: text(decimal(kind)),
-    Uuid: lambda _: text(leaves.uuid_text),
-    Date: lambda _: text(lambda value: leaves.date_text(leaves.days_of(value))),
-    Time: lambda _: text(lambda value: leaves.time_text(leaves.time_us_of(value))),
-    Timestamp: lambda _: text(
-        lambda value: leaves.timestamp_text(leaves.timestamp_us_of(value))
-    ),
-    Duration: lambda _: text(lambda value: leaves.duration_text(leaves.duration_us_of(value))),
-}  # fmt: skip
-"""By kind, what makes the conversion of a document's values into the same in their one form."""
-
-
-def decimal(type: Decimal) -> Callable[[str], str]:
-    """A decimal with all digits of its scale."""
-    precision, scale = type.precision, type.scale
-
-    def of_decimal(value: str) -> str:
-        return leaves.decimal_text(leaves.unscaled_of(value, precision, scale), precision, scale)
-
-    return of_decimal
+_PLAIN: dict[type[Kind], Conversion] = {
+    Bool: exactly(bool, "true or false"),
+    Float: number,
+    Str: text(utf8),
+    Uuid: text(leaves.uuid_text),
+}

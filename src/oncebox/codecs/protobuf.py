@@ -25,37 +25,27 @@ from ..schema.images.protobuf import (
     descriptor,
 )
 from ..schema.model import (
-    Bool,
     Bytes,
-    Date,
-    Decimal,
     Document,
     Duration,
     Enum,
     Field,
-    Float,
-    Int,
     Kind,
     Named,
     Nullable,
     Record,
     Schema,
-    Str,
-    Time,
     Timestamp,
     Type,
     Union,
-    Uuid,
 )
 from .bounds import ELEMENTS_MAX, check_size
 from .convert import (
     FAILURES,
-    LEAVES,
     Conversion,
     Converter,
     Unfit,
     at,
-    decimal,
     document_by,
     member_of,
     text,
@@ -146,9 +136,7 @@ class Messages(Converter):
 
     def leaf(self, type: Type) -> Conversion:
         raw = _RAW.get(type.__class__)
-        if isinstance(type, Decimal):
-            return text(decimal(type))
-        return LEAVES[type.__class__](type) if raw is None else text(raw)
+        return super().leaf(type) if raw is None else text(raw)
 
     def enum(self, _name: str, enum: Enum) -> Conversion:
         return self.symbols({symbol.value: symbol.number for symbol in enum.symbols}, enum)
@@ -303,9 +291,7 @@ class Documents(Converter):
         return self.named(type.name) if isinstance(type, Named) else self.leaf(type)
 
     def leaf(self, type: Type) -> Conversion:
-        if isinstance(type, Decimal):
-            return decimal(type)
-        return LEAVES[Int](type) if isinstance(type, Int) else _READ[type.__class__]
+        return _READ.get(type.__class__) or super().leaf(type)
 
     def enum(self, _name: str, enum: Enum) -> Conversion:
         known = {symbol.number: symbol.value for symbol in enum.symbols}
@@ -383,13 +369,7 @@ def _us_of(value: Any) -> int:
 
 
 _READ: dict[type[Kind], Conversion] = {
-    Bool: lambda value: value,
-    Str: lambda value: value,
-    Float: leaves.finite,
     Bytes: leaves.bytes_text,
-    Uuid: leaves.uuid_text,
-    Date: lambda value: leaves.date_text(leaves.days_of(value)),
-    Time: lambda value: leaves.time_text(leaves.time_us_of(value)),
     Timestamp: lambda value: leaves.timestamp_text(_us_of(value)),
     Duration: _duration_text,
 }

@@ -13,11 +13,11 @@ from msgspec import UNSET
 
 from ..errors import SchemaError
 from .compat.finding import Broken, Finding, Witness
+from .leaves import LOOKS
 from .model import (
+    Bool,
     Bytes,
-    Date,
     Decimal,
-    Duration,
     Enum,
     Field,
     Float,
@@ -30,12 +30,9 @@ from .model import (
     Schema,
     Set,
     Str,
-    Time,
-    Timestamp,
     Type,
     Union,
-    Uuid,
-)  # fmt: skip
+)
 from .sample import smallest
 from .text import type_text
 from .valid import problems
@@ -43,7 +40,7 @@ from .valid import problems
 EXACT = 2**53
 """Whole numbers up to here are numbers of binary64, too."""
 
-AS_TEXT = (Str, Uuid, Date, Time, Timestamp, Duration, Decimal)
+AS_TEXT = tuple(kind for kind in LOOKS if kind not in (Bool, Int, Float, Bytes))
 """What a reader of text can take as it stands."""
 
 

@@ -1,4 +1,5 @@
-"""Values without parts: their form in a document, and as the numbers and bytes of other formats.
+"""Values without parts: a row each of how they look in the formats, and their texts in a document
+as the numbers and bytes of other formats.
 
 All raise ValueError for what is not a value of the kind. Times are microseconds since 1970 or
 since midnight, dates days since 1970, decimals an integer beside a known scale.
@@ -9,11 +10,77 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from binascii import a2b_base64
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from math import isfinite
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
+
+from .model import (
+    Bool,
+    Bytes,
+    Date,
+    Decimal,
+    Duration,
+    Float,
+    Int,
+    Kind,
+    Str,
+    Time,
+    Timestamp,
+    Uuid,
+)
+
+
+class Looks(NamedTuple):
+    """The smallest value of a kind in a document, and its type in JSON Schema, Avro and Protobuf;
+    bounds and digits are added by those.
+    """
+
+    smallest: Any
+    json: dict[str, Any]
+    avro: Any
+    proto: str = "string"
+
+
+DURATION = "duration-micros"
+"""A logical type of ours, on a long in Avro."""
+
+
+def _logical(of: str, name: str) -> dict[str, str]:
+    return {"type": of, "logicalType": name}
+
+
+def _text(**more: str) -> dict[str, str]:
+    return {"type": "string", **more}
+
+
+LOOKS: dict[type[Kind], Looks] = {
+    Bool: Looks(False, {"type": "boolean"}, "boolean", "bool"),
+    Int: Looks(0, {"type": "integer"}, "long", "int64"),
+    Float: Looks(0.5, {"type": "number"}, "double", "double"),
+    Str: Looks("", _text(), "string"),
+    Bytes: Looks("", _text(contentEncoding="base64"), "bytes", "bytes"),
+    Decimal: Looks("0", _text(), _logical("bytes", "decimal")),
+    Uuid: Looks(
+        "00000000-0000-4000-8000-000000000000", _text(format="uuid"), _logical("string", "uuid")
+    ),
+    Date: Looks("2026-01-01", _text(format="date"), _logical("int", "date")),
+    Time: Looks(
+        "00:00:00", _text(pattern=r"^[0-2]\d:[0-5]\d:[0-5]\d(\.\d{1,6})?$"),
+        _logical("long", "time-micros"),
+    ),
+    Timestamp: Looks(
+        "2026-01-01T00:00:00Z", _text(format="date-time"), _logical("long", "timestamp-micros"),
+        ".google.protobuf.Timestamp",
+    ),
+    Duration: Looks(
+        "PT0S", _text(pattern=r"^-?P(\d+D)?(T(\d+H)?(\d+M)?(\d+(\.\d{1,6})?S)?)?$"),
+        _logical("long", DURATION), ".google.protobuf.Duration",
+    ),
+}  # fmt: skip
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
@@ -135,3 +202,30 @@ def finite(number: float) -> float:
     if not isfinite(number):
         raise ValueError(f"{number} has no form in JSON")
     return number
+
+
+# ---- texts as what other formats have instead
+
+
+class Raw(NamedTuple):
+    """What makes a number, or bytes, of a document's text, and the text of it."""
+
+    of: Callable[[str], Any]
+    text: Callable[[Any], str]
+
+
+_RAW: dict[type[Kind], Raw] = {
+    Bytes: Raw(bytes_of, bytes_text),
+    Date: Raw(days_of, date_text),
+    Time: Raw(time_us_of, time_text),
+    Timestamp: Raw(timestamp_us_of, timestamp_text),
+    Duration: Raw(duration_us_of, duration_text),
+}
+
+
+def raw_of(type: Kind) -> Raw | None:
+    """Those of a type; None where its values are not texts, or stay them everywhere."""
+    if isinstance(type, Decimal):
+        digits = type.precision, type.scale
+        return Raw(lambda text: unscaled_of(text, *digits), lambda raw: decimal_text(raw, *digits))
+    return _RAW.get(type.__class__)

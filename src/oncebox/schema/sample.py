@@ -8,40 +8,8 @@ from typing import Any
 from msgspec import UNSET
 
 from ..errors import SchemaError
-from .model import (
-    Bool,
-    Bytes,
-    Date,
-    Decimal,
-    Duration,
-    Enum,
-    Float,
-    Int,
-    Map,
-    Named,
-    Nullable,
-    Record,
-    Schema,
-    Str,
-    Time,
-    Timestamp,
-    Type,
-    Union,
-    Uuid,
-)  # fmt: skip
-
-_SMALLEST: dict[type, Any] = {
-    Bool: False,
-    Float: 0.5,
-    Str: "",
-    Bytes: "",
-    Decimal: "0",
-    Uuid: "00000000-0000-4000-8000-000000000000",
-    Date: "2026-01-01",
-    Time: "00:00:00",
-    Timestamp: "2026-01-01T00:00:00Z",
-    Duration: "PT0S",
-}
+from .leaves import LOOKS
+from .model import Enum, Int, Map, Named, Nullable, Record, Schema, Type, Union
 
 
 def smallest(schema: Schema, type: Type | None = None) -> Any:
@@ -64,7 +32,8 @@ def _smallest(schema: Schema, type: Type, inside: tuple[str, ...]) -> Any:
         case Named():
             return _of_definition(schema, type.name, inside)
         case _:
-            return _SMALLEST.get(type.__class__, [])
+            looks = LOOKS.get(type.__class__)
+            return [] if looks is None else looks.smallest
 
 
 def _of_definition(schema: Schema, name: str, inside: tuple[str, ...]) -> Any:

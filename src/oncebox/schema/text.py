@@ -7,40 +7,12 @@ from functools import lru_cache
 from typing import Any
 
 from ..errors import SchemaError
-from .model import (
-    INT_HIGH,
-    INT_LOW,
-    Bool,
-    Bytes,
-    Date,
-    Decimal,
-    Duration,
-    Float,
-    Int,
-    List,
-    Map,
-    Named,
-    Nullable,
-    Set,
-    Str,
-    Time,
-    Timestamp,
-    Type,
-    Uuid,
-)  # fmt: skip
+from .leaves import LOOKS
+from .model import INT_HIGH, INT_LOW, Decimal, Int, List, Map, Named, Nullable, Set, Type
 
-_PLAIN: dict[str, Type] = {
-    "bool": Bool(),
-    "int": Int(),
-    "float": Float(),
-    "str": Str(),
-    "bytes": Bytes(),
-    "uuid": Uuid(),
-    "date": Date(),
-    "time": Time(),
-    "timestamp": Timestamp(),
-    "duration": Duration(),
-}
+_PLAIN: dict[str, Any] = {
+    kind.__name__.lower(): kind() for kind in LOOKS if kind is not Decimal
+}  # fmt: skip
 _OF: dict[str, type[List | Set | Map]] = {"list": List, "set": Set, "map": Map}
 WORDS = frozenset((*_PLAIN, *_OF, "decimal"))
 """Names that no definition can have."""
@@ -82,7 +54,8 @@ def _read(text: str, whole: str, depth: int) -> Type:
         if text.endswith("?"):
             return Nullable(_read(text[:-1], whole, depth - 1))
         if text in _PLAIN:
-            return _PLAIN[text]
+            plain: Type = _PLAIN[text]
+            return plain
         word, bracket, rest = text.partition("[")
         if bracket and word in _OF and rest.endswith("]"):
             return _OF[word](_read(rest[:-1], whole, depth - 1))

@@ -8,23 +8,18 @@ long with the logical type `duration-micros`, which other readers take for a lon
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import UNSET, json
 
 from ...errors import SchemaError
-from .. import leaves
+from ..leaves import LOOKS, raw_of
 from ..model import (
-    Bool,
-    Bytes,
-    Date,
     Decimal,
-    Duration,
     Enum,
     Field,
     Float,
-    Int,
     List,
     Map,
     Named,
@@ -32,30 +27,12 @@ from ..model import (
     Record,
     Schema,
     Set,
-    Str,
-    Time,
-    Timestamp,
     Type,
     Union,
-    Uuid,
 )
 from .names import checked, identifier, names_of, namespace
 
-DURATION = "duration-micros"
 ABSENT = "Absent"
-
-PLAIN: dict[type[Type], Any] = {
-    Bool: "boolean",
-    Int: "long",
-    Float: "double",
-    Str: "string",
-    Bytes: "bytes",
-    Uuid: {"type": "string", "logicalType": "uuid"},
-    Date: {"type": "int", "logicalType": "date"},
-    Time: {"type": "long", "logicalType": "time-micros"},
-    Timestamp: {"type": "long", "logicalType": "timestamp-micros"},
-    Duration: {"type": "long", "logicalType": DURATION},
-}
 
 
 class Branch(NamedTuple):
@@ -150,9 +127,8 @@ class _Image:
         if isinstance(type, Map):
             return {"type": "map", "values": self.type(type.of)}
         if isinstance(type, Decimal):
-            logical = {"logicalType": "decimal", "precision": type.precision, "scale": type.scale}
-            return {"type": "bytes", **logical}
-        return PLAIN[type.__class__]
+            return LOOKS[Decimal].avro | {"precision": type.precision, "scale": type.scale}
+        return LOOKS[type.__class__].avro
 
     def absent(self) -> Any:
         full = f"{self.namespace}.{ABSENT}"
@@ -216,7 +192,7 @@ class _Image:
         return [name for name in dict.fromkeys(found) if name not in taken]
 
 
-def avro_default(schema: Schema, type: Type, value: Any) -> Any:  # noqa: PLR0911
+def avro_default(schema: Schema, type: Type, value: Any) -> Any:
     """A document's value as Avro writes defaults: bytes as code points, times as numbers."""
     match type:
         case Nullable(of):
@@ -227,21 +203,11 @@ def avro_default(schema: Schema, type: Type, value: Any) -> Any:  # noqa: PLR091
             return {key: avro_default(schema, of, part) for key, part in value.items()}
         case Named(name):
             return _named_default(schema, name, value)
-        case Bytes():
-            return leaves.bytes_of(value).decode("latin-1")
-        case Decimal(precision, scale):
-            return decimal_bytes(leaves.unscaled_of(value, precision, scale)).decode("latin-1")
-        case Date():
-            return leaves.days_of(value)
-        case Time():
-            return leaves.time_us_of(value)
-        case Timestamp():
-            return leaves.timestamp_us_of(value)
-        case Duration():
-            return leaves.duration_us_of(value)
         case Float():
             return float(value)
-    return value
+    raw = raw_value(type)
+    made = value if raw is None else raw(value)
+    return made.decode("latin-1") if isinstance(made, bytes) else made
 
 
 def _named_default(schema: Schema, name: str, value: Any) -> Any:
@@ -263,7 +229,16 @@ def _named_default(schema: Schema, name: str, value: Any) -> Any:
     return found
 
 
-def decimal_bytes(unscaled: int) -> bytes:
+def raw_value(type: Type) -> Callable[[str], Any] | None:
+    """What makes of a document's text the number or bytes in Avro; None where it stays."""
+    raw = raw_of(type)
+    if isinstance(type, Decimal) and raw is not None:
+        unscaled = raw.of
+        return lambda text: _decimal_bytes(unscaled(text))
+    return None if raw is None else raw.of
+
+
+def _decimal_bytes(unscaled: int) -> bytes:
     """Two's complement, big-endian, as short as it can be (Avro's decimal)."""
     return unscaled.to_bytes(
         (8 + (unscaled + (unscaled < 0)).bit_length()) // 8, "big", signed=True

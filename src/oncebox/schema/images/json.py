@@ -8,17 +8,12 @@ from typing import Any
 
 from msgspec import UNSET, json
 
+from ..leaves import LOOKS
 from ..model import (
-    Bool,
-    Bytes,
-    Date,
     Decimal,
-    Duration,
     Enum,
     Field,
-    Float,
     Int,
-    Kind,
     List,
     Map,
     Named,
@@ -26,30 +21,11 @@ from ..model import (
     Record,
     Schema,
     Set,
-    Str,
-    Time,
-    Timestamp,
     Type,
     Union,
-    Uuid,
 )
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
-_PLAIN: dict[type[Kind], dict[str, Any]] = {
-    Bool: {"type": "boolean"},
-    Float: {"type": "number"},
-    Str: {"type": "string"},
-    Bytes: {"type": "string", "contentEncoding": "base64"},
-    Uuid: {"type": "string", "format": "uuid"},
-    Date: {"type": "string", "format": "date"},
-    Time: {"type": "string", "pattern": r"^[0-2]\d:[0-5]\d:[0-5]\d(\.\d{1,6})?$"},
-    Timestamp: {"type": "string", "format": "date-time"},
-    Duration: {
-        "type": "string",
-        "pattern": r"^-?P(\d+D)?(T(\d+H)?(\d+M)?(\d+(\.\d{1,6})?S)?)?$",
-    },
-}
 
 
 def json_image(schema: Schema) -> dict[str, Any]:
@@ -134,4 +110,4 @@ def type_image(type: Type) -> dict[str, Any]:  # noqa: PLR0911
             whole = precision - scale
             pattern = rf"^-?\d{{1,{max(whole, 1)}}}(\.\d{{1,{scale}}})?$"
             return {"type": "string", "pattern": pattern if scale else rf"^-?\d{{1,{whole}}}$"}
-    return _PLAIN[type.__class__]
+    return LOOKS[type.__class__].json

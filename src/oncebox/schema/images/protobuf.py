@@ -16,22 +16,16 @@ from typing import Any, NamedTuple
 from msgspec import UNSET
 
 from ...errors import MissingDependency, SchemaError
+from ..leaves import LOOKS
 from ..model import (
-    Bool,
-    Bytes,
-    Duration,
     Enum,
     Field,
-    Float,
-    Int,
-    Kind,
     List,
     Map,
     Named,
     Nullable,
     Schema,
     Set,
-    Timestamp,
     Type,
     Union,
 )
@@ -40,10 +34,6 @@ from .names import camel, checked, identifier, names_of, namespace
 NUMBER_MAX = 2**29 - 1
 RESERVED = range(19_000, 20_000)
 """Field numbers that Protobuf keeps for itself."""
-
-TIMESTAMP, DURATION = ".google.protobuf.Timestamp", ".google.protobuf.Duration"
-_SCALARS: dict[type[Kind], str] = {Bool: "bool", Int: "int64", Float: "double", Bytes: "bytes"}
-"""All others are strings."""
 
 _CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
@@ -317,12 +307,12 @@ class _File:
             enum = isinstance(self.schema.definitions[type.name], Enum)
             made.type = types.TYPE_ENUM if enum else types.TYPE_MESSAGE
             made.type_name = f".{self.package}.{self.shapes.names[type.name]}"
-        elif isinstance(type, Timestamp | Duration):
-            made.type = types.TYPE_MESSAGE
-            made.type_name = TIMESTAMP if isinstance(type, Timestamp) else DURATION
+            return
+        looks = LOOKS[type.__class__].proto
+        if looks.startswith("."):
+            made.type, made.type_name = types.TYPE_MESSAGE, looks
         else:
-            scalar = _SCALARS.get(type.__class__, "string")
-            made.type = types.Type.Value(f"TYPE_{scalar.upper()}")
+            made.type = types.Type.Value(f"TYPE_{looks.upper()}")
 
     def wrapper(self, shape: Wrapped) -> str:
         known = self.wrappers.get(shape.name)
