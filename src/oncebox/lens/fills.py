@@ -23,7 +23,7 @@ from ..schema.model import (
     Type,
     Union,
 )
-from ..schema.numbers import inner
+from ..schema.numbers import held, inner
 from .steps import Add, Each, Member, Step
 
 
@@ -120,22 +120,14 @@ class _Writer:
 def _needed(schema: Schema) -> set[str | None]:
     """The definitions in which something may be left out, or in what they hold."""
     found: set[str | None] = set()
-    more = {name for name, held in schema.definitions.items() if _may_miss(held)}
+    more = {name for name, one in schema.definitions.items() if _may_miss(one)}
     while more:
         found |= more
-        rest = ((name, held) for name, held in schema.definitions.items() if name not in found)
-        more = {name for name, held in rest if not found.isdisjoint(_held(held))}
+        rest = ((name, one) for name, one in schema.definitions.items() if name not in found)
+        more = {name for name, one in rest if not found.isdisjoint(held(one))}
     return found
 
 
 def _may_miss(definition: Definition) -> bool:
     fields = definition.fields if isinstance(definition, Record) else ()
     return any(field.default is not UNSET for field in fields)
-
-
-def _held(definition: Definition) -> Iterator[str | None]:
-    match definition:
-        case Record(fields):
-            yield from (inner(field.type) for field in fields)
-        case Union(_, members):
-            yield from (member.name for member in members)

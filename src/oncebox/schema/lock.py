@@ -19,7 +19,7 @@ from ..errors import SchemaError
 from ..lens.chain import Edge
 from ..lens.steps import AnyStep, Step, without_functions
 from .model import Definition, Enum, Field, Member, Record, Schema, Symbol, Union
-from .numbers import inner, numbered_parts
+from .numbers import held, numbered_parts
 from .text import read_type, type_text
 from .valid import wrong_defaults
 
@@ -378,9 +378,8 @@ def _check(schema: Schema, where: str) -> None:
     for name, definition in schema.definitions.items():
         parts = list(numbered_parts(definition))
         _check_numbers(parts, definition.retired_numbers, f"{where}: {name}")
-        for referred in _referred(definition):
-            if referred not in schema.definitions:
-                raise SchemaError(f"{where}: {name} refers to {referred}, which is not defined")
+        for lacking in sorted(held(definition) - schema.definitions.keys()):
+            raise SchemaError(f"{where}: {name} refers to {lacking}, which is not defined")
     for field, problem in wrong_defaults(schema):
         raise SchemaError(f"{where}: the default of {field}", expected=problem)
 
@@ -396,12 +395,3 @@ def _check_numbers(parts: Iterable[tuple[str, int]], retired: tuple[int, ...], w
                 hint="two branches gave it: change the one that is not released yet",
             )
         taken[number] = f"that of {name}"
-
-
-def _referred(definition: Definition) -> Iterator[str]:
-    match definition:
-        case Record():
-            found = (inner(field.type) for field in definition.fields)
-            yield from (name for name in found if name is not None)
-        case Union():
-            yield from (member.name for member in definition.members)

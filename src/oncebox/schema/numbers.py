@@ -148,21 +148,13 @@ def _with(
     retired: tuple[int, ...],
     names: tuple[str, ...],
 ) -> Definition:
-    more: dict[str, Any] = {"retired_numbers": retired, "retired_names": names}
-    match definition:
-        case Record():
-            fields = (replace(field, number=numbers[field.name]) for field in definition.fields)
-            return replace(definition, fields=_sorted(fields), **more)
-        case Enum():
-            symbols = (replace(one, number=numbers[one.value]) for one in definition.symbols)
-            return replace(definition, symbols=_sorted(symbols), **more)
-        case Union():
-            members = (replace(one, number=numbers[one.tag]) for one in definition.members)
-            return replace(definition, members=_sorted(members), **more)
-
-
-def _sorted(parts: Any) -> tuple[Any, ...]:
-    return tuple(sorted(parts, key=lambda part: part.number))
+    where, called = _PARTS[definition.__class__]
+    parts = (
+        replace(one, number=numbers[getattr(one, called)]) for one in getattr(definition, where)
+    )
+    in_order = tuple(sorted(parts, key=lambda one: one.number))
+    more: dict[str, Any] = {"retired_numbers": retired, "retired_names": names, where: in_order}
+    return replace(definition, **more)
 
 
 def _parts(schema: Schema, definition: Definition) -> Iterator[Part]:
@@ -175,13 +167,15 @@ def _parts(schema: Schema, definition: Definition) -> Iterator[Part]:
 
 def numbered_parts(definition: Definition) -> Iterator[tuple[str, int]]:
     """Fields, symbols or members: name and number."""
-    match definition:
-        case Record():
-            yield from ((field.name, field.number) for field in definition.fields)
-        case Enum():
-            yield from ((symbol.value, symbol.number) for symbol in definition.symbols)
-        case Union():
-            yield from ((member.tag, member.number) for member in definition.members)
+    where, called = _PARTS[definition.__class__]
+    for one in getattr(definition, where):
+        yield getattr(one, called), one.number
+
+
+_PARTS: dict[type[Definition], tuple[str, str]] = {
+    Record: ("fields", "name"), Enum: ("symbols", "value"), Union: ("members", "tag"),
+}  # fmt: skip
+"""Where a definition has its parts, and what has the name of each."""
 
 
 def _shape(schema: Schema, type: Type) -> str:
@@ -239,6 +233,16 @@ def inner(type: Type) -> str | None:
     while isinstance(type, Nullable | List | Set | Map):
         type = type.of
     return type.name if isinstance(type, Named) else None
+
+
+def held(definition: Definition) -> set[str]:
+    """The definitions that one holds, right in it."""
+    match definition:
+        case Record(fields):
+            return {name for field in fields if (name := inner(field.type)) is not None}
+        case Union(_, members):
+            return {member.name for member in members}
+    return set()
 
 
 # ---- identity
