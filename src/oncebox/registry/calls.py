@@ -25,7 +25,6 @@ from .protocol import (
     INVALID_SUBJECT,
     INVALID_VERSION,
     LEVEL_NOT_CONFIGURED,
-    LEVELS_MAX,
     MODE_NOT_CONFIGURED,
     MODES,
     NOT_PERMITTED,
@@ -39,6 +38,7 @@ from .protocol import (
     Declined,
     Reference,
     Registered,
+    texts_of,
 )
 from .store import (
     DEFAULTS,
@@ -89,6 +89,16 @@ class Asked(NamedTuple):
         if name.startswith(":"):
             raise Declined(INVALID_SUBJECT, f"The context of '{name[:80]}' is not served here.")
         return name
+
+    @property
+    def whose(self) -> str:
+        """The subject whose settings they are; "": those of all."""
+        return self.subject if "subject" in self.path else ""
+
+    @property
+    def prefix(self) -> str:
+        """How the names of subjects begin that are asked for."""
+        return self.query.get("subjectPrefix", "").removeprefix(f":{CONTEXT}:").removeprefix(":*:")
 
     @property
     def version(self) -> int | None:
@@ -172,35 +182,22 @@ def candidate_of(asked: Asked, settings: Mapping[str, str]) -> Candidate:
     )
 
 
-def texts_of(store: RegistryStore, references: Sequence[Reference]) -> dict[str, str]:
-    """The texts that a schema refers to, and those that they refer to, by name: what is needed
-    first comes first. Raises Declined for one that is not there, or for too many.
-    """
-    found: dict[str, str] = {}
+def _texts(store: RegistryStore, references: Sequence[Reference]) -> dict[str, str]:
+    """What a schema refers to. Raises Declined for a schema that is not there."""
 
-    def add(reference: Reference, level: int) -> None:
-        if level > LEVELS_MAX or len(found) > REFERENCES_MAX:
-            what = f"references lead on to too many others, at {reference.subject}"
-            expected = f"at most {REFERENCES_MAX} schemas on {LEVELS_MAX} levels"
-            raise Declined(INVALID_SCHEMA, what, expected=expected)
+    def found_at(reference: Reference) -> tuple[str, Sequence[Reference]]:
         where = (reference.subject, reference.version)
         rows = store.read(lambda at: at.stored("body", *where))
         if not rows:
             raise reference_not_found(reference)
-        for inner in rows[0].references:
-            if inner.name not in found:
-                add(inner, level + 1)
-        found[reference.name] = rows[0].text
+        return rows[0].text, rows[0].references
 
-    for reference in references:
-        if reference.name not in found:
-            add(reference, 1)
-    return found
+    return texts_of(references, found_at)
 
 
 def readable(store: RegistryStore, candidate: Candidate) -> None:
     """Raises SchemaError unless it is a schema of its format, with all that it refers to."""
-    read(FORMATS[candidate.format], candidate.text, texts_of(store, candidate.references))
+    read(FORMATS[candidate.format], candidate.text, _texts(store, candidate.references))
 
 
 def differences(
@@ -215,8 +212,8 @@ def differences(
         for one in earlier
         if one not in alike
     ]
-    mine = texts_of(store, candidate.references)
-    theirs = [texts_of(store, one.references) for one in alike]
+    mine = _texts(store, candidate.references)
+    theirs = [_texts(store, one.references) for one in alike]
     texts = [one.text for one in alike]
     report = check(FORMATS[candidate.format], texts, candidate.text, level, mine, theirs)
     found = report.errors[:FINDINGS_MAX]
@@ -238,8 +235,7 @@ def _told(version: int, finding: Finding) -> str:
 
 
 def _subjects(store: RegistryStore, asked: Asked) -> list[str]:
-    prefix = asked.query.get("subjectPrefix", "").removeprefix(f":{CONTEXT}:").removeprefix(":*:")
-    rows = store.read(lambda at: at.rows("subjects", prefix))
+    rows = store.read(lambda at: at.rows("subjects", asked.prefix))
     return asked.page(asked.wants((name, gone) for name, gone in rows))
 
 
@@ -381,17 +377,8 @@ def _with_guid(store: RegistryStore, asked: Asked) -> tuple[Stored, ...]:
     return found
 
 
-def _types(store: RegistryStore, asked: Asked) -> list[str]:  # noqa: ARG001
-    return list(FORMATS)
-
-
-def _contexts(store: RegistryStore, asked: Asked) -> list[str]:  # noqa: ARG001
-    return asked.page([CONTEXT])
-
-
 def _schemas(store: RegistryStore, asked: Asked) -> list[Registered]:
-    prefix = asked.query.get("subjectPrefix", "").removeprefix(f":{CONTEXT}:").removeprefix(":*:")
-    rows = store.read(lambda at: at.stored("everything", prefix))
+    rows = store.read(lambda at: at.stored("everything", asked.prefix))
     found = asked.wants((one, one.deleted) for one in rows)
     if asked.on("latestOnly"):
         found = list({one.subject: one for one in found}.values())
@@ -401,7 +388,7 @@ def _schemas(store: RegistryStore, asked: Asked) -> list[Registered]:
 def _text(store: RegistryStore, one: Stored, asked: Asked) -> str:
     """A schema's text; a Protobuf file as Base64 of its descriptor, if that is asked for."""
     if one.format == "PROTOBUF" and asked.query.get("format") == "serialized":
-        return described(one.text, texts_of(store, one.references))
+        return described(one.text, _texts(store, one.references))
     return one.text
 
 
@@ -467,8 +454,7 @@ def _config_told(settings: Mapping[str, str], level: str = "compatibilityLevel")
 def _settings(store: RegistryStore, asked: Asked, name: str, code: int) -> dict[str, str]:
     """What is set here: for all, or for a subject, which falls back on all only if asked to."""
     if "subject" not in asked.path or asked.on("defaultToGlobal"):
-        subject = asked.subject if "subject" in asked.path else ""
-        return store.read(lambda at: at.settings(subject))
+        return store.read(lambda at: at.settings(asked.whose))
     own = dict(store.read(lambda at: at.rows("settings", asked.subject)))
     if name not in own:
         what = f"Subject '{asked.subject}' does not have subject-level {name} configured"
@@ -478,7 +464,7 @@ def _settings(store: RegistryStore, asked: Asked, name: str, code: int) -> dict[
 
 def _changeable(store: RegistryStore, asked: Asked) -> str:
     """Whose level is to be changed ("": that of all). Raises Declined where nothing may be."""
-    subject = asked.subject if "subject" in asked.path else ""
+    subject = asked.whose
     permitted(subject, store.read(lambda at: at.settings(subject)))
     return subject
 
@@ -524,7 +510,7 @@ def _set_mode(store: RegistryStore, asked: Asked) -> dict[str, Any]:
     said = asked.json(dict[str, Any]).get("mode")
     if said not in MODES:
         raise Declined(INVALID_MODE, f"Invalid mode. Valid values are {', '.join(MODES)}")
-    subject = asked.subject if "subject" in asked.path else ""
+    subject = asked.whose
     if said == "IMPORT" and not asked.on("force"):
         name = "versions" if subject else "subjects"
         rows = store.read(lambda at: at.rows(name, subject))
@@ -536,19 +522,15 @@ def _set_mode(store: RegistryStore, asked: Asked) -> dict[str, Any]:
 
 
 def _delete_mode(store: RegistryStore, asked: Asked) -> dict[str, Any]:
-    subject = asked.subject if "subject" in asked.path else ""
+    subject = asked.whose
     before = store.set(subject, {"mode": None})
     if subject and "mode" not in before:
         raise subject_not_found(subject)
     return {"mode": before.get("mode", DEFAULTS["mode"])}
 
 
-def _nothing(store: RegistryStore, asked: Asked) -> dict[str, Any]:  # noqa: ARG001
-    return {}
-
-
 CALLS: tuple[tuple[str, str, Callable[[RegistryStore, Asked], Any]], ...] = (
-    ("GET", "/", _nothing),
+    ("GET", "/", lambda _store, _asked: {}),
     ("GET", "/subjects", _subjects),
     ("POST", "/subjects/{subject}", _lookup),
     ("DELETE", "/subjects/{subject}", _delete_subject),
@@ -559,14 +541,14 @@ CALLS: tuple[tuple[str, str, Callable[[RegistryStore, Asked], Any]], ...] = (
     ("GET", "/subjects/{subject}/versions/{version}/schema", _version_text),
     ("GET", "/subjects/{subject}/versions/{version}/referencedby", _referrers),
     ("GET", "/schemas", _schemas),
-    ("GET", "/schemas/types", _types),
+    ("GET", "/schemas/types", lambda _store, _asked: list(FORMATS)),
     ("GET", "/schemas/ids/{id}", _by_id),
     ("GET", "/schemas/ids/{id}/schema", _id_text),
     ("GET", "/schemas/ids/{id}/subjects", _id_subjects),
     ("GET", "/schemas/ids/{id}/versions", _id_versions),
     ("GET", "/schemas/guids/{guid}", _by_guid),
     ("GET", "/schemas/guids/{guid}/ids", _ids_of_guid),
-    ("GET", "/contexts", _contexts),
+    ("GET", "/contexts", lambda _store, asked: asked.page([CONTEXT])),
     ("POST", "/compatibility/subjects/{subject}/versions", _compatible),
     ("POST", "/compatibility/subjects/{subject}/versions/{version}", _compatible),
     ("GET", "/config", _config),

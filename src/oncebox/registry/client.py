@@ -39,13 +39,12 @@ from ..schema.compat.finding import Format
 from .protocol import (
     CONTENT_TYPE,
     FORMATS,
-    LEVELS_MAX,
-    REFERENCES_MAX,
     TYPES,
     Body,
     Reference,
     Registered,
     guid,
+    texts_of,
 )
 
 try:
@@ -254,28 +253,12 @@ class RegistryClient:
         format = FORMATS.get(answer.format or "AVRO")
         if format is None:
             raise SchemaError(f"a schema of type {answer.format[:40]}", expected=", ".join(FORMATS))
-        return Known(format, answer.schema, self._texts(answer.references))
+        return Known(format, answer.schema, texts_of(answer.references, self._at))
 
-    def _texts(self, references: Sequence[Reference]) -> dict[str, str]:
-        """What is referred to, directly or not; what is needed first comes first."""
-        found: dict[str, str] = {}
-
-        def add(reference: Reference, level: int) -> None:
-            if reference.name in found:
-                return
-            if level > LEVELS_MAX or len(found) >= REFERENCES_MAX:
-                what = f"references lead on to too many others, at {reference.subject}"
-                expected = f"at most {REFERENCES_MAX} schemas on {LEVELS_MAX} levels"
-                raise SchemaError(what, expected=expected)
-            path = f"/subjects/{_quoted(reference.subject)}/versions/{reference.version}"
-            answer = self._ask("GET", path, Registered, query={"deleted": "true"})
-            for inner in answer.references:
-                add(inner, level + 1)
-            found[reference.name] = answer.schema
-
-        for reference in references:
-            add(reference, 1)
-        return found
+    def _at(self, reference: Reference) -> tuple[str, Sequence[Reference]]:
+        path = f"/subjects/{_quoted(reference.subject)}/versions/{reference.version}"
+        answer = self._ask("GET", path, Registered, query={"deleted": "true"})
+        return answer.schema, answer.references
 
     def _agree(self, id: int, known: Known) -> None:
         """Raises WrongSchema if this id is kept as another schema."""

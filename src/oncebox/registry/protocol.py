@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.json import encode
 
-from ..errors import OnceboxError
+from ..errors import OnceboxError, SchemaError
 from ..schema.compat.finding import Format, Mode
 
 CONTENT_TYPE = "application/vnd.schemaregistry.v1+json"
@@ -97,6 +98,32 @@ class Registered(
     metadata: dict[str, Any] | UnsetType = UNSET
     rules: dict[str, Any] | UnsetType = UNSET
     deleted: bool = False
+
+
+def texts_of(
+    references: Iterable[Reference],
+    found_at: Callable[[Reference], tuple[str, Iterable[Reference]]],
+) -> dict[str, str]:
+    """The texts that references lead to, directly or not, by name: what is needed first comes
+    first. `found_at`: the text at one, and what that refers to. Raises SchemaError for too many.
+    """
+    found: dict[str, str] = {}
+
+    def add(reference: Reference, level: int) -> None:
+        if reference.name in found:
+            return
+        if level > LEVELS_MAX or len(found) >= REFERENCES_MAX:
+            what = f"references lead on to too many others, at {reference.subject}"
+            expected = f"at most {REFERENCES_MAX} schemas on {LEVELS_MAX} levels"
+            raise SchemaError(what, expected=expected)
+        text, more = found_at(reference)
+        for inner in more:
+            add(inner, level + 1)
+        found[reference.name] = text
+
+    for reference in references:
+        add(reference, 1)
+    return found
 
 
 def guid(text: str, references: tuple[Reference, ...] = (), more: bytes = b"") -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from enum import StrEnum
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
@@ -91,26 +91,3 @@ def both_ways(
     """What a direction (writer, reader, who breaks) finds in both, sorted by path and rule."""
     found = [*direction(old, new, "new readers"), *direction(new, old, "old readers")]
     return sorted(found, key=lambda one: (one.path, one.rule, one.breaks))
-
-
-class Checker(Protocol):
-    """A format's checker: `compare` in `compat/avro.py`, `protobuf.py`, `jsonschema.py`."""
-
-    def __call__(
-        self,
-        old: str,
-        new: str,
-        *,
-        references: Mapping[str, str] | None = None,
-        old_references: Mapping[str, str] | None = None,
-    ) -> list[Finding]:
-        """Every difference that breaks old or new readers, sorted by path and rule.
-
-        `old`, `new`: texts of schemas (.avsc, .proto, .json); `references`: texts of what they
-        refer to, by the name they use; `old_references`: those of the old one, if they are others.
-        Beside it, `read(text, references, which)` raises if the text is no schema.
-
-        Raises SchemaError (with path, expectation, hint) for a text that cannot be read, that is
-        too large or too deep, or that refers to what is not there.
-        """
-        ...
