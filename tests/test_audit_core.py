@@ -9,6 +9,7 @@ from itertools import permutations
 from operator import xor
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,7 +44,8 @@ class Sides(NamedTuple):
 
     def scope(self) -> Scope:
         positions = {name: {PLACE: position} for name, position in self.positions.items()}
-        return Scope({SOURCE: Bounds(0, 0, self.until)}, {}, positions, {}, self.until)
+        homes = {"orders": lambda key: [home(key, many) for many in range(1, 6)]}
+        return Scope({SOURCE: Bounds(0, 0, self.until)}, {}, positions, {}, self.until, homes)
 
     def feed(self, ledger: Ledger) -> None:
         for (consumer, key), state in self.inbox.items():
@@ -138,6 +140,32 @@ def test_a_key_to_and_fro_is_found_in_whatever_order_partitions_are_read() -> No
         rows = [("a", Row(n, link, True)) for n, link in enumerate(links)]
         sides = Sides(rows, records, {}, {"a": (4, 40)}, {})
         assert (sides.wrong(), sides.suspects()) == ({"a"}, {"a"})
+
+
+def home(key: bytes, partitions: int) -> int:
+    return {3: 1, 4: 2, 5: 1}.get(partitions, 0)
+
+
+@pytest.mark.parametrize(
+    ("places", "wrong"),
+    [
+        ({1: [1], 2: [1], 3: [2], 4: [1]}, False),  # three, four, five partitions
+        ({1: [1], 2: [1, 2], 3: [1, 2], 4: [2]}, False),  # a relay that was stopped repeats
+        ({1: [1], 2: [2], 3: [1], 4: [2]}, True),
+        ({1: [2], 2: [1], 3: [0], 4: [0]}, True),
+    ],
+)
+def test_a_key_moves_as_partitions_are_added(places: dict[int, list[int]], wrong: bool) -> None:
+    links = {n: Link(n, n * 10, n * 10 - 10 or None, f"id-{n}", n) for n in places}
+    records = [
+        Logged(("orders", partition), n, links[n])
+        for n, found in places.items()
+        for partition in found
+    ]
+    rows = [("a", Row(n, link, True)) for n, link in links.items()]
+    sides = Sides(rows, [("a", one) for one in records], {}, {"a": (4, 40)}, {})
+    assert sides.suspects() == {"a"}
+    assert sides.wrong() == ({"a"} if wrong else set())
 
 
 OTHER = st.sampled_from(["sequence", "stamp", "previous", "id", "digest"])

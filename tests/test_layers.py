@@ -150,6 +150,7 @@ def test_engines_do_not_import_each_other(folder: str) -> None:
         "adapt",
         "sqlite",
         "kafka_settings",
+        "murmur2",
         "kafka_reader",
         "kafka_probes",
     }

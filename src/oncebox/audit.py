@@ -14,7 +14,7 @@ Nothing is said of what is younger than a given time, nor of what a retention ma
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -137,7 +137,8 @@ class Ledger(Protocol):
 class Scope(NamedTuple):
     """What is audited. `bounds`: of the sources whose outbox is known; `logs`: since when the log
     has all of a topic; `positions`: how far each consumer had read; `floors`: from which stamp on
-    a consumer reads a source.
+    a consumer reads a source; `homes`: by topic, in which partition a key is while there are 1, 2,
+    … of them, up to as many as there are now.
     """
 
     bounds: dict[str, Bounds]
@@ -145,6 +146,7 @@ class Scope(NamedTuple):
     positions: Mapping[str, Mapping[TopicPartition, int]]
     floors: Mapping[tuple[str, str], int]
     until: int
+    homes: Mapping[str, Callable[[bytes], list[int]]] = {}
 
     def of(self, source: str) -> Bounds:
         found = self.bounds.get(source)
@@ -159,6 +161,11 @@ class Scope(NamedTuple):
     def readers(self, topic: str) -> list[str]:
         """The consumers that read a topic."""
         return [name for name, at in self.positions.items() if any(t == topic for t, _ in at)]
+
+    def homes_of(self, topic: str, key: str) -> list[int]:
+        """See `homes`; empty where others choose."""
+        found = self.homes.get(topic)
+        return [] if found is None else found(key.encode())
 
     def floor(self, consumer: str, source: str) -> int:
         found = self.floors.get((consumer, source))

@@ -308,15 +308,16 @@ class _Survey:
         for name in {name for side in self.sides for name in side.names}:
             if not any(_belongs(one, name) for one in met):
                 raise NotFound(f"{name} has no rows here", hint="it appears when it has run once")
-        logs: dict[str, int] = {}
+        logs, homes = dict[str, int](), dict[str, Callable[[bytes], list[int]]]()
         for log, topics in self.topics.values():
             for topic in topics:
                 logs[topic] = max(covers(log, topic), self.since)
+                homes[topic] = partial(_homes, log, len(log.extents(topic)))
         bounds = {
             source: Bounds(oldest, logs.get(stream_of(source), 0), self.until)
             for source, oldest in self.oldest.items()
         }
-        self.scope = Scope(bounds, logs, self.positions, self.floors, self.until)
+        self.scope = Scope(bounds, logs, self.positions, self.floors, self.until, homes)
         return self.scope
 
     def _look(self, desk: Desk, side: Side) -> Program[None]:
@@ -584,3 +585,8 @@ def _state(desk: Desk, id: int, row: Any, *, detailed: bool) -> Program[KeyState
     return KeyState(
         sequence, stamp, event, hashed, cutoff, Park(park) if park else None, ranges, tuple(links)
     )
+
+
+def _homes(log: Log, partitions: int, key: bytes) -> list[int]:
+    """Where a key is while its topic has 1, 2, … partitions."""
+    return [log.home(key, many) for many in range(1, partitions + 1)]

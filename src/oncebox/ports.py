@@ -128,6 +128,10 @@ class Log(Protocol):
         """Make the topic with safe settings; nothing happens when it exists."""
         ...
 
+    def home(self, key: bytes, partitions: int) -> int:
+        """The partition of a key, while its topic has so many."""
+        ...
+
     def extents(self, topic: str) -> list[Extent]:
         """What can be read now, by partition number. Raises NotFound."""
         ...

@@ -97,7 +97,7 @@ class CountedLog:
         self._publish = log.publish
         self.describe, self.create, self.extents = log.describe, log.create, log.extents
         self.offsets_at, self.reader, self.check = log.offsets_at, log.reader, log.check
-        self.close = log.close
+        self.home, self.close = log.home, log.close
         self.published: Counter[tuple[str, str]] = Counter()
         self.events = Histogram(EVENTS)
         self.seconds = Histogram(SECONDS)

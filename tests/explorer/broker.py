@@ -64,6 +64,9 @@ class Broker:
     def create(self, topic: str, partitions: int) -> None:
         assert (topic, partitions) == (self.topic, len(self.parts))
 
+    def home(self, key: bytes, partitions: int) -> int:
+        return crc32(key) % partitions
+
     def extents(self, topic: str) -> list[Extent]:
         return [Extent(0, len(part)) for part in self.parts]
 

@@ -102,6 +102,9 @@ class FaultyLog:
     def create(self, topic: str, partitions: int) -> None:
         self.inner.create(self.prefix + topic, partitions)
 
+    def home(self, key: bytes, partitions: int) -> int:
+        return self.inner.home(key, partitions)
+
     def extents(self, topic: str) -> list[Extent]:
         return self.inner.extents(self.prefix + topic)
 

@@ -150,6 +150,9 @@ class EmbeddedLog:
             connection.execute(_sql["drop_partitions"], (topic,))
             connection.execute(_sql["drop_topic"], (topic,))
 
+    def home(self, key: bytes, partitions: int) -> int:
+        return zlib.crc32(key) % partitions
+
     def extents(self, topic: str) -> list[Extent]:
         with self._reading() as connection:
             return [Extent(at.start, at.next) for at in _known(connection, topic)]
@@ -210,8 +213,8 @@ class EmbeddedLog:
                 refusals.append(Refusal(index, problem, permanent))
                 held.add((topic, key))
                 continue
-            number = next(self._round) if key is None else zlib.crc32(key)
-            at = partitions[number % len(partitions)]
+            many = len(partitions)
+            at = partitions[next(self._round) % many if key is None else self.home(key, many)]
             id = at.add(min(time_ms, now_ms))
             rows.append((id, at.time_ms, now_ms, key, value, packed))
         rows.sort()

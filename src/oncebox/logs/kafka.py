@@ -24,6 +24,7 @@ from ..errors import ConfigurationError, MissingRight, NotFound, OnceboxError
 from ..ports import Extent, Outgoing, Refusal, Topic
 from .kafka_reader import KafkaReader
 from .kafka_settings import KafkaSettings
+from .murmur2 import murmur2
 
 T = TypeVar("T")
 
@@ -146,6 +147,10 @@ class KafkaLog:
         while self._described(topic) is None and time.monotonic() < deadline:
             time.sleep(POLL_S)  # brokers learn of it one after the other
         self.extents(topic)
+
+    def home(self, key: bytes, partitions: int) -> int:
+        """The partition of a key, while its topic has so many."""
+        return murmur2(key) % partitions
 
     def extents(self, topic: str) -> list[Extent]:
         """What can be read now, by partition number. Raises NotFound."""

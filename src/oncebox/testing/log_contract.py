@@ -124,7 +124,9 @@ def check_unknown_topic(engine: LogEngine) -> None:
 
 
 def check_growth(engine: LogEngine) -> None:
-    """Partitions may be added: identity and records stay, new ones can be read."""
+    """Partitions may be added: identity and records stay, new ones can be read. Where keys are then
+    is known.
+    """
     with filled(engine, partitions=2, count=20) as (log, topic):
         before = log.describe(topic)
         with closing(log.reader("growth")) as reader:
@@ -136,12 +138,13 @@ def check_growth(engine: LogEngine) -> None:
             assert after is not None
             assert (after.identity, after.partitions) == (before.identity, 6)
             with closing(engine.open()) as fresh:  # one that is open may learn of it much later
-                publish(fresh, [record(topic, f"k{n}", n) for n in range(200)])
+                publish(fresh, [record(topic, "k" * (n % 9) + str(n), n) for n in range(200)])
             there = [extent.end for extent in log.extents(topic)]
             reader.assign(dict.fromkeys(((topic, n) for n in range(2, 6)), 0))
             records = read(reader, sum(there[2:]))
             assert records, "no key went to a new partition"
             assert {r.partition for r in records} <= {2, 3, 4, 5}
+            assert [r.partition for r in records] == [log.home(r.key or b"", 6) for r in records]
 
 
 # ---- records
@@ -191,6 +194,7 @@ def check_order(engine: LogEngine) -> None:
         check_offsets_rise(came)
         assert by_key(came) == sent
         assert len({r.partition for r in came}) == PARTITIONS, "a partition stayed empty"
+        assert [r.partition for r in came] == [log.home(r.key or b"", PARTITIONS) for r in came]
         ends = Counter(r.partition for r in came)
         assert log.extents(topic) == [Extent(0, ends[n]) for n in range(PARTITIONS)]
         publish(log, [record(topic, None, n) for n in range(10)])
