@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ import pytest
 import sqlalchemy
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg_pool import AsyncConnectionPool
 from sqlalchemy import orm
 from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from engines.postgres import Postgres
 from kinds import django_alias
 from made_stores import STORES, Made, engine
+from oncebox.desk import at_store
 from oncebox.emit import Emitter
 from oncebox.errors import ConfigurationError, CorruptStore, MissingDependency, Unreachable
 from oncebox.event import event, new_id
@@ -496,3 +500,54 @@ def test_answers_that_the_driver_did_not_expect_are_an_outage() -> None:
     """Seen where PgBouncer says why it goes, and is gone, while a COMMIT is answered."""
     error = psycopg.InternalError("received 2 results from command 'COMMIT'")
     assert trouble(error) == "unavailable"
+
+
+NOBODY = "u:geheim@127.0.0.1:1/x"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: sqlalchemy.create_engine(f"postgresql+psycopg://{NOBODY}"),
+        lambda: create_async_engine(f"postgresql+psycopg://{NOBODY}"),
+        lambda: create_async_engine(f"postgresql+asyncpg://{NOBODY}"),
+        lambda: async_sessionmaker(create_async_engine(f"postgresql+asyncpg://{NOBODY}")),
+    ],
+    ids=["psycopg", "async psycopg", "asyncpg", "asyncpg sessions"],
+)
+def test_an_engine_whose_server_is_away_is_unreachable(make: Callable[[], Any]) -> None:
+    store = open_store(make())
+    look = at_store(store, partial(check, schema="oncebox"))
+    with pytest.raises(Unreachable, match="host and port right") as away:
+        asyncio.run(drive_async(look)) if store.asynchronous else drive(look)
+    assert "geheim" not in str(away.value)
+
+
+def test_a_password_that_asyncpg_refuses_is_named(postgres_server: Postgres) -> None:
+    url = sqlalchemy.make_url(postgres_server.url).set(
+        drivername="postgresql+asyncpg", password="wrong"
+    )
+    look = at_store(open_store(create_async_engine(url)), partial(check, schema="oncebox"))
+    with pytest.raises(Unreachable, match="check user and password in the URL"):
+        asyncio.run(drive_async(look))
+
+
+def test_a_pool_that_nobody_opened_is_opened(postgres_tables: Tables) -> None:
+    async def asked() -> Any:
+        pool = AsyncConnectionPool(postgres_tables.place, open=False)
+        session: Any = open_store(pool).open()
+        try:
+            return await session.run("select 1")
+        finally:
+            await pool.close()
+
+    assert asyncio.run(asked()) == [(1,)]
+
+
+def test_a_pool_of_another_loop_is_refused() -> None:
+    async def asked() -> None:
+        session: Any = open_store(asyncpg.create_pool(f"postgresql://{NOBODY}")).open()
+        with pytest.raises(ConfigurationError, match="takes a URL instead"):
+            await session.run("select 1")
+
+    asyncio.run(asked())

@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 
+from ..errors import ConfigurationError
 from ..session import Dialect, Rows, Session
 from .base import outside_transaction
 from .pooled import PooledStore
@@ -59,6 +60,17 @@ class AsyncpgSession(Session):
 
 def store(pool: Any, schema: str) -> PooledStore:
     """A store over an asyncpg pool; handlers receive what it lends."""
-    return PooledStore(
-        "postgres", schema, pool.acquire, AsyncpgSession, pool.release, asynchronous=True
-    )
+
+    async def take() -> Any:
+        try:
+            return await pool.acquire()
+        except asyncpg.InterfaceError as error:
+            if "not initialized" not in str(error):
+                raise
+            raise ConfigurationError(
+                f"asyncpg: {error}",
+                expected="a pool that was awaited, in the event loop that runs oncebox",
+                hint="make it in the application's lifespan; `oncebox run` takes a URL instead",
+            ) from error
+
+    return PooledStore("postgres", schema, take, AsyncpgSession, pool.release, asynchronous=True)

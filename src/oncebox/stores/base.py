@@ -201,8 +201,41 @@ def unusable(error: BaseException, where: str = "") -> CorruptStore | StoreUnava
     hint = next((hint for start, hint in _HINTS.items() if code.startswith(start)), None)
     return StoreUnavailable(
         f"{where}: {text}" if where else text,
-        hint=hint or "it goes on by itself when the store is back",
+        hint=hint or _hint(text) or "it goes on by itself when the store is back",
     )
+
+
+def unreachable(error: BaseException) -> Unreachable:
+    """A failure to connect to PostgreSQL as ours. libpq's text names host, port and user, never
+    the password.
+    """
+    text = " ".join(str(error).split()).removesuffix(
+        " Is the server running on that host and accepting TCP/IP connections?"
+    )
+    return Unreachable(f"PostgreSQL: {text}", hint=_hint(text) or _HINT_AWAY)
+
+
+def cannot_connect(error: BaseException) -> bool:
+    """Whether asking for a connection failed in a way that has no other name: the system's own
+    error, or that the server knows no such user, password or database.
+    """
+    code = next(filter(None, map(_code, _causes(error))), "")
+    return isinstance(error, OSError) or code.startswith(("28", "3D000"))
+
+
+_HINT_AWAY = "is the server running, and the URL's host and port right?"
+
+
+def _hint(text: str) -> str | None:
+    """What to do where somebody was not let in, or found nobody."""
+    if "authentication failed" in text or "no password supplied" in text:
+        return "check user and password in the URL"
+    if "does not exist" in text:
+        return "check the names of database and user in the URL"
+    if "pg_hba.conf" in text:
+        return "the server's pg_hba.conf does not let this user in from here"
+    away = "connection failed" in text or "failed to resolve" in text
+    return _HINT_AWAY if away else None
 
 
 def blocked(error: BaseException) -> StoreUnavailable | None:

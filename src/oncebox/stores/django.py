@@ -11,6 +11,7 @@ from typing import Any
 
 import django
 from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionDoesNotExist
@@ -144,3 +145,7 @@ class DjangoStore(Store):
                 f"Django has no database {self.alias!r}",
                 expected=f"one of {', '.join(connections)}",
             ) from error
+        except ImproperlyConfigured as error:
+            what = str(error).partition(". ")[0]
+            hint = "set DJANGO_SETTINGS_MODULE, to something like shop.settings"
+            raise ConfigurationError(f"Django: {what}", hint=hint) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..program import Program, call, perform
 from ..session import Dialect, Store
-from .base import Forwarded
+from .base import Forwarded, cannot_connect, unreachable
 
 
 class PooledStore(Store):
@@ -99,12 +99,14 @@ class PooledSession(Forwarded):
         return result
 
     def _begin(self) -> Program[None]:
-        self._lent = self._store.session((yield from call(self._store.take)))
-        self.handle, self.lost = self._lent.handle, self._lent.lost
         try:
+            self._lent = self._store.session((yield from call(self._store.take)))
+            self.handle, self.lost = self._lent.handle, self._lent.lost
             yield from call(self._lent.begin)
-        except BaseException:
+        except BaseException as error:
             yield from self._return()
+            if cannot_connect(error):
+                raise unreachable(error) from error
             raise
 
     def _commit(self) -> Program[None]:
@@ -124,4 +126,5 @@ class PooledSession(Forwarded):
 
     def _return(self) -> Program[None]:
         lent, self._lent, self.handle = self._lent, None, None
-        yield from call(self._store.give, lent.handle)
+        if lent is not None:
+            yield from call(self._store.give, lent.handle)

@@ -18,10 +18,9 @@ from psycopg.rows import tuple_row
 from psycopg.sql import Composable
 from psycopg.types.array import ListBinaryDumper
 
-from ..errors import Unreachable
 from ..program import Program, call, perform
 from ..session import COMMIT, START, Dialect, Rows, Session, Statement, Store
-from .base import ended, refuse_end
+from .base import ended, refuse_end, unreachable
 from .pooled import PooledStore
 
 logger = logging.getLogger("oncebox")
@@ -301,9 +300,16 @@ AsyncPostgresStore = partial(PostgresStore, asynchronous=True)
 def pool_store(pool: Any, schema: str) -> PooledStore:
     """A store over a pool of psycopg's; handlers receive the pool's kind of connection."""
     asynchronous = iscoroutinefunction(pool.getconn)
+
+    def take() -> Program[Any]:
+        if pool.closed:  # made with open=False: on the command line, nobody else opens it
+            yield from call(pool.open)
+        return (yield from call(pool.getconn))
+
     return PooledStore(
-        "postgres", schema, pool.getconn, PsycopgSession, pool.putconn, asynchronous=asynchronous
-    )
+        "postgres", schema, lambda: perform(take(), asynchronous=asynchronous), PsycopgSession,
+        pool.putconn, asynchronous=asynchronous,
+    )  # fmt: skip
 
 
 def warn_of_plain_text(connection: Connection | AsyncConnection) -> None:
@@ -313,18 +319,3 @@ def warn_of_plain_text(connection: Connection | AsyncConnection) -> None:
         return
     _warned.add(host)
     logger.warning("events travel unencrypted to %s: add ?sslmode=verify-full to its URL", host)
-
-
-def unreachable(error: psycopg.Error) -> Unreachable:
-    """A failure to connect as ours. libpq's text names host, port and user, never the password."""
-    text = " ".join(str(error).split()).removesuffix(
-        " Is the server running on that host and accepting TCP/IP connections?"
-    )
-    hint = "is the server running, and the URL's host and port right?"
-    if "authentication failed" in text or "no password supplied" in text:
-        hint = "check user and password in the URL"
-    elif "does not exist" in text:
-        hint = "check the names of database and user in the URL"
-    elif "pg_hba.conf" in text:
-        hint = "the server's pg_hba.conf does not let this user in from here"
-    return Unreachable(f"PostgreSQL: {text}", hint=hint)
