@@ -276,8 +276,8 @@ def test_a_store_that_is_away_at_the_start_is_waited_for(tmp_path: Path) -> None
         assert code == 0
         assert "Traceback" not in said
         assert "ended" not in said
-        process = site.start("run")
-        wait_for(process, "billing: waiting: ")
+        process = site.start("run", "--migrate")
+        wait_for(process, ": waiting: ")
         server.start()
         site.until(lambda: site.ledger() == {"a": [1]})
         assert stop(process, signal.SIGTERM)[0] == 0

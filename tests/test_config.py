@@ -122,7 +122,7 @@ def test_settings_from_everywhere(
     folder: Path, show: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "oncebox.toml").write_text(
-        "[settings]\nbatch_max = 7\nbackoff_s = 1.5\nstart = 2026-05-03T10:00:00Z\n"
+        "http = 9464\n[settings]\nbatch_max = 7\nbackoff_s = 1.5\nstart = 2026-05-03T10:00:00Z\n"
     )
     monkeypatch.setenv("ONCEBOX_SETTINGS_BACKOFF_S", "2.5")
     found = show()

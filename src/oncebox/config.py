@@ -234,6 +234,7 @@ def _check(name: str, table: Mapping[str, Any]) -> None:
     for key, value in flat(table).items():
         several = key in ("app", "contracts") and isinstance(value, list)
         texts = value if several else [value]
+        converted = key in settings or (key == "http" and type(value) is int)  # by its command
         if _TABLE.fullmatch(key):
             expected = f"a table: [{key}]"
         elif key not in known and not _OF_A_SERVICE.fullmatch(key):
@@ -251,7 +252,7 @@ def _check(name: str, table: Mapping[str, Any]) -> None:
                 expected=None if close else expected,
                 hint=hint,
             )
-        elif key in settings or all(isinstance(text, str) and text for text in texts):
+        elif converted or all(isinstance(text, str) and text for text in texts):
             continue
         else:
             expected = "text"

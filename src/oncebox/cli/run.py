@@ -8,6 +8,7 @@ import gc
 import inspect
 import os
 import signal
+import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -15,8 +16,8 @@ from cyclopts import Group, Parameter
 
 from ..config import SOURCES, configure, imported, of_the_application, with_settings
 from ..endpoints import serving
-from ..errors import ConfigurationError
-from ..places import chosen, in_loop, place_of
+from ..errors import ConfigurationError, Unreachable
+from ..places import Place, chosen, in_loop, place_of
 from ..reading import Settings
 from ..running import check_runnable, running
 from ..service import Service
@@ -24,11 +25,14 @@ from ..watching import watch
 from ..work import STOP_S
 from .live import Changes, display
 from .options import said
-from .output import note
+from .output import note, remark
 from .tables import bring_up_to_date
 from .topics import PARTITIONS
 
 EXIT_INTERRUPTED = 130
+
+OPEN_PAUSE_S = 2.0
+"""Between two tries to reach a store whose tables are to be made first."""
 
 GARBAGE_MIN = 50_000
 """A batch makes tens of thousands of objects that live as long as it does. Python's collector would
@@ -126,11 +130,21 @@ def make_ready(services: Sequence[Service], *, migrate: bool) -> None:
         check_runnable(service)
         place = place_of(service)
         if migrate:
-            bring_up_to_date(place)
+            wait_and_migrate(service.name, place)
         if str(service.log).startswith("sqlite:"):
             with place.open_log() as log:
                 for topic in {topic for c in service.consumers.values() for topic in c.streams}:
                     log.create(topic, PARTITIONS)
+
+
+def wait_and_migrate(name: str, place: Place) -> None:
+    """Bring tables up to date, as soon as the store answers."""
+    while True:
+        try:
+            return bring_up_to_date(place)
+        except Unreachable as error:
+            note(f"{name}: waiting: {error}")
+        time.sleep(OPEN_PAUSE_S)
 
 
 # ---- while it runs
@@ -173,7 +187,8 @@ async def serve(
             for part in work.parts.values():
                 part.late_s = late_s or part.late_s
             if http is not None:
-                stack.enter_context(serving(http, work))
+                port = stack.enter_context(serving(http, work))
+                remark(f"serving /live, /ready and /metrics on port {port}")
             waits = [asyncio.create_task(event.wait()) for event in (stopped, work.ended)]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for task in waits:
