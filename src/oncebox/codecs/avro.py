@@ -34,7 +34,7 @@ from . import avro_leaves
 from .avro_reader import Decoder, compile_reader
 from .avro_shapes import Foreign, Leaf, Shapes
 from .bounds import is_deeper
-from .convert import Conversion, Converter, integer, member_of, text
+from .convert import Conversion, Converter, Otherwise, integer, member_of, text
 
 SCHEMA_BYTES_MAX = 5 * 1024 * 1024
 SCHEMA_DEPTH_MAX = 400
@@ -234,9 +234,7 @@ class Datums(Converter):
 
         return of_union
 
-    def field(
-        self, record: str, field: Field
-    ) -> tuple[Conversion, Callable[[dict[str, Any], str], None] | None]:
+    def field(self, record: str, field: Field) -> tuple[Conversion, Otherwise]:
         convert, otherwise = super().field(record, field)
         if not field.absent:
             return convert, otherwise

@@ -72,6 +72,25 @@ def document_by(label: str, read: Conversion, value: Any) -> Document:
     return found
 
 
+Otherwise = Callable[[dict[str, Any], str], None] | None
+"""What is done where a field is not there; None: it must be."""
+
+
+def nothing(_found: dict[str, Any], _key: str) -> None:
+    """What is left out stays left out."""
+
+
+def filled(default: Any, convert: Conversion) -> Otherwise:
+    """A default is put there, made anew each time: never a shared object. UNSET: there is none."""
+    if default is UNSET:
+        return None
+
+    def fill(found: dict[str, Any], key: str) -> None:
+        found[key] = convert(default)
+
+    return fill
+
+
 Definitions = dict[str, Conversion]
 
 
@@ -142,17 +161,12 @@ class Converter:
 
     def list(self, convert: Conversion) -> Conversion:
         """A list of values."""
+        read = each(convert)
 
         def of_list(value: Any) -> Any:
             if value.__class__ is not list:
                 raise Unfit(f"got {shown(value)}, expected a list")
-            found: list[Any] = []
-            try:
-                for part in value:
-                    found.append(convert(part))
-            except FAILURES as error:
-                raise at(f"[{len(found)}]", error) from None
-            return found
+            return read(value)
 
         return of_list
 
@@ -213,21 +227,10 @@ class Converter:
 
         return of_record
 
-    def field(
-        self, _record: str, field: Field
-    ) -> tuple[Conversion, Callable[[dict[str, Any], str], None] | None]:
-        """The conversion of a field, and what happens when it is not there; None: it must be."""
+    def field(self, _record: str, field: Field) -> tuple[Conversion, Otherwise]:
+        """The conversion of a field, and what is done where it is not there."""
         convert = self.type(field.type)
-        if field.absent:
-            return convert, lambda _found, _key: None
-        default = field.default
-        if default is UNSET:
-            return convert, None
-
-        def fill(found: dict[str, Any], key: str) -> None:
-            found[key] = convert(default)  # made anew each time: never a shared object
-
-        return convert, fill
+        return convert, nothing if field.absent else filled(field.default, convert)
 
     def union(self, _name: str, union: Union) -> Conversion:
         """An object of one of the records, by its tag."""
@@ -239,6 +242,21 @@ class Converter:
             return {tag_field: tag, **convert(value)}
 
         return of_union
+
+
+def each(convert: Conversion) -> Conversion:
+    """What is made of each of several values, as a list."""
+
+    def of_each(values: Any) -> list[Any]:
+        found: list[Any] = []
+        try:
+            for part in values:
+                found.append(convert(part))
+        except FAILURES as error:
+            raise at(f"[{len(found)}]", error) from None
+        return found
+
+    return of_each
 
 
 def member_of(value: Any, tag_field: str, members: dict[str, Any]) -> tuple[str, Any]:

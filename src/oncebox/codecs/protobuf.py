@@ -7,7 +7,7 @@ records a few bytes may ask for. Where the size of a payload leaves that open, i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -44,10 +44,14 @@ from .convert import (
     FAILURES,
     Conversion,
     Converter,
+    Otherwise,
     Unfit,
     at,
     document_by,
+    each,
+    filled,
     member_of,
+    nothing,
     text,
 )
 from .wire import Layout, check_wire, layout_of
@@ -152,24 +156,13 @@ class Messages(Converter):
 
         return of_union
 
-    def field(
-        self, _record: str, field: Field
-    ) -> tuple[Conversion, Callable[[dict[str, Any], str], None] | None]:
+    def field(self, _record: str, field: Field) -> tuple[Conversion, Otherwise]:
         shape = self.shapes.field(field)
         convert = self.shaped(shape, field.type)
         if isinstance(field.type, Nullable) and not (isinstance(shape, Wrapped) and shape.null):
             inner = convert
             convert = lambda value: None if value is None else inner(value)  # noqa: E731
-        if field.absent:
-            return convert, lambda _found, _key: None
-        default = field.default
-        if default is UNSET:
-            return convert, None
-
-        def fill(found: dict[str, Any], key: str) -> None:
-            found[key] = convert(default)
-
-        return convert, fill
+        return convert, nothing if field.absent else filled(field.default, convert)
 
     def shaped(self, shape: Shape, type: Type) -> Conversion:
         """A value as its shape stands in a message."""
@@ -234,42 +227,17 @@ class Documents(Converter):
         self.converter = Converter(schema)
 
     def record(self, name: str, record: Record) -> Conversion:  # noqa: ARG002
-        fields = [(f.name, *self.read_field(f)) for f in record.fields]
+        return read_fields([(f.name, *self.read_field(f)) for f in record.fields])
 
-        def of_record(value: Any) -> Any:
-            found: dict[str, Any] = {}
-            key = ""
-            try:
-                for key, read, has, missing in fields:
-                    if not has or value.HasField(key):
-                        found[key] = read(getattr(value, key))
-                    elif missing is None:
-                        raise Unfit("missing")
-                    else:
-                        missing(found, key)
-            except FAILURES as error:
-                raise at(f".{key}", error) from None
-            return found
-
-        return of_record
-
-    def read_field(
-        self, field: Field
-    ) -> tuple[Conversion, bool, Callable[[dict[str, Any], str], None] | None]:
-        """What reads a field, whether it may be missing, and what happens then."""
+    def read_field(self, field: Field) -> tuple[Conversion, bool, Otherwise]:
+        """What reads a field, whether it may be missing, and what is done then."""
         shape = self.shapes.field(field)
         read, has = self.shaped(shape, field.type), not isinstance(shape, Repeated | Keyed)
         if field.absent:
-            return read, has, lambda _found, _key: None
-        if field.default is UNSET and not isinstance(field.type, Nullable):
-            return read, has, None
-        convert = self.converter.type(field.type)
-        default = None if field.default is UNSET else field.default
-
-        def fill(found: dict[str, Any], key: str) -> None:
-            found[key] = convert(default)
-
-        return read, has, fill
+            return read, has, nothing
+        null = field.default is UNSET and isinstance(field.type, Nullable)
+        default = None if null else field.default
+        return read, has, filled(default, self.converter.type(field.type))
 
     def shaped(self, shape: Shape, type: Type) -> Conversion:
         if isinstance(shape, Wrapped):
@@ -284,7 +252,7 @@ class Documents(Converter):
         if isinstance(type, Nullable):
             return self.shaped(shape, type.of)
         if isinstance(shape, Repeated):
-            return read_list(self.shaped(shape.of, type.of))  # type: ignore[union-attr]
+            return each(self.shaped(shape.of, type.of))  # type: ignore[union-attr]
         if isinstance(shape, Keyed):
             return read_map(self.shaped(shape.of, type.of))  # type: ignore[union-attr]
         assert isinstance(shape, Plain)
@@ -320,19 +288,27 @@ class Documents(Converter):
         return of_union
 
 
-def read_list(read: Conversion) -> Conversion:
-    """What reads a repeated field."""
+def read_fields(fields: Sequence[tuple[str, Conversion, bool, Otherwise]]) -> Conversion:
+    """What reads a message: of each field its name, what reads it, whether it says if it is there,
+    and what is done if not.
+    """
 
-    def of_list(value: Any) -> Any:
-        found: list[Any] = []
+    def of_record(value: Any) -> Any:
+        found: dict[str, Any] = {}
+        key = ""
         try:
-            for part in value:
-                found.append(read(part))
+            for key, read, has, missing in fields:
+                if not has or value.HasField(key):
+                    found[key] = read(getattr(value, key))
+                elif missing is None:
+                    raise Unfit("missing")
+                else:
+                    missing(found, key)
         except FAILURES as error:
-            raise at(f"[{len(found)}]", error) from None
+            raise at(f".{key}", error) from None
         return found
 
-    return of_list
+    return of_record
 
 
 def read_map(read: Conversion) -> Conversion:

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..errors import DecodeFailed
 from ..schema import leaves
-from .convert import FAILURES, Conversion, at, document_by, made_once
-from .protobuf import GOOGLE, parsed_message, read_list, read_map
+from .convert import Conversion, document_by, each, made_once, nothing
+from .protobuf import GOOGLE, parsed_message, read_fields, read_map
 from .wire import layout_of
 
 _STRING, _BYTES, _ENUM, _MESSAGE, _GROUP = 9, 12, 14, 11, 10
@@ -59,20 +59,9 @@ class ForeignProtobuf:
         return made_once(self._known, name, lambda: self._fields(message))
 
     def _fields(self, message: Any) -> Conversion:
-        fields = [(f.name, f.has_presence, self._field(f)) for f in message.fields]
-
-        def read(value: Any) -> Any:
-            found: dict[str, Any] = {}
-            key = ""
-            try:
-                for key, presence, convert in fields:
-                    if not presence or value.HasField(key):
-                        found[key] = convert(getattr(value, key))
-            except FAILURES as error:
-                raise at(f".{key}", error) from None
-            return found
-
-        return read
+        return read_fields(
+            [(f.name, self._field(f), f.has_presence, nothing) for f in message.fields]
+        )
 
     def _field(self, field: Any) -> Conversion:
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
@@ -80,7 +69,7 @@ class ForeignProtobuf:
             read = read_map(self._single(entry["value"]))
             return read if entry["key"].type == _STRING else lambda value: _by_text(read(value))
         convert = self._single(field)
-        return read_list(convert) if _is_repeated(field) else convert
+        return each(convert) if _is_repeated(field) else convert
 
     def _single(self, field: Any) -> Conversion:
         if field.type in (_MESSAGE, _GROUP):

@@ -200,9 +200,13 @@ class Lenses:
         return edges
 
     def translation(self, type: str, was: int, now: int) -> Translation | None:
-        """The function from one version to another, made once; None where there is no way."""
+        """The function from one version to another, made once; None where there is no way, also
+        in what is known when it is looked again.
+        """
         name = (type, was, now)
         if name not in self._made:
+            self._made[name] = self._translation(type, was, now)
+        if self._made[name] is None and self.look_again():
             self._made[name] = self._translation(type, was, now)
         return self._made[name]
 

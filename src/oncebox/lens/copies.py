@@ -85,8 +85,6 @@ class Copies:
     ) -> tuple[Any, str | None]:
         """The document in the version wanted, and the residue as a header has it."""
         translation = self.lenses.translation(type, version, wanted)
-        if translation is None and self.lenses.look_again():
-            translation = self.lenses.translation(type, version, wanted)
         if translation is None:
             low, high = sorted((version, wanted))
             raise DecodeFailed(

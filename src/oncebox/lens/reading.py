@@ -47,10 +47,7 @@ class Translator:
         value = record.value or b""
         if version is None:
             return EventReader(self.type)(content, record)
-        names = (self.type.type, version, self.type.version)
-        translation = self.lenses.translation(*names)
-        if translation is None and self.lenses.look_again():
-            translation = self.lenses.translation(*names)
+        translation = self.lenses.translation(self.type.type, version, self.type.version)
         if translation is None:
             raise self._unknown(version)
         self._known[version] = translation
