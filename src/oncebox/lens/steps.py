@@ -221,7 +221,7 @@ def _inverses(steps: tuple[AnyStep, ...]) -> tuple[AnyStep, ...]:
 
 def rename(path: str, name: str) -> Step:
     """The field at `path` gets another name, in the same record: `rename("cust", "customer")`."""
-    return _inside(path, lambda path: Rename(_path(path), _name(name)))
+    return _inside(path, Rename, name)
 
 
 def add(path: str, *, default: Any | UnsetType = UNSET, absent: bool = False) -> Step:
@@ -230,7 +230,7 @@ def add(path: str, *, default: Any | UnsetType = UNSET, absent: bool = False) ->
     """
     why = "a new field has no value in older events"
     own = _own_default(f"add({path!r})", why, default, absent)
-    return _inside(path, lambda path: Add(_path(path), own, absent))
+    return _inside(path, Add, own, absent)
 
 
 def remove(path: str, *, default: Any | UnsetType = UNSET, absent: bool = False) -> Step:
@@ -239,19 +239,17 @@ def remove(path: str, *, default: Any | UnsetType = UNSET, absent: bool = False)
     """
     why = "it cannot be inverted: newer events have no value for it"
     own = _own_default(f"remove({path!r})", why, default, absent)
-    return _inside(path, lambda path: Remove(_path(path), own, absent))
+    return _inside(path, Remove, own, absent)
 
 
 def split(path: str, *, into: Sequence[str], sep: str = " ") -> Step:
     """One text becomes several: `split("name", into=("first", "last"))`. The last has the rest."""
-    names = _names("split", into, sep)
-    return _inside(path, lambda path: Split(_path(path), names, sep))
+    return _inside(path, Split, _names("split", into, sep), sep)
 
 
 def merge(names: Sequence[str], *, into: str, sep: str = " ") -> Step:
     """Several texts become one, in the same record: `merge(("first", "last"), into="name")`."""
-    inner = _names("merge", names, sep)
-    return _inside(into, lambda path: Merge(_path(path), inner, sep))
+    return _inside(into, Merge, _names("merge", names, sep), sep)
 
 
 def values(path: str, up: Mapping[Any, Any], *, down: Mapping[Any, Any] | None = None) -> Step:
@@ -278,8 +276,7 @@ def values(path: str, up: Mapping[Any, Any], *, down: Mapping[Any, Any] | None =
                 f"values({path!r}): {value!r}", expected="texts, numbers, booleans or null"
             )
         _json(f"values({path!r})", value)
-    back_pairs = tuple(down.items())
-    return _inside(path, lambda path: Values(_path(path, element=True), pairs, back_pairs))
+    return _inside(path, Values, pairs, tuple(down.items()))
 
 
 def wrap(path: str, *, into: str, empty: Any = None) -> Step:
@@ -287,7 +284,7 @@ def wrap(path: str, *, into: str, empty: Any = None) -> Step:
     `wrap("email", into="emails[]")`. Of a list, the way down takes the first element, and `empty`
     where there is none.
     """
-    return _inside(path, lambda path: Wrap(_path(path), _into(into), _json("empty", empty)))
+    return _inside(path, Wrap, into, _json("empty", empty))
 
 
 def unwrap(path: str, *, into: str, empty: Any = None) -> Step:
@@ -295,13 +292,7 @@ def unwrap(path: str, *, into: str, empty: Any = None) -> Step:
     `unwrap("emails[]", into="email")`. Of a list it is the first element; `empty` where there is
     none.
     """
-    whole = _json("empty", empty)
-    if path.endswith("[]"):
-        head = path.removesuffix("[]")
-        return _inside(head, lambda path: Unwrap(_path(path) + "[]", _name(into), whole))
-    if "." not in path.rpartition("[]")[2].lstrip("."):
-        raise SchemaError(f"unwrap({path!r})", expected='"record.field" or "list[]"')
-    return _inside(path, lambda path: Unwrap(_path(path), _name(into), whole))
+    return _inside(path, Unwrap, into, _json("empty", empty))
 
 
 def retype(
@@ -321,14 +312,8 @@ def retype(
     `precision` how many there are, where the int may have more: `retype("cents", "int", "decimal",
     scale=2, precision=12, default="0.00")`.
     """
-    if (was, now) not in CONVERSIONS:
-        known = ", ".join(f"{one} to {other}" for one, other in sorted(CONVERSIONS))
-        raise SchemaError(
-            f"retype({path!r}) from {was} to {now}", expected=known,
-            hint="convert() takes two functions",
-        )  # fmt: skip
     own = default if default is UNSET else _json(f"retype({path!r})", default)
-    return _inside(path, lambda path: Retype(path, was, now, scale, own, precision))
+    return _inside(path, Retype, was, now, scale, own, precision)
 
 
 def may_fail(step: Retype) -> tuple[str, str] | None:
@@ -349,21 +334,19 @@ CONVERSIONS = {(a, b) for one, other in PARTIAL | _TOTAL for a, b in ((one, othe
 
 def nest(*names: str, into: str) -> Step:
     """Fields go into a new record beside them: `nest("street", "city", into="address")`."""
-    inner = _names("nest", names)
-    return _inside(into, lambda path: Nest(_path(path), inner))
+    return _inside(into, Nest, _names("nest", names))
 
 
 def hoist(path: str, *names: str) -> Step:
     """The fields of a record take its place: `hoist("address", "street", "city")`."""
-    inner = _names("hoist", names)
-    return _inside(path, lambda path: Hoist(_path(path), inner))
+    return _inside(path, Hoist, _names("hoist", names))
 
 
 def each(path: str, *steps: Step) -> Step:
     """Steps inside each element of a list, or each value of a map, of records:
     `each("lines", rename("qty", "quantity"))`.
     """
-    return _inside(path, lambda path: Each(_path(path), steps))  # type: ignore[arg-type]
+    return _inside(path, Each, steps)
 
 
 def member(path: str, name: str, *steps: Step, by: str = "type") -> Step:
@@ -371,7 +354,7 @@ def member(path: str, name: str, *steps: Step, by: str = "type") -> Step:
     `member("paid", "card", add("expires", default=""))`, `member("refunds[]", "card", …)`. The
     field `by` of a record says which member it is.
     """
-    return _inside(path, lambda path: Member(path, by, name, steps))  # type: ignore[arg-type]
+    return _inside(path, Member, by, name, steps)
 
 
 def convert(path: str = "", *, up: Callable[[Any], Any], down: Callable[[Any], Any]) -> Step:
@@ -379,9 +362,7 @@ def convert(path: str = "", *, up: Callable[[Any], Any], down: Callable[[Any], A
     which they may change and have to return). For what no other step can say: functions cannot
     travel in the lock, so code that is older cannot run them.
     """
-    if not path:
-        return Convert("", up, down)
-    return _inside(path, lambda path: Convert(_path(path, element=True), up, down))
+    return _inside(path, Convert, up, down)
 
 
 # ---- what they check
@@ -411,7 +392,12 @@ def _check(step: Step) -> None:  # noqa: C901, PLR0912 - one case for each kind
             _path(path, element=True)
             partial = may_fail(step)
             if (was, now) not in CONVERSIONS or not 0 <= step.precision <= PRECISION_MAX:
-                raise SchemaError(f"retype({path[:80]!r}) from {was} to {now}")
+                known = ", ".join(f"{one} to {other}" for one, other in sorted(CONVERSIONS))
+                raise SchemaError(
+                    f"retype({path[:80]!r}) from {was} to {now}, precision {step.precision}",
+                    expected=f"{known}; a precision up to {PRECISION_MAX}",
+                    hint="convert() takes two functions",
+                )
             if partial is not None and default is UNSET:
                 raise SchemaError(
                     f"retype({path[:80]!r}) cannot be inverted: not every {partial[0]} can be had "
@@ -455,21 +441,20 @@ def converts(steps: Iterable[Step]) -> Iterator[Convert]:
                 yield from converts(inside)
 
 
-def _inside(path: str, make: Callable[[str], Step]) -> Step:
+def _inside(path: str, make: Callable[..., Step], *said: Any) -> Step:
     """The step at a path; `lines[].sku` is the step at `sku` in each of `lines`."""
     head, marker, rest = path.partition("[].")
     if not marker:
-        return make(path)
-    return Each(_path(head), (_inside(rest, make),))  # type: ignore[arg-type]
+        return make(path, *said)
+    return Each(head, (_inside(rest, make, *said),))  # type: ignore[arg-type]
 
 
-def _path(path: str, *, element: bool = False) -> str:
+def _path(path: str, *, element: bool = False) -> None:
     names = (path.removesuffix("[]") if element else path).split(".")
     if len(names) > PATH_DEPTH_MAX or not all(map(_NAME.match, names)):
         raise SchemaError(
             f"path {path[:80]!r}", expected='names of fields: "amount.minor", "lines[].sku"'
         )
-    return path
 
 
 def _name(name: str) -> str:
