@@ -29,15 +29,13 @@ from ..schema.numbers import inner
 from ..schema.valid import type_problems
 from .shape import (
     NO_SCHEMA,
-    Anything,
     Cases,
     Inner,
-    Maybe,
-    Node,
     Of,
     Parts,
     Refused,
     Shape,
+    Slot,
     Some,
     Unknown,
     apply,
@@ -96,8 +94,8 @@ class _Fit(NamedTuple):
                 may = "is not there" if slot is None else "may be left out"
                 yield f"{where} {may}, and version {self.new.version} needs it"
                 continue
-            if slot is not None and not _same(slot.node, field.type):
-                yield from self.node(slot.node, field.type, where)
+            if slot is not None and not _same(slot, field.type):
+                yield from self.slot(slot, field.type, where)
         known = {field.name for field in record.fields}
         for name in shape:
             if name not in known and not self.open:
@@ -109,7 +107,16 @@ class _Fit(NamedTuple):
                 needs = f"version {self.new.version} needs {problem.expected}"
                 yield f"{where} is {value!r}, and {needs}"
 
-    def node(self, node: Node, type: Type, where: str) -> Iterator[str]:  # noqa: PLR0912
+    def slot(self, slot: Slot, type: Type, where: str) -> Iterator[str]:
+        node = slot.node
+        if isinstance(node, Some):
+            yield from self.values((None,) * slot.null + node.values, type, where)
+            return
+        if slot.null and not isinstance(type, Nullable):
+            yield f"{where} may be null"
+            return
+        while isinstance(type, Nullable):
+            type = type.of
         if isinstance(node, Of) and node.schema is not NO_SCHEMA and isinstance(node.type, Named):
             met = (id(node.schema), node.type.name, repr(type))
             if met in self.met:
@@ -117,25 +124,10 @@ class _Fit(NamedTuple):
             self.met.add(met)
         deeper = opened(node)
         match deeper:
-            case Anything():
-                return
-            case Some(values):
-                yield from self.values(values, type, where)
-                return
-            case Maybe(of):
-                if isinstance(type, Nullable):
-                    yield from self.node(of, type.of, where)
-                else:
-                    yield f"{where} may be null"
-                return
-        if isinstance(type, Nullable):
-            yield from self.node(deeper, type.of, where)
-            return
-        match deeper:
             case Parts(kind, of):
                 alike = isinstance(type, kind) or (kind is Set and isinstance(type, List))
                 if isinstance(type, List | Set | Map) and alike:
-                    yield from self.node(of, type.of, where + "[]")
+                    yield from self.slot(of, type.of, where + "[]")
                 else:
                     yield f"{where} is a {kind.__name__.lower()}"
             case Inner(slots):
@@ -191,9 +183,13 @@ class _Fit(NamedTuple):
             yield f"{where} is {name}"
 
 
-def _same(node: Node, type: Type) -> bool:
+def _same(slot: Slot, type: Type) -> bool:
     """Whether it is of this type, and nothing in it can differ: most fields."""
-    return isinstance(node, Of) and node.type == type and inner(type) is None
+    if isinstance(type, Nullable):
+        type = type.of
+    elif slot.null:
+        return False
+    return isinstance(slot.node, Of) and slot.node.type == type and inner(type) is None
 
 
 def _word(type: Type) -> str:

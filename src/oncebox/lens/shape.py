@@ -52,14 +52,14 @@ from .steps import (
 
 
 class Of(NamedTuple):
-    """As a schema has it."""
+    """As a schema has it; the type is not nullable: a slot says that."""
 
     schema: Schema
     type: Type
 
 
 class Some(NamedTuple):
-    """One of these values."""
+    """One of these values, none of them null."""
 
     values: tuple[Any, ...]
 
@@ -72,13 +72,7 @@ class Parts(NamedTuple):
     """A list, set or map of such elements."""
 
     kind: type[List | Set | Map]
-    of: Node
-
-
-class Maybe(NamedTuple):
-    """Such a value, or null."""
-
-    of: Node
+    of: Slot
 
 
 class Inner(NamedTuple):
@@ -94,14 +88,15 @@ class Cases(NamedTuple):
     members: dict[str, Shape]
 
 
-Node = Of | Some | Anything | Parts | Maybe | Inner | Cases
+Node = Of | Some | Anything | Parts | Inner | Cases
 
 
 class Slot(NamedTuple):
-    """A field: what is in it, and whether it may be left out."""
+    """A field or an element: what is in it, and whether it may be left out, or be null."""
 
     node: Node
     absent: bool = False
+    null: bool = False
 
 
 Shape = dict[str, Slot]
@@ -132,7 +127,19 @@ def shape_of(schema: Schema) -> Shape:
 
 
 def _record(schema: Schema, record: Record) -> Shape:
-    return {f.name: Slot(Of(schema, f.type), f.absent) for f in record.fields}
+    return {f.name: _slot_of(schema, f.type, absent=f.absent) for f in record.fields}
+
+
+def _slot_of(schema: Schema, type: Type, *, absent: bool = False) -> Slot:
+    null = isinstance(type, Nullable)
+    while isinstance(type, Nullable):
+        type = type.of
+    return Slot(Of(schema, type), absent, null)
+
+
+def _some(values: Sequence[Any], *, absent: bool = False) -> Slot:
+    there = tuple(value for value in values if value is not None)
+    return Slot(Some(there), absent, len(there) < len(values))
 
 
 def opened(node: Node) -> Node:
@@ -140,10 +147,8 @@ def opened(node: Node) -> Node:
     if not isinstance(node, Of):
         return node
     match node.type:
-        case Nullable(of):
-            return Maybe(Of(node.schema, of))
         case List(of) | Set(of) | Map(of):
-            return Parts(type(node.type), Of(node.schema, of))
+            return Parts(type(node.type), _slot_of(node.schema, of))
         case Named(name):
             definition = node.schema.definitions[name]
             if isinstance(definition, Record):
@@ -159,21 +164,18 @@ def _within(node: Node) -> Node:
     """A node as a step works inside it: of a default, too, the elements or fields are known."""
     if not isinstance(node, Some):
         return opened(node)
-    values = tuple(value for value in node.values if value is not None)
-    inside: Node = Some(())
-    if not values:
-        return Maybe(inside) if node.values else node
-    if all(isinstance(value, list) for value in values):
-        inside = Parts(List, Some(tuple(element for value in values for element in value)))
-    elif all(isinstance(value, dict) for value in values):
+    values = node.values
+    if values and all(isinstance(value, list) for value in values):
+        return Parts(List, _some([element for value in values for element in value]))
+    if values and all(isinstance(value, dict) for value in values):
         names = dict.fromkeys(name for value in values for name in value)
-        inside = Inner({name: _slot(name, values) for name in names})
-    return inside if len(values) == len(node.values) else Maybe(inside)
+        return Inner({name: _in_each(name, values) for name in names})
+    return Some(())
 
 
-def _slot(name: str, records: tuple[dict[str, Any], ...]) -> Slot:
-    there = tuple(record[name] for record in records if name in record)
-    return Slot(Some(there), absent=len(there) < len(records))
+def _in_each(name: str, records: tuple[dict[str, Any], ...]) -> Slot:
+    there = [record[name] for record in records if name in record]
+    return _some(there, absent=len(there) < len(records))
 
 
 # ---- steps
@@ -189,7 +191,7 @@ def apply(step: Step, shape: Shape) -> None:  # noqa: C901, PLR0912 - one case f
             _put(record, name, _take(record, old))
         case Add(path, default, absent):
             record, name = _at(shape, path)
-            _put(record, name, NEVER if absent else Slot(Some((default,))))
+            _put(record, name, NEVER if absent else _some([default]))
         case Remove(path):
             record, name = _at(shape, path)
             _take(record, name)
@@ -197,10 +199,10 @@ def apply(step: Step, shape: Shape) -> None:  # noqa: C901, PLR0912 - one case f
             record, name = _at(shape, path)
             text = _texts([_always(record, name)])
             for one in into:
-                _put(record, one, Slot(text))
+                _put(record, one, text)
         case Merge(path, names):
             record, name = _at(shape, path)
-            _put(record, name, Slot(_texts([_always(record, one) for one in names])))
+            _put(record, name, _texts([_always(record, one) for one in names]))
         case Values() | Retype() | Convert():
             _replace(step, shape)
         case Wrap(path, into, empty):
@@ -227,32 +229,25 @@ def apply(step: Step, shape: Shape) -> None:  # noqa: C901, PLR0912 - one case f
             if path.endswith("[]"):
                 _set_element(record, name, _member(step, _element(record, name)))
             else:
-                slot = _take(record, name)
-                record[name] = slot._replace(node=_member(step, slot.node))
+                record[name] = _member(step, _take(record, name))
 
 
-def _each(steps: Sequence[Step], node: Node, name: str) -> Node:
+def _each(steps: Sequence[Step], slot: Slot, name: str) -> Slot:
     """An element in which steps were gone; null stays null."""
-    deeper = _within(node)
-    if isinstance(deeper, Maybe):
-        return Maybe(_each(steps, deeper.of, name))
-    inner = _inner(Slot(deeper), name + "[]")
+    inner = _inner(slot._replace(null=False), name + "[]")
     for step in steps:
         apply(step, inner)
-    return Inner(inner)
+    return slot._replace(node=Inner(inner))
 
 
-def _member(step: Member, node: Node) -> Node:
+def _member(step: Member, slot: Slot) -> Slot:
     """A union in one of whose members steps were gone; null stays null."""
-    deeper = _within(node)
-    match deeper:
-        case Maybe(of):
-            return Maybe(_member(step, of))
-        case Cases(by, members) if by == step.by and step.name in members:
-            for within in step.steps:
-                apply(within, members[step.name])
-            return deeper
-    raise Refused(f"there is no member whose {step.by} is {step.name!r}")
+    node = _within(slot.node)
+    if not isinstance(node, Cases) or node.by != step.by or step.name not in node.members:
+        raise Refused(f"there is no member whose {step.by} is {step.name!r}")
+    for within in step.steps:
+        apply(within, node.members[step.name])
+    return slot._replace(node=node)
 
 
 def _at(shape: Shape, path: str) -> tuple[Shape, str]:
@@ -263,13 +258,12 @@ def _at(shape: Shape, path: str) -> tuple[Shape, str]:
         if slot is None:
             raise Refused(f"there is no field {name}")
         node = _within(slot.node)
-        inner = _within(node.of) if isinstance(node, Maybe) else node
-        if inner == Some(()):
+        if node == Some(()):
             raise Unknown  # it is never there
-        if not isinstance(inner, Inner):
+        if not isinstance(node, Inner):
             raise Refused(f"{name} is no record")
-        shape[name] = slot._replace(node=Maybe(inner) if isinstance(node, Maybe) else inner)
-        shape = inner.slots
+        shape[name] = slot._replace(node=node)
+        shape = node.slots
     return shape, last
 
 
@@ -280,12 +274,12 @@ def _take(shape: Shape, name: str) -> Slot:
     return slot
 
 
-def _always(shape: Shape, name: str) -> Node:
+def _always(shape: Shape, name: str) -> Slot:
     """What is taken from a field that cannot be left out."""
     slot = _take(shape, name)
     if slot.absent:
         raise Refused(f"{name} may be left out")
-    return slot.node
+    return slot
 
 
 def _put(shape: Shape, name: str, slot: Slot) -> None:
@@ -296,18 +290,17 @@ def _put(shape: Shape, name: str, slot: Slot) -> None:
 
 def _inner(slot: Slot, name: str) -> Shape:
     node = _within(slot.node)
-    if node == Some(()):
+    if node == Some(()) and not slot.null:
         raise Unknown  # in a field that is never there, or elements of a default that has none
-    if not isinstance(node, Inner) or slot.absent:
+    if not isinstance(node, Inner) or slot.absent or slot.null:
         raise Refused(f"{name} is not always a record")
     return node.slots
 
 
-def _element(record: Shape, name: str) -> Node:
+def _element(record: Shape, name: str) -> Slot:
     node = _within(record[name].node) if name in record else None
-    node = _within(node.of) if isinstance(node, Maybe) else node
     if node == Some(()):
-        return Some(())
+        return Slot(Some(()))
     if not isinstance(node, Parts):
         raise Refused(f"{name} is no list or map")
     if node.kind is Set:
@@ -315,29 +308,21 @@ def _element(record: Shape, name: str) -> Node:
     return node.of
 
 
-def _set_element(record: Shape, name: str, element: Node) -> None:
-    slot = record[name]
-    node = _within(slot.node)
-    parts = _within(node.of) if isinstance(node, Maybe) else node
-    if not isinstance(parts, Parts):
-        return
-    changed: Node = parts._replace(of=element)
-    record[name] = slot._replace(node=Maybe(changed) if isinstance(node, Maybe) else changed)
+def _set_element(record: Shape, name: str, element: Slot) -> None:
+    parts = _within(record[name].node)
+    if isinstance(parts, Parts):
+        record[name] = record[name]._replace(node=parts._replace(of=element))
 
 
-def _texts(nodes: list[Node]) -> Node:
+def _texts(slots: Sequence[Slot]) -> Slot:
     """What is split from texts, or merged of them: text; null only if all may be."""
-    nullable = []
-    for node in nodes:
-        deeper = opened(node)
-        inner = deeper.of if isinstance(deeper, Maybe) else deeper
-        text = isinstance(inner, Of) and isinstance(inner.type, Str)
-        text |= isinstance(inner, Some) and all(isinstance(v, str | None) for v in inner.values)
-        if not text and not isinstance(inner, Anything):
+    for slot in slots:
+        node = opened(slot.node)
+        text = isinstance(node, Of) and isinstance(node.type, Str)
+        text |= isinstance(node, Some) and all(isinstance(value, str) for value in node.values)
+        if not text and not isinstance(node, Anything):
             raise Refused("what it works on is no text")
-        nullable.append(isinstance(deeper, Maybe))
-    text_of = Of(NO_SCHEMA, Str())
-    return Maybe(text_of) if all(nullable) else text_of
+    return Slot(Of(NO_SCHEMA, Str()), null=all(slot.null for slot in slots))
 
 
 def _replace(step: Values | Retype | Convert, shape: Shape) -> None:
@@ -348,28 +333,27 @@ def _replace(step: Values | Retype | Convert, shape: Shape) -> None:
     if path != step.path:
         _set_element(record, name, _replaced(step, _element(record, name)))
     else:
-        record[name] = record[name]._replace(node=_replaced(step, record[name].node))
+        record[name] = _replaced(step, record[name])
 
 
-def _replaced(step: Values | Retype | Convert, node: Node) -> Node:
+def _replaced(step: Values | Retype | Convert, slot: Slot) -> Slot:
     match step:
         case Values(_, up):
             known = dict(up)
-            values = tuple(all_values(node))
+            values = list(all_values(slot))
             for value in values:
                 if value not in known:
                     raise Refused(f"it does not say what {value!r} becomes")
-            return Some(tuple(known[value] for value in values))
+            return _some([known[value] for value in values], absent=slot.absent)
         case Retype():
-            return _retyped(step, node)
-    return Anything()
+            return _retyped(step, slot)
+    return Slot(Anything(), slot.absent)
 
 
-def _retyped(step: Retype, node: Node) -> Node:
-    deeper = opened(node)
-    inner = deeper.of if isinstance(deeper, Maybe) else deeper
+def _retyped(step: Retype, slot: Slot) -> Slot:
+    inner = opened(slot.node)
     if isinstance(inner, Anything | Some):
-        return Anything()
+        return Slot(Anything(), slot.absent)
     if not isinstance(inner, Of) or not isinstance(inner.type, _FORMS[step.was]):
         raise Refused(f"the value is no {step.was}")
     into: Type
@@ -389,18 +373,16 @@ def _retyped(step: Retype, node: Node) -> Node:
     if may_fail(step) == (step.was, step.now):
         for problem in type_problems(NO_SCHEMA, into, step.default):
             raise Refused(f"its default {step.default!r} is not {problem.expected}")
-    made: Node = Of(NO_SCHEMA, into)
-    return Maybe(made) if isinstance(deeper, Maybe) else made
+    return slot._replace(node=Of(NO_SCHEMA, into))
 
 
-def all_values(node: Node) -> Iterator[Any]:
+def all_values(slot: Slot) -> Iterator[Any]:
     """All values that there may be. Raises Refused where they are not known."""
-    match opened(node):
+    if slot.null:
+        yield None
+    match slot.node:
         case Some(values):
             yield from values
-        case Maybe(of):
-            yield None
-            yield from all_values(of)
         case Of(_, Bool()):
             yield from (False, True)
         case Of(schema, Named(name)) if isinstance(schema.definitions[name], Enum):
@@ -411,26 +393,20 @@ def all_values(node: Node) -> Iterator[Any]:
 
 def _wrap(shape: Shape, path: str, into: str, empty: Any) -> None:
     record, name = _at(shape, path)
-    node, absent = _take(record, name)
+    slot = _take(record, name)
     target = into.removesuffix("[]")
     if target != into:
-        _put(record, target, Slot(Parts(List, _there(node) if empty is None else node), absent))
+        element = Slot(slot.node, null=slot.null and empty is not None)
+        _put(record, target, Slot(Parts(List, element), slot.absent))
         return
     holder, field = into.split(".")
     if holder not in record:
         record[holder] = Slot(Inner({}))
-    if absent:
+    if slot.absent:
         raise Refused(f"{name} may be left out")
-    _put(_inner(record[holder], holder), field, Slot(node))
-    record[holder] = Slot(Inner(_inner(record[holder], holder)))
-
-
-def _there(node: Node) -> Node:
-    """A node where it is not null."""
-    deeper = opened(node)
-    if isinstance(deeper, Some):
-        return Some(tuple(value for value in deeper.values if value is not None))
-    return deeper.of if isinstance(deeper, Maybe) else node
+    inner = _inner(record[holder], holder)
+    _put(inner, field, slot)
+    record[holder] = Slot(Inner(inner))
 
 
 def _unwrap(shape: Shape, path: str, into: str, empty: Any) -> None:
@@ -438,8 +414,7 @@ def _unwrap(shape: Shape, path: str, into: str, empty: Any) -> None:
         record, name = _at(shape, path.removesuffix("[]"))
         element = _element(record, name)
         absent = _take(record, name).absent
-        node: Node = Maybe(element) if empty is None else element
-        _put(record, into, Slot(node, absent))
+        _put(record, into, Slot(element.node, absent, element.null or empty is None))
         return
     holder, _, field = path.rpartition(".")
     record, name = _at(shape, holder)
