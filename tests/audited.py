@@ -15,8 +15,10 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
-from oncebox.auditing import Report, Side, audit
+from oncebox.audit_report import Report
+from oncebox.auditing import Side, audit
 from oncebox.connect import open_log
+from oncebox.desk import now_ms
 from oncebox.event import event
 from oncebox.migrate import migrate
 from oncebox.places import Place
@@ -151,9 +153,12 @@ class System:
         log: Any = self.log
         log.grow(self.stream, partitions)
 
-    def expire(self) -> None:
-        """The log gives up all that it has, as by retention."""
-        ends = [extent.end for extent in self.log.extents(self.stream)]
+    def expire(self, only: int | None = None) -> None:
+        """The log gives up all that it has, as by retention; or what one partition has."""
+        ends = [
+            extent.end if only in (None, number) else extent.start
+            for number, extent in enumerate(self.log.extents(self.stream))
+        ]
         if self.log_url.startswith("kafka"):
             admin = AdminClient({"bootstrap.servers": self.log_url.removeprefix("kafka://")})
             places = [TopicPartition(self.stream, number, end) for number, end in enumerate(ends)]
@@ -166,11 +171,21 @@ class System:
 
     # ---- the audit
 
+    looks = 0
+    """How often the last audit went through everything."""
+
     def audit(self, younger_s: float = FUTURE_S, **options: Any) -> Report:
         place = Place(self.store_url, None, "oncebox", {})
-        return audit(
-            [Side(lambda work: place.at_desk("", work), self.log)], younger_s=younger_s, **options
-        )
+        looks: list[int] = []
+
+        def clock_ms() -> int:
+            looks.append(now_ms())
+            return looks[-1]
+
+        side = Side(lambda work: place.at_desk("", work), self.log)
+        report = audit([side], younger_s=younger_s, clock_ms=clock_ms, **options)
+        self.looks = len(looks)
+        return report
 
 
 def append(file: sqlite3.Connection, topic: str, record: Record) -> None:

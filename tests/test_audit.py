@@ -126,6 +126,8 @@ IN_THE_LOG: dict[str, tuple[Callable[[Records], None], set[str]]] = {
     "the id of another": (id_of_another, {"conflict"}),
     "other bytes a second time": (again(3, lambda r: r._replace(value=b"{}")), {"conflict"}),
     "without key, other bytes": (unkeyed_with_other_bytes, {"conflict"}),
+    "another version": (changed(
+        3, lambda r: with_header(r, "ce_dataschema", b"oncebox:order.paid/2")), {"conflict"}),
     "made void": (changed(3, lambda r: with_header(r, "ce_void", b"1")), {"conflict"}),
     "another stamp": (changed(3, chain(lambda n, s, p: (n, s + 1, p))), {"fork"}),
     "another previous": (changed(3, chain(lambda n, s, p: (n, s, p - 1))), {"fork"}),
@@ -294,6 +296,30 @@ def test_what_was_read_past_and_not_done_is_unapplied(system: System) -> None:
     report = system.audit()
     assert [(one.kind, one.sequence) for one in report.findings] == [
         ("unapplied", 2), ("unapplied", 3)]  # fmt: skip
+
+
+def test_an_id_is_given_once_and_what_cannot_be_read_is_said(system: System) -> None:
+    """All three sides agree in both, and in the bytes that a consumer keeps nobody else does."""
+    system.pays("a", 1)
+    system.pays("b", 1, 2)
+    system.run(f"UPDATE oncebox.event SET id = {ID_OF_B} WHERE key = 'a'")
+    last = LAST.replace("'a'", "'b'")
+    system.run(f"UPDATE oncebox.event SET data = $1 WHERE {last}", b'{"order":"b"}')
+    system.drain()
+    one, two = sorted(system.audit().findings)
+    assert (one.kind, one.key, one.what) == (
+        "conflict",
+        "b",
+        "its id is that of number 1 of 'a' too",
+    )
+    assert (two.kind, two.key, two.sequence, two.consumer) == ("undecodable", "b", 2, "billing")
+    assert "DecodeFailed" in two.what
+    assert "oncebox redrive billing --key b" in two.decide
+    system.run("UPDATE oncebox.kept SET digest = 7")
+    kept = next(one for one in system.audit().findings if "keeps it" in one.what)
+    assert (kept.kind, kept.key, kept.sequence) == ("conflict", "b", 2)
+    system.run("UPDATE oncebox.kept SET sequence = 9")
+    assert kinds(system.audit()) == {"conflict", "undecodable", "phantom", "unapplied"}
 
 
 def test_an_outbox_that_was_emptied_is_noticed(system: System) -> None:

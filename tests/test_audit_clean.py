@@ -12,6 +12,7 @@ import pytest
 
 from audited import System, flags, kinds, of
 from oncebox import examine
+from oncebox.desk import now_ms
 from oncebox.envelope import STAMP_UNITS_PER_US
 from oncebox.outbox import void
 from oncebox.program import drive
@@ -102,9 +103,15 @@ def test_what_is_young_or_behind_is_not_lost(system: System) -> None:
     assert (report.clean, report.unseen, report.lag) == (True, 0, {"billing": 2})
 
 
-def test_what_retentions_dropped_is_not_missing(system: System) -> None:
+def test_what_retentions_dropped_is_not_missing(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A first event that is not number 1 is not lost where retention dropped what came before."""
+    monkeypatch.setattr(examine, "MARGIN", 0)
     system.pays("a", *range(6))
+    began_ms = now_ms()
+    while now_ms() <= began_ms:
+        pass
     system.pays("b", *range(3))
     system.drain()
     assert system.audit().clean
@@ -161,6 +168,16 @@ def test_what_has_no_key_and_both_sides_dropped_is_no_phantom(
     assert (report.clean, report.findings) == (True, [])
 
 
+def test_a_partition_that_dropped_all_says_nothing_of_its_keys(system: System) -> None:
+    """Others go on, and have dropped nothing. Of a key there, nobody can say what was lost."""
+    keys = [f"k-{n}" for n in range(12)]
+    system.emit(*(system.paid(key, 1) for key in keys), system.opened("monday"))
+    system.drain()
+    system.expire(0)
+    report = system.audit()
+    assert (report.clean, report.findings) == (True, [])
+
+
 def test_keys_move_when_partitions_are_added(system: System) -> None:
     keys = [f"k-{n}" for n in range(12)]
     for cents in (1, 2):
@@ -174,6 +191,7 @@ def test_keys_move_when_partitions_are_added(system: System) -> None:
     report = system.audit()
     assert (report.clean, report.records, report.lag) == (True, 48, {})
     assert report.settled.keys() == {"moved"}
+    assert (system.looks, report.settled["moved"]) == (1, len(report.findings))
 
 
 def test_nothing_looks_wrong_while_everything_runs(system: System) -> None:

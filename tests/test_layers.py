@@ -49,7 +49,16 @@ LAYERS = (
         "explorer",
     ),
     ("desk", "waiting", "summary", "operate", "origins", "quarantine", "rewind"),
-    ("audit", "examine", "audit_log", "auditing", "audit_topic"),
+    (
+        "audit_unkeyed",
+        "audit",
+        "audit_keys",
+        "examine",
+        "audit_report",
+        "audit_log",
+        "auditing",
+        "audit_topic",
+    ),
     ("service", "connect", "work", "registry", "translate"),
     (
         "running",

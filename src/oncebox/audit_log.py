@@ -79,18 +79,25 @@ def read_log(
         reader.close()
 
 
-def covers(log: Log, topic: str) -> int:
-    """Since which stamp the log has all of a topic: 0 where it never dropped anything."""
-    latest = 0
-    starts = {(topic, n): e.start for n, e in enumerate(log.extents(topic)) if 0 < e.start < e.end}
-    for place, start in starts.items():
+def covers(log: Log, topic: str) -> tuple[int, int]:
+    """Since which stamp the log has all of a topic, 0 where it never dropped anything; and since
+    when it would have a record of a key that has none: now, where a partition stands empty that has
+    dropped all, since that may be the key's.
+    """
+    latest = now = 0
+    for number, extent in enumerate(log.extents(topic)):
+        if extent.start == extent.end > 0:
+            now = now_ms()
+        if not 0 < extent.start < extent.end:
+            continue
         reader = log.reader("oncebox-audit")
         try:
-            reader.assign({place: start})
+            reader.assign({(topic, number): extent.start})
             for record in reader.fetch(1, RECORDS_BYTES_MAX, STALL_S)[:1]:
                 latest = max(latest, record.time_ms)
         except LogTruncated:  # just now
             latest = max(latest, now_ms())
         finally:
             reader.close()
-    return latest * 1000 * STAMP_UNITS_PER_US
+    units = 1000 * STAMP_UNITS_PER_US
+    return latest * units, max(latest, now) * units

@@ -13,7 +13,8 @@ from hashlib import blake2b
 
 from .audit import Finding, Ledger, Scope, Seen
 from .audit_log import read_log
-from .auditing import Listing, Report, Told, two_passes
+from .audit_report import Listing, Report, two_passes
+from .auditing import Told
 from .envelope import NUMBER_MAX
 from .order import Link
 from .others import part
@@ -53,7 +54,20 @@ class _Topic:
             number, stamp, previous, id, hashed, void = link
             made = hash((number, id, hashed))
             at = record[:2], record.offset
-            yield (*name, number, stamp, previous, id, made, "", record.value, hashed, void, *at)
+            yield (
+                *name,
+                number,
+                stamp,
+                previous,
+                id,
+                made,
+                "",
+                "",
+                record.value,
+                hashed,
+                void,
+                *at,
+            )
 
     def read(self, record: Record) -> tuple[tuple[str, str], Link]:
         """A record as an event: of its key where keys have numbers, else known by its id."""
@@ -87,6 +101,6 @@ def audit_topic(
     """Audit a topic by expressions, see `part`. Raises ConfigurationError, NotFound."""
     at = _Topic(log, topic, id, key, number)
     dropped = any(extent.start > 0 for extent in log.extents(topic))
-    scope = Scope({}, {topic: int(dropped)}, {}, {}, NUMBER_MAX)
+    scope = Scope({}, {topic: (int(dropped), 0)}, {}, {}, NUMBER_MAX)
     tally, unexamined = two_passes(lambda: (scope, partial(at.walk, told=told)), at.listing)
     return at.listing.report(tally, unexamined)

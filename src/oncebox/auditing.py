@@ -15,31 +15,24 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import groupby
+from operator import itemgetter
+from shlex import quote
 from typing import Any, NamedTuple
 
 from msgspec import json
 
-from .audit import (
-    IN_OUTBOX,
-    Bounds,
-    Finding,
-    Ledger,
-    Scope,
-    Seen,
-    Sums,
-    Tally,
-    mark,
-)
+from .audit import IN_OUTBOX, Bounds, Finding, Ledger, Scope, Seen, Sums, form_of, mark
+from .audit_keys import Tally
 from .audit_log import aside, covers, read_log
+from .audit_report import FINDINGS_MAX, Listing, Report, two_passes
 from .desk import Desk, now_ms
 from .envelope import NUMBER_MAX, STAMP_UNITS_PER_US, read_core, read_envelope
 from .errors import BadRecord, NotFound
 from .event import stream_of
-from .examine import Cases, examine
+from .examine import Cases
 from .inbox import CLAIMED
 from .order import KeyState, Link, Park
 from .others import is_foreign
@@ -58,12 +51,6 @@ WINDOW_MAX = 1_000_000
 
 UNSETTLED_MAX = 10_000
 """Keys whose rows are asked for by name; of more, all rows are read."""
-
-SUSPECTS_MAX = 10_000
-"""Keys that are looked at event by event; of more it is only said how many they are."""
-
-FINDINGS_MAX = 1_000
-"""Findings of a kind that are listed; all are counted."""
 
 YOUNGER_S = 10.0
 """What is younger than this is unseen where it is missing, not lost."""
@@ -94,31 +81,6 @@ def _belongs(name: str, to: str) -> bool:
     return name == to or name.startswith(f"{to}.")
 
 
-class Report(NamedTuple):
-    """What an audit has found. `counts`: by kind, those that are wrong; `settled`: the others.
-    `unseen`: events that the log need not have yet; `waiting`: events that consumers keep; `lag`:
-    records that consumers have not read. `unexamined`: keys where something differs that were too
-    many to look at. `unknown`: sources whose outbox is not known, and topics of others, which are
-    for `audit_topic`.
-    """
-
-    findings: list[Finding]
-    counts: dict[str, int]
-    settled: dict[str, int]
-    keys: int
-    records: int
-    rows: int
-    unseen: int
-    waiting: int
-    lag: dict[str, int]
-    unexamined: int
-    unknown: list[str]
-
-    @property
-    def clean(self) -> bool:
-        return not self.counts and not self.unexamined
-
-
 def audit(
     sides: Sequence[Side],
     *,
@@ -142,64 +104,11 @@ def audit(
     listing = Listing()
     tally, unexamined = two_passes(begin, listing)
     first = surveys[0]
-    for finding in first.unreadable():
+    for finding in (*first.unreadable(), *first.said):
         listing.add(finding)
     listing.counts["undecodable", False] += first.bad_count - len(first.bad)
     unknown = {s.removesuffix(BY_ID) for s in tally.sources} - first.outboxes
     return listing.report(tally, unexamined, first.waiting, sorted(unknown | first.others))
-
-
-class Listing:
-    """Findings, as many as are listed, and the count of all."""
-
-    def __init__(self) -> None:
-        self.findings: list[Finding] = []
-        self.counts: Counter[tuple[str, bool]] = Counter()
-
-    def add(self, finding: Finding) -> None:
-        kind = finding.kind, finding.settled
-        self.counts[kind] += 1
-        if self.counts[kind] <= FINDINGS_MAX:
-            self.findings.append(finding)
-
-    def report(
-        self, tally: Tally, unexamined: int, waiting: int = 0, unknown: Sequence[str] = ()
-    ) -> Report:
-        wrong, settled = (
-            {kind: n for (kind, is_settled), n in sorted(self.counts.items())
-             if n and is_settled is which}
-            for which in (False, True)
-        )  # fmt: skip
-        keys = sum(len(source.keys) for source in tally.sources.values())
-        return Report(
-            self.findings, wrong, settled, keys, tally.seen, tally.rows,
-            tally.unseen, waiting, dict(tally.lag), unexamined, list(unknown),
-        )  # fmt: skip
-
-
-def two_passes(
-    begin: Callable[[], tuple[Scope, Callable[[Ledger], None]]], listing: Listing
-) -> tuple[Tally, int]:
-    """Read everything, and whatever differs once more, from the beginning. `begin`: what is
-    audited, and how to read it into a ledger. Returns the first pass, and how many keys differ that
-    were not looked at.
-    """
-    scope, walk = begin()
-    tally = Tally(scope)
-    walk(tally)
-    suspects = set(tally.suspects())
-    for finding in tally.listed:
-        if (finding.source, finding.key) not in suspects:
-            listing.findings.append(finding)
-    listing.counts["duplicate", True] = tally.repeats
-    if suspects:
-        cases = Cases(set(islice(suspects, SUSPECTS_MAX)))
-        scope, walk = begin()
-        walk(cases)
-        for case in cases.cases.values():
-            for finding in examine(case, scope):
-                listing.add(finding)
-    return tally, max(len(suspects) - SUSPECTS_MAX, 0)
 
 
 class _Outbox(NamedTuple):
@@ -263,7 +172,11 @@ class _Added:
     def left(self, ledger: Ledger) -> _Left:
         """What is left to be read, once the log has been taken in."""
         if isinstance(ledger, Cases):
-            return _Left(self.start, sorted({key for _, key in ledger.cases}), alone=True)
+            return _Left(
+                self.start,
+                sorted({key for _, key in ledger.names if isinstance(key, str)}),
+                alone=True,
+            )
         if not (self.able and isinstance(ledger, Tally)):
             return _Left(self.start, None, alone=False)
         keys = [
@@ -285,6 +198,7 @@ class _Survey:
         self.until = until
         self.oldest: dict[str, int] = {}
         self.positions: dict[str, dict[TopicPartition, int]] = {}
+        self.labels: dict[tuple[Side, str], str] = {}
         self.floors: dict[tuple[str, str], int] = {}
         self.outboxes: set[str] = set()
         self.looked: list[_Outbox] = []
@@ -292,6 +206,7 @@ class _Survey:
         self.quarantined: dict[str, tuple[str, int]] = {}
         self.dropped: dict[str, set[str]] = {}
         self.others: set[str] = set()
+        self.said: list[Finding] = []
         self.bad: list[tuple[Record, str]] = []
         self.bad_count = self.waiting = self.done = self.total = 0
         self.seed = secrets.token_hex(8)
@@ -308,15 +223,16 @@ class _Survey:
         for name in {name for side in self.sides for name in side.names}:
             if not any(_belongs(one, name) for one in met):
                 raise NotFound(f"{name} has no rows here", hint="it appears when it has run once")
-        logs, homes = dict[str, int](), dict[str, Callable[[bytes], list[int]]]()
+        logs, homes = dict[str, tuple[int, int]](), dict[str, Callable[[bytes], list[int]]]()
         for log, topics in self.topics.values():
             for topic in topics:
-                logs[topic] = max(covers(log, topic), self.since)
+                since, silent = covers(log, topic)
+                logs[topic] = max(since, self.since), max(silent, self.since)
                 homes[topic] = partial(_homes, log, len(log.extents(topic)))
-        bounds = {
-            source: Bounds(oldest, logs.get(stream_of(source), 0), self.until)
-            for source, oldest in self.oldest.items()
-        }
+        bounds = {}
+        for source, oldest in self.oldest.items():
+            since, silent = logs.get(stream_of(source), (0, 0))
+            bounds[source] = Bounds(oldest, since, self.until, silent)
         self.scope = Scope(bounds, logs, self.positions, self.floors, self.until, homes)
         return self.scope
 
@@ -329,7 +245,11 @@ class _Survey:
         read: set[str] = set()
         for (name,) in (yield from call(session.run, sql["consumers"])):
             if side.means(name):
-                topics |= yield from self._look_at_consumer(desk, name, read)
+                label = name
+                while label in self.positions:  # another store has one of this name
+                    label += "+"
+                self.labels[side, name] = label
+                topics |= yield from self._look_at_consumer(desk, name, label, read)
         ((oldest, last),) = yield from call(session.run, sql["audit_extent"])
         sources = set[str]()
         refused: dict[tuple[str, str | None], int] = {}
@@ -354,15 +274,17 @@ class _Survey:
             if side.log.describe(topic) is not None:
                 self.topics.setdefault(id(side.log), (side.log, set()))[1].add(topic)
 
-    def _look_at_consumer(self, desk: Desk, name: str, read: set[str]) -> Program[set[str]]:
+    def _look_at_consumer(
+        self, desk: Desk, name: str, label: str, read: set[str]
+    ) -> Program[set[str]]:
         session, sql = desk.session, desk.sql
-        positions = self.positions.setdefault(name, {})
+        positions = self.positions[label] = {}
         for topic, partition, position, *_ in (
             yield from call(session.run, sql["cursor_rows"], (name,))
         ):
             positions[topic, partition] = int(position or 0)
         for source, _, floor, _ in (yield from call(session.run, sql["subscriptions"], (name,))):
-            self.floors[name, source] = floor
+            self.floors[label, source] = floor
             read.add(source.removesuffix(BY_ID))
             if is_foreign(source):
                 self.others.add(source.removesuffix(BY_ID))
@@ -371,7 +293,7 @@ class _Survey:
             self.quarantined[f"{topic}/{partition}@{offset}"] = name, n
         rows = yield from call(session.run, sql["journal"], (name, BEYOND, "drop", None, PAGE_MAX))
         found = (_DROPPED.search(row[8] or "") for row in rows)
-        self.dropped[name] = {match[1] for match in found if match}
+        self.dropped[label] = {match[1] for match in found if match}
         return {topic for topic, _ in positions} - self.others
 
     # ---- the three sides
@@ -392,6 +314,7 @@ class _Survey:
                 added.append(_Added(outbox))
                 if not ledger.detailed:
                     side.at_desk(partial(self._add_up, outbox=outbox, added=added[-1]))
+                    side.at_desk(partial(self._ids, outbox=outbox))
             wait_for_logs()
         for side, outbox, sums in zip(self.sides, self.looked, added, strict=True):
             if outbox.sources:
@@ -417,7 +340,8 @@ class _Survey:
     def _inbox(self, desk: Desk, side: Side, ledger: Ledger) -> Program[None]:
         session, sql = desk.session, desk.sql
         for (name,) in (yield from call(session.run, sql["consumers"])):
-            if not side.means(name):
+            label = self.labels.get((side, name))
+            if label is None:  # it is not meant, or new
                 continue
             for source, id, *_ in (yield from call(session.run, sql["subscriptions"], (name,))):
                 if not source or source.endswith(CLAIMED) or is_foreign(source):
@@ -428,9 +352,11 @@ class _Survey:
                     rows = yield from call(session.run, sql["audit_keys"], page)
                     for row in rows:
                         self.waiting += row[8]
+                        if row[9] and not ledger.detailed:
+                            self.said += yield from _refused(desk, id, source, name, row)
                         if ledger.wants(source, row[0]):
                             state = yield from _state(desk, id, row, detailed=ledger.detailed)
-                            ledger.done((source, row[0]), name, state)
+                            ledger.done((source, row[0]), label, state, row[8])
 
     def _logs(
         self, ends: Iterable[tuple[Log, Mapping[str, list[Extent]]]], ledger: Ledger, told: Told,
@@ -449,22 +375,28 @@ class _Survey:
         in a topic beside that of their source, are left out.
         """
         seed, place, at = self.seed, IN_OUTBOX, ("", IN_OUTBOX)
-        copied = False
+        copied, last, plain = False, None, ""
         for record in records:
             topic, partition, offset, _, value, _, _ = record
             if partition != place[1] or topic != place[0]:
                 place = topic, partition
             hashed, void, time_us = None, False, 0
             try:
-                (source, type, _, _), id, key, chain, more = read_core(record)
+                labels, id, key, chain, more = read_core(record)
+                if labels is not last:  # they are few
+                    last, plain = labels, form_of(labels.version, labels.content_type, None)
+                form = plain
                 if more or chain is None:
                     envelope = read_envelope(record)
                     hashed, void, time_us = envelope.digest, envelope.void, envelope.time_us
+                    if envelope.after is not None:
+                        form = form_of(envelope.version, envelope.content_type, envelope.after)
             except BadRecord as error:
                 self.bad_count += 1
                 if len(self.bad) < FINDINGS_MAX:
-                    self.bad.append((record, str(error)))
+                    self.bad.append((record._replace(value=None, headers=()), str(error)))
                 continue
+            source, type, _, _ = labels
             if source is not at[0] or place is not at[1]:
                 at, own = (source, place), stream_of(source)
                 copied = topic != own and any(own in topics for _, topics in self.topics.values())
@@ -477,9 +409,11 @@ class _Survey:
                 stamp = min(max(time_us, 0) * STAMP_UNITS_PER_US, NUMBER_MAX)
             if copied or stamp < self.since:
                 continue
-            made = mark(seed, number, stamp, previous, id, type, value, void=void) if marked else 0
+            made = 0
+            if marked:
+                made = mark(seed, number, stamp, previous, id, type, form, value, void=void)
             yield (
-                source, key, sequence, stamp, previous, id, made, type, value, hashed, void,
+                source, key, sequence, stamp, previous, id, made, type, form, value, hashed, void,
                 place, offset,
             )  # fmt: skip
 
@@ -499,6 +433,23 @@ class _Survey:
             ))  # fmt: skip
             added.take_in(rows)
 
+    def _ids(self, desk: Desk, outbox: _Outbox) -> Program[None]:
+        """One id at two events of a source. The store sorts them, which the audit could not in
+        little memory; events without a key are compared by id anyway.
+        """
+        found = (outbox.first, FINDINGS_MAX)
+        rows = yield from call(desk.session.run, desk.sql["audit_ids"], found)
+        for (source, id), group in groupby(rows, key=itemgetter(0, 1)):
+            (_, _, key, number, _, _), *others = group
+            for _, _, other, sequence, stamp, position in others:
+                if outbox.sources >= {source} and (other, key) != (None, None):
+                    of = "an event without a key" if key is None else f"number {number} of {key!r}"
+                    self.said.append(Finding(
+                        "conflict", False, source, other or "", sequence or 0, stamp, id, None,
+                        str(position), None, f"its id is that of {of} too",
+                        "ids are given once: who wrote it?",
+                    ))  # fmt: skip
+
     def _outbox(
         self, desk: Desk, outbox: _Outbox, left: _Left, ledger: Ledger, told: Told
     ) -> Program[None]:
@@ -510,9 +461,9 @@ class _Survey:
             while rows:
                 page = (source, rows[-1][0], PAGE_MAX)
                 rows = yield from call(session.run, sql["audit_counters"], page)
-                for key, sequence, stamp in rows:
+                for key, sequence, stamp, position in rows:
                     if ledger.wants(source, key):
-                        ledger.counter((source, key), sequence, stamp)
+                        ledger.counter((source, key), sequence, stamp, read=position <= (end or 0))
         starts = {source: self.scope.of(source).start for source in outbox.sources}
         limits = (json.encode(starts).decode(), self.until, outbox.safe)
         if left.alone:
@@ -535,14 +486,14 @@ class _Survey:
 
     def _row(self, row: Any, *, marked: bool) -> Seen:
         """A row of `audit_rows` as an event; an un-keyed one as the log's readers know it."""
-        position, source, key, sequence, stamp, previous, id, type, data = row
+        position, source, key, sequence, stamp, previous, id, type, form, data = row
         void, made = data is None, 0
         if marked:
-            made = mark(self.seed, sequence, stamp, previous, id, type, data, void=void)
+            made = mark(self.seed, sequence, stamp, previous, id, type, form, data, void=void)
         if sequence is None:
             source, key, sequence, previous = source + BY_ID, id, 1, None
         return (
-            source, key, sequence, stamp, previous, id, made, type, data, None, void,
+            source, key, sequence, stamp, previous, id, made, type, form, data, None, void,
             IN_OUTBOX, position,
         )  # fmt: skip
 
@@ -574,9 +525,33 @@ def _identity(desk: Desk) -> Program[str]:
     return str(identity)
 
 
+def _refused(desk: Desk, id: int, source: str, consumer: str, row: Any) -> Program[list[Finding]]:
+    """A payload that a consumer's handler cannot take, as it has noted."""
+    key, why = row[0], row[9]
+    decide = f"deploy a handler that takes it, then oncebox redrive {consumer} --key {quote(key)}"
+    kept = yield from call(desk.session.run, desk.sql["audit_kept"], (id, key))
+    return [
+        Finding(
+            "undecodable",
+            False,
+            source,
+            key,
+            sequence,
+            stamp,
+            event,
+            None,
+            None,
+            consumer,
+            why,
+            decide,
+        )
+        for sequence, stamp, _, event, *_ in kept[:1]
+    ]
+
+
 def _state(desk: Desk, id: int, row: Any, *, detailed: bool) -> Program[KeyState]:
     """A row of `audit_keys`, with what is kept behind it where that is asked for."""
-    key, sequence, stamp, event, hashed, cutoff, park, skipped, kept = row
+    key, sequence, stamp, event, hashed, cutoff, park, skipped, kept, _ = row
     links = []
     if kept and detailed:
         rows = yield from call(desk.session.run, desk.sql["audit_kept"], (id, key))

@@ -6,11 +6,12 @@ what is wrong with one of them, with the evidence and what decides it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby, pairwise
 from shlex import quote
 
-from .audit import Finding, KeyName, Logged, Row, Scope, Seen, link_of, repeat
+from .audit import Finding, KeyName, Logged, Row, Scope, Seen, Suspect, link_of, moved, repeat
+from .audit_unkeyed import short
 from .envelope import STAMP_UNITS_PER_US
 from .event import stream_of
 from .order import KeyState, Link
@@ -21,12 +22,15 @@ MARGIN = 60 * 1_000_000 * STAMP_UNITS_PER_US
 
 
 class Case:
-    """All that the three sides have of one key. `inbox`: by consumer."""
+    """All that the three sides have of one key. `inbox`: by consumer. `last`: the key's counter,
+    where its row is among those that were read.
+    """
 
     def __init__(self, name: KeyName) -> None:
         self.source, self.key = name
         self.inbox: dict[str, KeyState] = {}
         self.records: list[Logged] = []
+        self.number = 0
         self.last: tuple[int, int] | None = None
         self.rows: list[Row] = []
 
@@ -36,28 +40,42 @@ class Cases:
 
     detailed = True
 
-    def __init__(self, names: set[KeyName]) -> None:
-        self.cases = {name: Case(name) for name in names}
+    def __init__(self, names: Collection[Suspect]) -> None:
+        self.names = set(names)
+        self.cases: dict[KeyName, Case] = {}
 
     def wants(self, source: str, key: str) -> bool:
-        return (source, key) in self.cases
+        return self._case((source, key)) is not None
 
-    def done(self, name: KeyName, consumer: str, state: KeyState) -> None:
-        self.cases[name].inbox[consumer] = state
+    def _case(self, name: KeyName) -> Case | None:
+        found = self.cases.get(name)
+        if found is None:
+            known = (name[0], short(name[1])) if name[0].endswith(BY_ID) else name
+            if known in self.names:
+                found = self.cases[name] = Case(name)
+        return found
+
+    def done(self, name: KeyName, consumer: str, state: KeyState, kept: int) -> None:  # noqa: ARG002
+        case = self._case(name)
+        if case is not None:
+            case.inbox[consumer] = state
 
     def records(self, page: Iterable[Seen]) -> None:
         for seen in page:
-            case = self.cases.get(seen[:2])
+            case = self._case(seen[:2])
             if case is not None:
-                case.records.append(Logged(*seen[-2:], link_of(seen)))
+                case.records.append(Logged(*seen[-2:], link_of(seen), seen[8]))
 
-    def counter(self, name: KeyName, sequence: int, stamp: int) -> None:
-        self.cases[name].last = sequence, stamp
+    def counter(self, name: KeyName, sequence: int, stamp: int, *, read: bool) -> None:
+        case = self._case(name)
+        if case is not None:
+            case.number = sequence
+            case.last = (sequence, stamp) if read else None
 
     def row(self, seen: Seen, *, published: bool) -> None:
-        case = self.cases.get(seen[:2])
+        case = self._case(seen[:2])
         if case is not None:
-            case.rows.append(Row(seen[-1], link_of(seen), published))
+            case.rows.append(Row(seen[-1], link_of(seen), published, seen[8]))
 
 
 def examine(case: Case, scope: Scope) -> Iterator[Finding]:
@@ -79,6 +97,7 @@ class _Examination:
             records = [r._replace(link=r.link._replace(stamp=stamp)) for r in records]
             rows = [r._replace(link=r.link._replace(stamp=stamp)) for r in rows]
         self.records, self.rows = records, rows
+        self.log_edge = self.bounds.log if records else max(self.bounds.log, self.bounds.silent)
         topics = {record.place[0] for record in records} or {stream_of(self.source)}
         self.readers = {n for topic in topics for n in scope.readers(topic)} | case.inbox.keys()
         self.by_number: dict[int, list[Logged]] = {}
@@ -91,7 +110,7 @@ class _Examination:
         for number in numbers:
             yield from self.number(self.row_of.get(number), self.by_number.get(number, []))
         yield from self.ids()
-        yield from self.gaps(numbers)
+        yield from self.gaps()
         yield from self.outbox()
         yield from self.order()
         for consumer in sorted(self.readers):
@@ -129,6 +148,9 @@ class _Examination:
     def against(self, record: Logged, row: Row) -> Iterator[Finding]:
         mine, theirs = record.link, row.link
         if mine == theirs:
+            if record.form != row.form and not mine.void:
+                what = f"it is to be read as {record.form!r}, the outbox says {row.form!r}"
+                yield self.conflict(record, row, what)
             return
         if mine.stamp != theirs.stamp or mine.previous != theirs.previous:
             yield self.forked(record, row, f"the outbox has {_place(theirs)} there")
@@ -177,12 +199,10 @@ class _Examination:
             )  # fmt: skip
 
     def covered(self, link: Link) -> bool:
-        """Whether the outbox would still have it."""
-        oldest = self.bounds.outbox
-        if oldest is None:
-            return False
-        behind = not self.by_id and bool(self.rows) and link.sequence > self.rows[0].link.sequence
-        return behind or oldest == 0 or link.stamp >= oldest + MARGIN
+        """Whether the outbox would still have it. By the time alone: of events that wait long for
+        their commit, retention drops a higher number before a lower one.
+        """
+        return self.bounds.outbox is not None and link.stamp >= _inside(self.bounds.outbox)
 
     def is_nobodys(self, link: Link) -> bool:
         """Whether the outbox says that there is no such event."""
@@ -190,11 +210,8 @@ class _Examination:
         return self.covered(link) if row is None else row.link.stamp != link.stamp
 
     def not_in_log(self, row: Row) -> Iterator[Finding]:
-        link, oldest = row.link, self.bounds.log
-        first = min(self.by_number, default=None)
-        behind = first is not None and link.sequence > first
-        kept = behind or oldest == 0 or link.stamp >= oldest + MARGIN
-        if kept and row.published and link.stamp < self.bounds.until:
+        link = row.link
+        if row.published and _inside(self.log_edge) <= link.stamp < self.bounds.until:
             yield self.found(
                 "lost", link, "the relay has passed it, and the log does not have it",
                 self.republish(link.sequence),
@@ -202,37 +219,33 @@ class _Examination:
             )  # fmt: skip
 
     def ids(self) -> Iterator[Finding]:
-        """One id at two numbers."""
+        """One id at two numbers, where there is no outbox that could say it."""
         numbers: dict[str, int] = {}
-        both: list[Row | Logged] = [*self.rows, *self.records]
-        for one in both:
+        for one in self.records if self.bounds.outbox is None else ():
             number = numbers.setdefault(str(one.link.id), one.link.sequence)
             if number != one.link.sequence:
                 yield self.found(
                     "conflict", one.link, f"its id is that of number {number} too",
-                    "ids are given once: who wrote it?",
-                    record=one if isinstance(one, Logged) else None,
-                    row=one if isinstance(one, Row) else None,
+                    "ids are given once: who wrote it?", record=one,
                 )  # fmt: skip
 
-    def gaps(self, numbers: list[int]) -> Iterator[Finding]:
-        """Numbers that neither side has."""
+    def gaps(self) -> Iterator[Finding]:
+        """Numbers that neither side has, though one of them would: by the stamp of the last of
+        them, which the event behind them knows. What was republished outlives its neighbours.
+        """
         if self.by_id:
             return
-        ends, last, oldest = list(numbers), self.case.last, self.bounds.outbox
-        if last is not None and oldest is not None:
-            edge = oldest + MARGIN if oldest else 0
-            ends += [last[0] + 1] if edge <= last[1] < self.bounds.until else []
-        row = self.row_of.get(numbers[0]) if numbers else None
-        if self.bounds.log == 0 and not oldest:
-            ends.insert(0, 0)
-        elif row is not None and oldest and (row.link.previous or 0) >= oldest + MARGIN:
-            ends.insert(0, row.link.sequence - 2)
-        for before, behind in pairwise(ends):
-            if behind > before + 1:
+        both: list[Row | Logged] = [*self.rows, *self.records]
+        previous = {one.link.sequence: one.link.previous or 0 for one in both}
+        last, outbox = self.case.last, self.bounds.outbox
+        if last is not None and outbox is not None:
+            previous.setdefault(last[0] + 1, last[1])
+        edge = _inside(self.log_edge if outbox is None else min(outbox, self.log_edge))
+        for before, behind in pairwise([0, *sorted(previous)]):
+            if behind > before + 1 and previous[behind] >= edge:
                 first, end = before + 1, behind - 1
                 what = f"neither outbox nor log has number {first}"
-                if self.bounds.outbox is None:
+                if outbox is None:
                     what = f"the log does not have number {first}"
                 yield self.found(
                     "gap", first, what + (f" to {end}" if end > first else ""),
@@ -254,8 +267,8 @@ class _Examination:
         if self.by_id or not self.rows:
             return
         row = self.rows[-1]
-        number = self.case.last[0] if self.case.last else 0
-        if number < row.link.sequence and row.link.stamp < self.bounds.until:
+        number = self.case.number
+        if number < row.link.sequence:
             yield self.found(
                 "fork", row.link, f"the outbox's counter stands at {number}: numbers come twice",
                 "set the key's row of oncebox's table counter to this event before it emits again",
@@ -289,13 +302,11 @@ class _Examination:
         if len(places) > 1:
             strays = [one for topic in sorted({topic for topic, _ in places})
                       for one in self.astray(topic)]  # fmt: skip
-            record = strays[0] if strays else self.records[-1]
-            names = ", ".join(sorted(f"{topic}/{number}" for topic, number in places))
-            yield self.found(
-                "moved", record.link, f"the key is in several partitions: {names}",
-                f"oncebox topics check {record.place[0]}",
-                settled=not strays, record=record,
-            )  # fmt: skip
+            record, name = (
+                strays[0] if strays else self.records[-1],
+                (self.case.source, self.case.key),
+            )
+            yield moved(name, record.link, places, settled=not strays)._replace(record=str(record))
 
     def astray(self, topic: str) -> Iterator[Logged]:
         """The first record that is nowhere where its number may be. Who publishes a number knows as
@@ -306,6 +317,10 @@ class _Examination:
         for number in sorted(self.by_number):
             records = [one for one in self.by_number[number] if one.place[0] == topic]
             places = {one.place[1] for one in records}
+            for one in records:
+                if one.place[1] not in homes:
+                    yield one
+                    return
             fits = (count for count in range(known, len(homes)) if homes[count] in places)
             known = next(fits, len(homes)) if records else known
             if known == len(homes):
@@ -336,9 +351,10 @@ class _Examination:
                     f"oncebox replay {consumer} --from start --topic {record.place[0]}",
                     record=record, row=self.row_of.get(link.sequence), consumer=consumer,
                 )  # fmt: skip
+        yield from self.kept(consumer, state)
         for row in self.rows:
             link = row.link
-            dropped = row.published and link.stamp + MARGIN < self.bounds.log
+            dropped = row.published and link.stamp + MARGIN < self.log_edge
             if (
                 dropped
                 and link.sequence not in self.by_number
@@ -349,6 +365,23 @@ class _Examination:
                     "unapplied", link, f"{has}: the log dropped it before it was read",
                     self.republish(link.sequence), row=row, consumer=consumer,
                 )  # fmt: skip
+
+    def kept(self, consumer: str, state: KeyState) -> Iterator[Finding]:
+        """Whether what a consumer keeps is what there is."""
+        for mine in state.kept:
+            row = self.row_of.get(mine.sequence)
+            links = [one.link for one in self.by_number.get(mine.sequence, ())]
+            links += [] if row is None else [row.link]
+            same = [link for link in links if self.by_id or link[:2] == mine[:2]]
+            if same and not any(mine.void or _may_be(mine, link) for link in same):
+                what, decide = "other bytes or another id", f"oncebox parked {consumer}"
+                yield self.found(
+                    "conflict", mine, f"{consumer} keeps it with {what}", decide,
+                    row=row, consumer=consumer,
+                )  # fmt: skip
+            elif not links and self.covered(mine):
+                what = f"{consumer} keeps it, and neither outbox nor log has it"
+                yield self.found("phantom", mine, what, self.command("accept"), consumer=consumer)
 
     def is_due(self, consumer: str, state: KeyState, link: Link) -> bool:
         """Whether a consumer has to do it, and has not."""
@@ -366,7 +399,7 @@ class _Examination:
         links += [] if row is None else [row.link]
         mine = Link(number, state.stamp, None, state.id, state.digest)
         if not links:
-            last = max((*self.by_number, *self.row_of, self.case.last[0] if self.case.last else 0))
+            last = max((*self.by_number, *self.row_of, self.case.number))
             dropped = self.by_id and self.bounds.dropped(state.stamp - MARGIN)
             if self.bounds.outbox is not None and number > last and not dropped:
                 what = f"{consumer} has done number {number}, and the last one is {last}"
@@ -401,6 +434,11 @@ class _Examination:
         consumer = min(self.readers, default="CONSUMER")
         key, source = quote(self.case.key), quote(self.case.source)
         return f"oncebox {action} {consumer} --key {key} --source {source}"
+
+
+def _inside(edge: int) -> int:
+    """From which stamp on a side surely has what there is; it begins with `edge`, 0: it has all."""
+    return edge + MARGIN if edge else 0
 
 
 def _may_be(mine: Link, link: Link) -> bool:

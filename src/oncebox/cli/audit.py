@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from typing import Annotated, Any
 
 from ..audit import Finding
+from ..audit_report import Report
 from ..audit_topic import audit_topic
-from ..auditing import YOUNGER_S, Report, Side, Told
+from ..auditing import YOUNGER_S, Side, Told
 from ..auditing import audit as perform
 from ..others import is_foreign
 from ..places import Place, configured, distinct, everywhere, locate

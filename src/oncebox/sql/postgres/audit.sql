@@ -18,14 +18,16 @@ select coalesce(min(position) - 1, (select max(position) from oncebox.chain), 0)
 
 -- name: audit_counters
 -- A page of $3 counters of the source $1 behind the key $2.
-select key, sequence, stamp from oncebox.counter
+select key, sequence, stamp, position from oncebox.counter
 where source_id = (select id from oncebox.source where name = $1) and key > $2
 order by key limit $3;
 
 -- name: audit_keys
 -- A page of $3 keys of subscription $1 behind the key $2.
-select key, sequence, stamp, id, digest, cutoff, park, skipped, kept from oncebox.key
-where subscription = $1 and key > $2 order by key limit $3;
+-- At last, why its payload cannot be read, if that is what it waits for.
+select key, sequence, stamp, id, digest, cutoff, park, skipped, kept,
+  case when park = 'poison' and kept > 0 and reason ~ '^(DecodeFailed|UnknownSchema):' then reason end
+from oncebox.key where subscription = $1 and key > $2 order by key limit $3;
 
 -- name: audit_kept
 -- What is kept of the key $2 of subscription $1.
@@ -47,10 +49,13 @@ select i, key, count(*), case when key is null then min(position) else min(seque
 from (
   select i, key, position, sequence, previous, case when key is not null then
     sha256(convert_to(concat($8::text, sequence, ':', stamp, ':', previous, ':', id, ':',
-                             case when data is not null then type || ':' end), 'UTF8')
+                             case when data is not null then concat(type, ':', form, ':') end), 'UTF8')
            || coalesce(data, '')) end as hash
   from (
     select s.i, c.position, c.sequence, c.previous, c.stamp, e.id, e.type, e.data,
+      concat(e.version, ' ', nullif(e.content_type, 'application/json'),
+        case when c.after_stamp is not null
+          then concat(' ', c.after_stamp, ':', e.after_source, ':', e.after_key) end) as form,
       case when c.stamp >= s.start and c.stamp < $6 and c.position < $7 then e.key end as key
     from oncebox.chain c
       join (select s.id, (j.i - 1)::int as i, (j.value ->> 1)::bigint as start
@@ -65,6 +70,15 @@ from (
 ) marked
 group by i, key;
 
+-- name: audit_ids
+-- Events at positions above $1 whose id another one has, by source and id: of $2 ids at most.
+select e.source, e.id::text, e.key, c.sequence, c.stamp, c.position
+from oncebox.event e join oncebox.chain c on c.n = e.n
+where e.id in (
+  select id from oncebox.event where n >= (select min(n) from oncebox.chain where position > $1)
+  group by id having count(*) > 1 limit $2)
+order by e.source, e.id, c.position;
+
 -- name: audit_rows
 -- Of the events above position $1, at most $2, of at most $3 bytes together but for a first one: those
 -- of the keys in the JSON array $4 (null: all), and whatever `audit_sums` has under no key ($5, as a JSON
@@ -76,7 +90,11 @@ with batch as (
     from (select * from oncebox.chain where position > $1 order by position limit $2) following
   ) sized where total <= $3 or total = size
 )
-select c.position, s.name, e.key, c.sequence, c.stamp, c.previous, e.id::text, e.type, e.data
+select c.position, s.name, e.key, c.sequence, c.stamp, c.previous, e.id::text, e.type,
+  concat(e.version, ' ', nullif(e.content_type, 'application/json'),
+    case when c.after_stamp is not null
+      then concat(' ', c.after_stamp, ':', e.after_source, ':', e.after_key) end),
+  e.data
 from batch c
   join oncebox.source s on s.id = c.source_id
   left join lateral (
