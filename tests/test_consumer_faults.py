@@ -7,7 +7,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from oncebox.logs.embedded import EmbeddedLog
 from oncebox.ports import Extent, Topic
 from oncebox.program import call, drive, drive_async
 from oncebox.service import Consumer
+from oncebox.session import COMMIT, Statement
 from oncebox.stores.adapt import open_store
 from oncebox.timeouts import Watch, _interrupt, watch
 from operating import failing, only, rebuild_waiting
@@ -56,20 +57,21 @@ def test_a_rebuild_waits_for_a_retry_that_is_about_to_commit(world: World) -> No
     loop = world.settle()
     broken.clear()
     session = loop.reading.session
-    commit = session.commit
+    ask = session.ask
+    assert ask is not None
 
-    def stopped_commit() -> None:
-        if session.run("select 1 from ledger"):
+    def stopped(statements: Sequence[Statement]) -> Any:
+        if statements == [COMMIT] and session.run("select 1 from ledger"):
             ready.set()
             assert gate.wait(30)
-        commit()
+        return ask(statements)
 
-    session.commit = stopped_commit  # type: ignore[method-assign]
+    session.ask = stopped
     world.now_ms += 5000
     turn = threading.Thread(target=lambda: drive(loop.turn()))
     turn.start()
     assert ready.wait(30)
-    session.commit = commit  # type: ignore[method-assign]
+    session.ask = ask
     with rebuild_waiting(world):
         gate.set()
         turn.join()

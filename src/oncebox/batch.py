@@ -161,14 +161,16 @@ class Batch:
                     raise
                 raise waited from error
             self.check_fence(answers[-1])
-            if not self.careful:
+            # Not for coroutines: `rowcount`, which has to wait for its answer then, cannot.
+            piped = not self.careful and not session.asynchronous
+            if piped:
                 yield session.pipeline, (True,)
             for place, release in self.drains.items():
                 yield from self.go_on(self.keys.entries[place], release=release)
             settled = yield from self.go_through()
             yield from self.calls.perform_lists()
             self.counts[APPLIED] += self.calls.applied
-            if not self.careful:
+            if piped:
                 yield session.pipeline, (False,)
             yield session.pipeline, (True,)
             yield from self.close_fence(settled)

@@ -41,7 +41,7 @@ class Session(Protocol):
     """What handlers receive as `tx`: the driver's connection, or the application's session."""
     lost: Callable[[], bool] | None = None
     """Where a driver can tell at once: whether the transaction that we began is gone."""
-    ask: Callable[[Sequence[Statement]], None] | None = None
+    ask: Callable[[Sequence[Statement]], Awaitable[None] | None] | None = None
     """Where a driver can: send statements and wait for nothing. After it, nothing but `answers`, or
     `rollback`, until they are there."""
 
@@ -59,7 +59,7 @@ class Session(Protocol):
         """Run one statement whose rows nobody reads: in a pipeline it is not waited for."""
         return self.run(sql, parameters)
 
-    def answers(self) -> list[Rows]:
+    def answers(self) -> Awaitable[list[Rows]] | list[Rows]:
         """The rows of each statement of `ask` but BEGIN and COMMIT, once all have been run."""
         return []
 
@@ -171,7 +171,7 @@ def commit(session: Session, meanwhile: Callable[[], Program[None]]) -> Program[
     """Commit, and end the pipeline; where the driver can, `meanwhile` is done until the answer is
     there.
     """
-    if session.ask is not None and meanwhile is not nothing:
+    if session.ask is not None:
         yield from asked(session, [COMMIT], meanwhile)
     else:
         yield session.pipeline, (False,)

@@ -98,23 +98,23 @@ class PsycopgSession(Session):
     factory.
 
     `send` in a pipeline waits for nothing; `run` waits for all that was sent, to have its rows.
-    Coroutine handlers are not pipelined: `rowcount`, which has to wait for its answer then,
-    cannot wait there.
+    `own`: the connection is one of ours, so nobody minds a pipeline.
     """
 
     kind = "this psycopg connection"
     dialect: Dialect = "postgres"
 
-    def __init__(self, connection: Connection | AsyncConnection) -> None:
+    def __init__(self, connection: Connection | AsyncConnection, *, own: bool = False) -> None:
         self.handle: Any = connection
         self.asynchronous = isinstance(connection, psycopg.AsyncConnection)
         word = "async with" if self.asynchronous else "with"
         self.how_to_begin = f"Open one: {word} connection.transaction(): …"
         self._cursor = self._own_cursor()
+        self._own = own
         self._pipeline: Any = None
         self._asked: list[Any] | None = None
         self._autocommit = connection.autocommit
-        self.ask = self._ask if connection.cursor_factory is ExactCursor else None
+        self.ask = self._ask if own else None
 
     def _own_cursor(self) -> Any:
         kind = AsyncOwnCursor if self.asynchronous else OwnCursor
@@ -169,19 +169,29 @@ class PsycopgSession(Session):
             raise
         return rows
 
-    def _ask(self, statements: Sequence[Statement]) -> None:
-        asked = self._asked = []
-        self.pipeline(on=True)
+    def _ask(self, statements: Sequence[Statement]) -> Any:
+        return self._perform(self._send_all(statements))
+
+    def _send_all(self, statements: Sequence[Statement]) -> Program[None]:
+        asked = self._asked = list[Any]()
+        yield from self._piped(on=True)
         for statement in statements:
             cursor = self._own_cursor()  # binary: see `_run`
-            cursor.execute(statement[0].encode(), statement[1], binary=bool(statement[1]))
+            execute: Any = partial(cursor.execute, binary=bool(statement[1]))
+            yield from call(execute, statement[0].encode(), statement[1])
             if statement not in (START, COMMIT):
                 asked.append(cursor)
 
-    def answers(self) -> list[Rows]:
+    def answers(self) -> Any:
+        return self._perform(self._answers())
+
+    def _answers(self) -> Program[list[Rows]]:
         asked, self._asked = self._asked, None
-        self.pipeline(on=False)
-        return [cursor.fetchall() if cursor.description else [] for cursor in asked or ()]
+        yield from self._piped(on=False)
+        answers = list[Rows]()
+        for cursor in asked or ():
+            answers.append((yield from call(cursor.fetchall)) if cursor.description else [])
+        return answers
 
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
         return self._cursor.executemany(sql.encode(), rows)
@@ -195,18 +205,28 @@ class PsycopgSession(Session):
     def _end(self, how: Literal["commit", "rollback"]) -> Program[None]:
         if self._asked is not None:
             with suppress(psycopg.Error):  # what became of it is of no interest any more
-                self.answers()
+                yield from self._answers()
         self._free()
         yield from call(getattr(self.handle, how))
         yield from call(self.handle.set_autocommit, self._autocommit)
 
-    def pipeline(self, on: bool) -> None:
-        if on and self._pipeline is None and self.handle.cursor_factory is ExactCursor:
+    def pipeline(self, on: bool) -> Any:
+        return self._perform(self._piped(on=on))
+
+    def _piped(self, *, on: bool) -> Program[None]:
+        if on and self._pipeline is None and self._own:
             self._pipeline = self.handle.pipeline()
-            self._pipeline.__enter__()
+            yield from self._enter(self._pipeline)
         elif not on and self._pipeline is not None:
             pipeline, self._pipeline = self._pipeline, None
-            pipeline.__exit__(None, None, None)
+            yield from self._leave(pipeline)
+
+    def _enter(self, pipeline: Any) -> Program[None]:
+        yield from call(pipeline.__aenter__ if self.asynchronous else pipeline.__enter__)
+
+    def _leave(self, pipeline: Any) -> Program[None]:
+        leave = pipeline.__aexit__ if self.asynchronous else pipeline.__exit__
+        yield from call(leave, None, None, None)
 
     def in_transaction(self) -> bool:
         return in_transaction(self.handle) is True
@@ -227,8 +247,8 @@ class PsycopgSession(Session):
     def _answered(self) -> Program[None]:
         """Wait for the answers to all that was sent: leaving an inner pipeline does."""
         inner = self.handle.pipeline()
-        yield from call(inner.__aenter__ if self.asynchronous else inner.__enter__)
-        yield from call(inner.__aexit__ if self.asynchronous else inner.__exit__, None, None, None)
+        yield from self._enter(inner)
+        yield from self._leave(inner)
 
     def role(self) -> str:
         name: str = self.handle.info.user
@@ -283,7 +303,7 @@ class PostgresStore(Store):
         warn_of_plain_text(connection)
         if not self.asynchronous:
             connection.cursor_factory = ExactCursor
-        session = PsycopgSession(connection)
+        session = PsycopgSession(connection, own=True)
         try:
             backend = yield from call(session.run, BACKEND)
         except psycopg.Error as error:  # of a pooler: the server behind it is away
