@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -101,4 +102,34 @@ def test_an_owner_that_stands_still_in_its_transaction_is_ended(
     with pytest.raises(psycopg.OperationalError):
         still.commit()
     still.close()
+    next_one.close()
+
+
+def test_one_that_works_for_long_is_not_ended(postgres_url: str) -> None:
+    """A rebuild that emptied a large table for longer than a batch may take was ended each time."""
+    store, sql, place = open_store(postgres_url), statements("postgres"), ("t", 0)
+    works: Any = store.open()
+    next_one: Any = store.open()
+    drive(migrate(works))
+    drive(add_cursor(works, sql, "billing", place))
+    works.begin()
+    works.run(sql["lock_cursors"], ("billing",))
+    (pid,) = works.run("select pg_backend_pid()")[0]
+    ended: list[type[Exception]] = []
+
+    def clear() -> None:
+        try:
+            works.run("select pg_sleep(600)")
+        except psycopg.Error as error:
+            ended.append(type(error))
+
+    clearing = threading.Thread(target=clear)
+    clearing.start()
+    does = f"select wait_event from pg_stat_activity where pid = {pid}"
+    await_true(lambda: next_one.run(does) == [("PgSleep",)], "it works")
+    assert drive(acquire(next_one, sql, "billing", place, "next", 4.0, 0.0)) is None
+    next_one.run(f"select pg_cancel_backend({pid})")
+    clearing.join()
+    assert ended == [psycopg.errors.QueryCanceled]
+    works.close()
     next_one.close()

@@ -25,12 +25,14 @@ returning term, position, identity, takeovers, suspect;
 -- name: end_stuck
 -- Ends the connection that has this cursor locked, in a transaction of more than $4 ms, though its
 -- lease ran out as long ago. PostgreSQL's own limit of idle time does not hold inside a pipeline:
--- to the server, the next statement is on its way. Only of our own role, which needs no right.
+-- to the server, the next statement is on its way. But none that works: a rebuild may clear for long.
+-- Only of our own role, which needs no right.
 select pg_terminate_backend(a.pid)
 from oncebox.cursor c join pg_stat_activity a on a.backend_xid = c.xmax
 where c.reader = $1 and c.topic = $2 and c.partition = $3
   and c.lease_until < (extract(epoch from clock_timestamp()) * 1000)::bigint - $4::bigint
   and a.xact_start < clock_timestamp() - $4::bigint * interval '1 millisecond'
+  and a.wait_event_type = 'Client'
   and a.datname = current_database() and a.usename = current_user and a.pid <> pg_backend_pid();
 
 -- name: renew
