@@ -18,14 +18,14 @@ from oncebox.operate import accept, skip
 from oncebox.outbox import PAGE_MAX, Envelopes, history
 from oncebox.ports import Outgoing, Record
 from oncebox.program import drive
-from oncebox.reading import take_in
+from oncebox.reading import know_subscriptions, take_in
 from oncebox.rewind import republish
 from oncebox.service import Service
 from oncebox.session import Session, Store
 from oncebox.statements import statements
 from oncebox.stores.postgres import PostgresStore
 from oncebox.stores.sqlite import SqliteStore
-from operating import desk_of, wait_list
+from operating import desk_of, only, wait_list
 
 
 class Shop:
@@ -262,6 +262,23 @@ def test_a_source_that_is_down_disturbs_nobody(
     assert drive(gaps.close(late(world, 0.1))) == []
     records = drive(gaps.close(late(world, AGAIN_S)))
     fill(loop, records)
+    assert world.of("a") == [1, 2, 3]
+    drive(gaps.leave())
+
+
+@only("postgres")
+def test_a_source_that_somebody_has_locked_disturbs_nobody(world: World, shop: Shop) -> None:
+    """The consumer waited for that lock, with all its partitions, for as long as it was held."""
+    a = shop.emit("a", 1, 2, 3)
+    shop.deliver(a[0], a[2])
+    loop = world.settle(world.loop(handler_timeout_s=0.2))
+    gaps = gaps_of(loop, shop)
+    shop.session.begin()
+    shop.run("lock table oncebox.chain")
+    assert drive(gaps.close(late(world))) == []
+    shop.session.rollback()
+    drive(know_subscriptions(loop.reading))
+    fill(loop, drive(gaps.close(late(world, AGAIN_S))))
     assert world.of("a") == [1, 2, 3]
     drive(gaps.leave())
 

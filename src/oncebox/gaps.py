@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from msgspec import json
@@ -178,7 +179,10 @@ class Gaps:
             missing = None if entry is None else gap(entry.state, entry.floor)
             if entry is None or missing is None:
                 continue
-            history = yield from _guarded(ask_source, source, place[1], entry.state, missing)
+            asking = ask_source(source, place[1], max(entry.state.sequence, 1), missing[1])
+            if session.dialect == "postgres":  # its limits: a lock there shall not hold us for ever
+                asking = transact(replace(reading, session=session, subscriptions={}), asking)
+            history = yield from _guarded(asking)
             forked, records = False, []
             if history is not None:
                 forked = yield from self._fork(source, entry, history, now_ms)
@@ -247,11 +251,9 @@ class Gaps:
                 logger.debug("closing a session of %s failed", source, exc_info=True)
 
 
-def _guarded(
-    ask_source: Ask, source: str, key: str, state: KeyState, missing: tuple[int, int]
-) -> Program[History | None]:
+def _guarded(asking: Program[History | None]) -> Program[History | None]:
     try:
-        return (yield from ask_source(source, key, max(state.sequence, 1), missing[1]))
+        return (yield from asking)
     except BadEvent as error:  # its relay holds it, and whatever is behind it, too
         logger.warning("%s", error)
         return None
