@@ -208,6 +208,7 @@ class Keys:
     def take_kept(self, rows: Rows) -> Program[None]:
         """Kept events, each with its record if it may be done."""
         more: dict[Place, set[Link]] = {}
+        awaited, lines = set[Place](), set[Place]()
         for subscription, key, sequence, stamp, previous, id, hashed, void, stored in rows:
             entry = self.entries[subscription, key]
             link = Link(sequence, stamp, previous, id, hashed, bool(void))
@@ -217,16 +218,26 @@ class Keys:
             (item,), _ = take_in(self.reading, [record_of(stored)])
             item.link, item.place = link, entry.place
             entry.items[link] = item
-            after = item.after
-            if after is not None:
-                place = yield from self.awaited_place(after)
-                if place is not None and place not in self.entries:
-                    yield from self.lock({place})
+            if item.after is not None:
+                place = yield from self.awaited_place(item.after)
+                if place is not None:
+                    (lines if item.in_line else awaited).add(place)
         for place, links in more.items():
             entry = self.entries[place]
             entry.unloaded = max(entry.unloaded - len(links) + len(entry.state.kept), 0)
             kept = tuple(sorted(links, key=itemgetter(0, 1, 3, 4)))
             entry.state = entry.loaded = entry.state._replace(kept=kept)
+        unknown = sorted(awaited - lines - self.entries.keys())
+        session, sql = self.reading.session, self.reading.sql
+        for subscription, key, stamp in (yield from lookup(session, sql["awaited"], unknown)):
+            # Marked as awaited since the event was kept: who advances it wakes us. So it is only
+            # looked at; to lock it now, out of order, would lead to deadlocks.
+            known, state = self.reading.subscription(subscription), KeyState(stamp=stamp)
+            assert known is not None, "it is of a source that we read"
+            place = (subscription, key)
+            self.entries[place] = Entry(place, known.floor, known.had, state, state, awaited=True)
+        if not_marked := (awaited | lines) - self.entries.keys():
+            yield from self.lock(not_marked)
 
     def awaited_place(self, after: Reference, *, ever: bool = False) -> Program[Place | None]:
         """The row that an event waits for; None if this consumer does not read its source, unless
@@ -280,7 +291,7 @@ class Keys:
                     added.append((yield from self.kept_row(entry, link)))
                 dropped += [(*place, *_kept_key(link)) for link in old - new]
             if entry.awaited and state.stamp > loaded.stamp:
-                awaited.append((*place, state.stamp))
+                awaited.append((*place, loaded.stamp, state.stamp))
             if entry.other or state[4:] != loaded[4:]:
                 yield from call(session.send, sql["write_key"], entry.row())
             else:

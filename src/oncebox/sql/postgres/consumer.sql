@@ -151,12 +151,19 @@ using unnest($1::int[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::
 where e.subscription = v.subscription and e.key = v.key and e.sequence = v.sequence
   and e.stamp = v.stamp and e.id = v.id and e.digest = v.digest and e.void = v.void;
 
+-- name: awaited
+-- How far keys are that others wait for, where they are marked so. Not locked.
+select k.*
+from unnest($1::int[], $2::text[]) as v (subscription, key) cross join lateral (
+  select k.subscription, k.key, k.stamp from oncebox.key k
+  where k.subscription = v.subscription and k.key = v.key and k.awaited offset 0) k;
+
 -- name: waiters
--- Keys with an event that waited for one of these, and need wait no longer.
+-- Keys with an event that waited for one of these, which was at `before` and is at `stamp` now.
 select distinct e.subscription, e.key
-from unnest($1::int[], $2::text[], $3::bigint[]) as v (subscription, key, stamp)
+from unnest($1::int[], $2::text[], $3::bigint[], $4::bigint[]) as v (subscription, key, before, stamp)
 join oncebox.kept e on e.after_subscription = v.subscription and e.after_key = v.key
-where e.after_stamp <= v.stamp;
+where e.after_stamp > v.before and e.after_stamp <= v.stamp;
 
 -- name: released_waiters
 -- The same for a whole consumer: whoever died between a commit and its wake-ups is made good. Only

@@ -138,12 +138,19 @@ ON CONFLICT DO NOTHING;
 DELETE FROM oncebox_kept WHERE subscription = ? AND key = ? AND sequence = ? AND stamp = ?
   AND id = ? AND digest = ? AND void = ?;
 
+-- name: awaited
+-- How far keys are that others wait for, where they are marked so.
+SELECT k.subscription, k.key, k.stamp
+FROM json_each(?1) v
+CROSS JOIN oncebox_key k ON k.subscription = v.value ->> 0 AND k.key = v.value ->> 1
+WHERE k.awaited;
+
 -- name: waiters
--- Keys with an event that waited for one of these, and need wait no longer.
+-- Keys with an event that waited for one of these, which was at ->> 2 and is at ->> 3 now.
 SELECT DISTINCT e.subscription, e.key
 FROM json_each(?1) v
 CROSS JOIN oncebox_kept e ON e.after_subscription = v.value ->> 0 AND e.after_key = v.value ->> 1
-WHERE e.after_stamp <= v.value ->> 2;
+WHERE e.after_stamp > v.value ->> 2 AND e.after_stamp <= v.value ->> 3;
 
 -- name: released_waiters
 -- The same for a whole consumer: whoever died between a commit and its wake-ups is made good. Only
