@@ -51,7 +51,7 @@ def test_a_batch_has_a_time(world: World) -> None:
 
     world.deliver(*(world.producer.paid(f"k{i}", i)[0] for i in range(40)))
     with pytest.raises(SystemExit):
-        drive(world.loop(batch_time_s=1.0).turn())
+        world.settle(world.loop(batch_time_s=1.0))
     assert len(world.ledger()) == 33  # three batches of eleven: each ends at the first one too late
 
 

@@ -25,7 +25,7 @@ from .lanes import Job, Lanes, lane_of
 from .lease import Held
 from .ports import Record, TopicPartition
 from .program import Program, call
-from .reading import ANY_EVENT, Item, Place, Reading, Taken, take_in
+from .reading import ANY_EVENT, Item, Place, Reading, Taken, items_of, take_in
 from .session import Session, lookup
 from .stores.base import of_database, refused, trouble, typed
 
@@ -91,7 +91,7 @@ class AbreastLoop(ConsumerLoop):
         if self.single:
             yield from super().handle(records, taken)
             return
-        for item in (yield from self.items_of(taken or take_in(self.reading, records))):
+        for item in (yield from items_of(self.reading, taken or take_in(self.reading, records))):
             record = item.record
             partition = (record.topic, record.partition)
             term, lane = self.held[partition].term, lane_of(self.reading, item)

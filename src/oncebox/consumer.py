@@ -30,8 +30,8 @@ from .reading import (
     Reading,
     Settings,
     Taken,
-    load_subscriptions,
-    subscribe,
+    items_of,
+    know_subscriptions,
     take_in,
     transact,
 )
@@ -130,6 +130,7 @@ class ConsumerLoop:
         caught_up = yield from self.catch_up()
         if not self.held:
             yield self.sleep, (min(self.settings.lease_s / 4, 0.2),)
+        if not self.held or self.wanted:
             return caught_up
         settings = self.settings
         wait_s = 0.0 if self.drains else min(settings.fetch_wait_s, settings.lease_s / 4)
@@ -144,7 +145,7 @@ class ConsumerLoop:
             if self.gaps is not None:
                 self.gaps.forget_times()
         self.now_ms = now_ms
-        if now_ms >= self.next_upkeep_ms and not self.ahead.records:
+        if now_ms >= self.next_upkeep_ms:
             yield from self.upkeep(now_ms)
             self.next_upkeep_ms = now_ms + int(self.settings.lease_s * 1000 / 4)
 
@@ -230,6 +231,7 @@ class ConsumerLoop:
         acquired = yield from self.transact(self.share())
         for place, held in acquired:
             self.held[place] = yield from self.taken(place, held)
+        self.ahead.keep(() if self.single else self.held.keys() - {place for place, _ in acquired})
         self.truncated = False
         yield from self.transact(self.look_what_is_due(now_ms))
         looked = self.looked if self.paused and not acquired else {}
@@ -249,8 +251,8 @@ class ConsumerLoop:
         return {p: int(held.position or 0) for p, held in self.held.items()}
 
     def positions(self) -> dict[TopicPartition, int]:
-        """Where to read on."""
-        return self.stored()
+        """Where to read on: behind what is fetched already."""
+        return self.stored() | self.ahead.ends()
 
     def ask_log(self, function: Callable[..., T], *arguments: Any) -> Program[T]:
         """What the log says. It may take long: in no transaction, others wait for its locks; and on
@@ -346,7 +348,7 @@ class ConsumerLoop:
 
     def handle(self, records: Sequence[Record], taken: Taken | None = None) -> Program[None]:
         """Settle fetched records, in as many batches as it takes."""
-        items = yield from self.items_of(taken or take_in(self.reading, records))
+        items = yield from items_of(self.reading, taken or take_in(self.reading, records))
         at = (records[0].topic, records[0].partition)
         if at in self.single and (yield from self.look_out(at, f"@{records[0].offset}")):
             self.condemn(items[0], DEADLY, again=False)
@@ -354,17 +356,11 @@ class ConsumerLoop:
         while items and not self.stopping():
             settled = yield from self.settle(items)
             items = items[settled:]
+            if items and self.reading.now_ms() >= self.next_upkeep_ms:
+                self.ahead.put_back(items)
+                return
         if items:  # stopped in between: the rest is fetched again by whoever goes on
             self.begin_anew()
-
-    def items_of(self, taken: Taken) -> Program[list[Item]]:
-        """Items whose sources are subscribed to."""
-        items, new = taken
-        for source in sorted({source for source, _ in new}):
-            yield from self.transact(subscribe(self.reading, source))
-        for source, item in new:
-            item.place = (self.reading.subscriptions[source].id, item.place[1])
-        return items
 
     def meanwhile(self) -> Program[None]:
         """While the store works on a batch; not when partitions may change hands then."""
@@ -393,14 +389,9 @@ class ConsumerLoop:
         """
         for record in records:
             self.looked[record.topic, record.partition] = record.offset + 1
-        yield from self.know_subscriptions()
+        yield from know_subscriptions(self.reading)
         items = yield from of_gaps(self.reading, records)
         yield from self.drain_in_parts({}, items, CAREFUL_MAX, filling=True)
-
-    def know_subscriptions(self) -> Program[None]:
-        """What a transaction that was rolled back has made us forget."""
-        if not self.reading.subscriptions:
-            yield from self.transact(load_subscriptions(self.reading))
 
     def settle(self, items: Sequence[Item]) -> Program[int]:
         """One committed batch over the first of these items; how many it settled."""
@@ -412,7 +403,8 @@ class ConsumerLoop:
             for item in chunk:
                 place = (item.record.topic, item.record.partition)
                 fence[place] = self.held[place]
-            events_max = 1 if self.single else None
+            one = careful and len(chunk) == 1  # so that it is known which one failed
+            events_max = 1 + chunk[0].in_line if one else None
             batch = Batch(
                 self.reading, chunk, fence, {}, careful=careful, events_max=events_max,
                 meanwhile=self.meanwhile,
@@ -445,13 +437,17 @@ class ConsumerLoop:
         if not careful:
             return CAREFUL_MAX
         if len(chunk) == 1:
-            item = chunk[0]
-            if item.bad is not None or (item.place, *item.link[:2]) in self.reading.condemned:
-                raise error  # not the handler: it did not run
-            reason = f"the transaction failed at its end: {describe(error)}"
-            self.condemn(item, reason, again=True)
+            if chunk[0].bad is not None or not self.condemn_next(chunk[0].place, error):
+                raise error
             return 1
         return len(chunk) // 2
+
+    def condemn_next(self, place: Place, error: Exception) -> bool:
+        """Have the event that is next of a key parked, as its transaction failed at its end. False:
+        it did not run then, so it is not its handler.
+        """
+        reason = f"the transaction failed at its end: {describe(error)}", True
+        return self.reading.condemned.setdefault((place, *ANY_EVENT), reason) is reason
 
     def condemn(self, item: Item, reason: str, *, again: bool) -> None:
         """Have an event parked instead of run; not `again`: somebody has to look at it first."""
@@ -483,6 +479,8 @@ class ConsumerLoop:
         for one in list(self.wanted):
             yield from self.go_on_with(one)
             self.wanted.remove(one)  # only now: after an outage its effect is asked for again
+            if self.reading.now_ms() >= self.next_upkeep_ms:
+                return True
         drains = dict(list(self.drains.items())[:DRAIN_MAX])
         for place in drains:
             del self.drains[place]
@@ -501,36 +499,40 @@ class ConsumerLoop:
         """
         if not self.held:
             return
-        yield from self.know_subscriptions()
+        yield from know_subscriptions(self.reading)
         place, alone = min(self.single or self.held), len(drains) + len(items) == 1
-        events_max = CAREFUL_MAX + len(items)
         if self.single and not alone:
             yield from self.drain_in_parts(drains, items, 1, filling=filling)
             return
-        if self.single:
-            events_max = 1
-            key = items[0].place if items else next(iter(drains))
-            if (yield from self.look_out(place, f"{key[0]}:{key[1]}")):
-                self.reading.condemned[key, *ANY_EVENT] = (DEADLY, False)
+        key = items[0].place if items else next(iter(drains))
+        if self.single and (yield from self.look_out(place, f"{key[0]}:{key[1]}")):
+            self.reading.condemned[key, *ANY_EVENT] = (DEADLY, False)
         fence = {place: self.held[place]}
-        batch = Batch(
-            self.reading, items, fence, drains, careful=True, filling=filling, events_max=events_max
-        )
-        try:
-            outcome = yield from batch.run()
-        except Broken as broken:
-            self.condemn(broken.item, broken.error.what, again=False)
-            yield from self.drain(drains, items, filling=filling)
-        except Exception as error:
-            if is_outage(error):
-                raise
-            if alone:
-                logger.exception("%s: a key cannot go on: %s", self.reading.consumer, drains)
+        events_max = 1 if self.single else CAREFUL_MAX + len(items)
+        while True:
+            batch = Batch(
+                self.reading, items, fence, drains, careful=True, filling=filling,
+                events_max=events_max,
+            )  # fmt: skip
+            try:
+                outcome = yield from batch.run()
+            except Broken as broken:
+                self.condemn(broken.item, broken.error.what, again=False)
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                if not alone:
+                    yield from self.drain_in_parts(drains, items, 1, filling=filling)
+                    return
+                if events_max == 1 and not self.condemn_next(key, error):
+                    logger.exception("%s: a key cannot go on: %s", self.reading.consumer, key)
+                    self.reading.condemned.clear()
+                    return
+                events_max = 1
+            else:
+                self.held[place] = fence[place]._replace(suspect=None)
+                self.follow(outcome)
                 return
-            yield from self.drain_in_parts(drains, items, 1, filling=filling)
-        else:
-            self.held[place] = fence[place]._replace(suspect=None)
-            self.follow(outcome)
 
     def drain_in_parts(
         self, drains: dict[Place, bool], items: Sequence[Item], size: int, *, filling: bool = False
@@ -545,7 +547,7 @@ class ConsumerLoop:
         if self.gaps is None:
             return
         records = yield from self.gaps.close(now_ms)
-        yield from self.know_subscriptions()
+        yield from know_subscriptions(self.reading)
         items = take_in(self.reading, records).items
         yield from self.drain_in_parts({}, items, CAREFUL_MAX)
 

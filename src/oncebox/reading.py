@@ -349,6 +349,22 @@ def load_subscriptions(reading: Reading) -> Program[None]:
         reading.sources[id] = source
 
 
+def know_subscriptions(reading: Reading) -> Program[None]:
+    """What a transaction that was rolled back has made us forget."""
+    if not reading.subscriptions:
+        yield from transact(reading, load_subscriptions(reading))
+
+
+def items_of(reading: Reading, taken: Taken) -> Program[list[Item]]:
+    """Items whose sources are subscribed to."""
+    items, new = taken
+    for source in sorted({source for source, _ in new}):
+        yield from transact(reading, subscribe(reading, source))
+    for source, item in new:
+        item.place = (reading.subscriptions[source].id, item.place[1])
+    return items
+
+
 _encode = msgpack.Encoder().encode
 _decode = msgpack.Decoder(Record).decode
 
