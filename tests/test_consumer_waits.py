@@ -9,8 +9,11 @@ from typing import Any
 from chains import Paid, Sent, World
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
+from oncebox.effects import DEATHS_MAX
+from oncebox.operate import redrive
 from oncebox.program import drive
-from operating import one_waiting, only, wait_list
+from oncebox.suspects import DEADLY
+from operating import desk_of, one_waiting, only, wait_list
 
 # ---- what fails at the commit
 
@@ -143,6 +146,32 @@ def test_slow_effects_do_not_keep_the_consumer_from_its_leases(world: World) -> 
     world.settle(loop)
     assert len(world.ledger()) == len(set(called)) == len(called) == 10
     assert max(b - a for a, b in pairwise(seen)) <= 1
+
+
+def test_an_effect_that_kills_its_process_parks_its_event(world: World) -> None:
+    """Its key, alone, waits for somebody, also while others move the position."""
+    called: list[str] = []
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid, context: Context[None]) -> None:
+        def charge(key: str) -> None:
+            called.append(key)
+            raise SystemExit("the process dies")
+
+        if paid.order == "a":
+            context.once("charge", charge)
+        world.record(tx, paid.order, paid.cents)
+
+    world.deliver(*world.producer.paid("a", 1))
+    loop = world.lives(lambda _: world.deliver(*world.producer.paid("b", 1)))
+    assert DEADLY in world.parked()["a"][1]
+    assert (len(called), len(set(called))) == (DEATHS_MAX, 1)
+    world.after(600.0, loop)
+    assert len(called) == DEATHS_MAX
+    assert len(world.of("b")) == DEATHS_MAX + 1
+    drive(redrive(desk_of(world), wait_list(world)))
+    world.lives()
+    assert len(called) == 2 * DEATHS_MAX
 
 
 # ---- keys that others wait for

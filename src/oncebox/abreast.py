@@ -350,6 +350,6 @@ class Worker:
                     return False
             else:
                 if failure is not None:
-                    self.condemn(item, failure, again=True)
+                    self.condemn(item, failure[0], again=failure[1])
                 return True
         return False

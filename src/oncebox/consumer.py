@@ -562,7 +562,7 @@ class ConsumerLoop:
             logger.warning("%s: %s waits: %s", reading.consumer, item.place[1], describe(error))
             return  # its row says when to try again
         if failure is not None:
-            self.condemn(item, failure, again=True)
+            self.condemn(item, failure[0], again=failure[1])
         yield from self.drain({item.place: False})
         reading.effects.pop((item.envelope.source, item.envelope.id), None)
 

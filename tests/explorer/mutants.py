@@ -359,11 +359,11 @@ def result_before_the_call(patch: pytest.MonkeyPatch, shop: Shop) -> None:
     other_sql(patch, shop.engine, "effect_done", "coalesce(result, ?6)", "?6")
 
     def intend(reading: Reading, event: Any, step: str, key: str) -> Program[Any]:
-        known = yield from original(reading, event, step, key)
+        known, deaths = yield from original(reading, event, step, key)
         if step not in known:
             done = (*event, step, reading.now_ms(), b'"nothing"')
             yield from call(reading.session.run, reading.sql["effect_done"], done)
-        return known
+        return known, deaths
 
     patch.setattr(effects, "_intend", intend)
 

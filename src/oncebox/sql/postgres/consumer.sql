@@ -225,9 +225,15 @@ select step, key, done_ms, result from oncebox.effect
 where consumer = $1 and source = $2 and id = $3;
 
 -- name: intend
+-- Rows: how often it was intended since anything was heard of it.
 insert into oncebox.effect as e (consumer, source, id, step, key, begun_ms)
 values ($1, $2, $3, $4, $5, $6)
-on conflict (consumer, source, id, step) do update set tries = e.tries + 1;
+on conflict (consumer, source, id, step) do update set tries = e.tries + 1
+returning tries;
+
+-- name: effect_lived
+-- It failed, and did not take its process with it.
+update oncebox.effect set tries = 0 where consumer = $1 and source = $2 and id = $3 and step = $4;
 
 -- name: effect_done
 -- The result that holds: of two owners that had the effect, the first's, which handlers have seen.

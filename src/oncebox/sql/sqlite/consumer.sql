@@ -215,9 +215,15 @@ SELECT step, key, done_ms, result FROM oncebox_effect
 WHERE consumer = ? AND source = ? AND id = ?;
 
 -- name: intend
+-- Rows: how often it was intended since anything was heard of it.
 INSERT INTO oncebox_effect (consumer, source, id, step, key, begun_ms)
 VALUES (?, ?, ?, ?, ?, ?)
-ON CONFLICT (consumer, source, id, step) DO UPDATE SET tries = tries + 1;
+ON CONFLICT (consumer, source, id, step) DO UPDATE SET tries = tries + 1
+RETURNING tries;
+
+-- name: effect_lived
+-- It failed, and did not take its process with it.
+UPDATE oncebox_effect SET tries = 0 WHERE consumer = ? AND source = ? AND id = ? AND step = ?;
 
 -- name: effect_done
 -- The result that holds: of two owners that had the effect, the first's, which handlers have seen.
