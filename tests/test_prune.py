@@ -99,6 +99,21 @@ def test_what_comes_again_below_the_floor_is_parked_not_run(world: World, done: 
     assert world.of("a") == ([1, 2, 3] if done else [1, 2, 1, 2, 3])
 
 
+def test_a_clock_that_jumps_ahead_for_a_moment_forgets_nothing_that_is_new(world: World) -> None:
+    """Floors never fall, so all that was emitted until then would have been parked."""
+    world.handles_paid()
+    pass_days(world, BEGAN_DAYS - 1)
+    world.deliver(*world.producer.paid("a", 1))
+    loop = world.settle()
+    drop_log(world)
+    world.now_ms += int(100 * DAY_S * 1000)
+    prune_all(world, loop)
+    world.now_ms -= int(100 * DAY_S * 1000)
+    world.deliver(*world.producer.paid("a", 2), *world.producer.paid("b", 1))
+    world.settle(loop)
+    assert world.ledger() == [("a", 1), ("a", 2), ("b", 1)]
+
+
 def test_what_the_log_still_holds_is_not_forgotten(world: World) -> None:
     world.handles_paid()
     world.deliver(*world.producer.paid("a", 1, 2), world.producer.commit(Opened(5)))

@@ -82,10 +82,11 @@ class Pruning:
         """Raise floors to `empty_ms`, forget what goes by its time, see which rows to look at."""
         reading, settings = self.reading, self.reading.settings
         session, sql, name = reading.session, reading.sql, reading.consumer
-        before_ms = now_ms - int(settings.forget_s * 1000)
+        forget_ms = int(settings.forget_s * 1000)
+        before_ms = now_ms - forget_ms
         if empty_ms is not None:
             floor = empty_ms * 1000 * STAMP_UNITS_PER_US
-            yield from call(session.run, sql["raise_floors"], (name, floor, before_ms))
+            yield from call(session.run, sql["raise_floors"], (name, floor, before_ms, forget_ms))
         yield from call(session.run, sql["prune_effects"], (name, before_ms, PRUNE_MAX))
         yield from call(session.run, sql["leave"], (name, "", int(settings.lease_s * 10_000)))
         journal_ms = now_ms - int(settings.journal_s * 1000)

@@ -2,9 +2,11 @@
 
 -- name: raise_floors
 -- $1 consumer, $2 the floor; nothing if records were lost unread, or a rebuild began, after $3 (Unix
--- ms). Not while events of a key without a row wait: the floor says which of them is its first.
+-- ms). Not above $4 ms ago by the database's clock: the caller's may have jumped ahead.
+-- Not while events of a key without a row wait: the floor says which of them is its first.
 -- Not above what another key waits for: then the wait would count as over.
 update oncebox.subscription s set floor = greatest(s.floor, least($2::bigint,
+  ((extract(epoch from clock_timestamp()) * 1000)::bigint - $4::bigint) * 1024000,
   (select min(e.after_stamp) from oncebox.kept e where e.after_subscription = s.id)))
 where s.consumer = $1 and s.source <> '' and s.source not like '%#claim'
   and not exists (

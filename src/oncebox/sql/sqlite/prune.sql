@@ -2,9 +2,11 @@
 
 -- name: raise_floors
 -- ?1 consumer, ?2 the floor; nothing if records were lost unread, or a rebuild began, after ?3 (Unix
--- ms). Not while events of a key without a row wait: the floor says which of them is its first.
+-- ms). Not above ?4 ms ago by the database's clock: the caller's may have jumped ahead.
+-- Not while events of a key without a row wait: the floor says which of them is its first.
 -- Not above what another key waits for: then the wait would count as over.
-UPDATE oncebox_subscription AS s SET floor = max(floor, min(?2, coalesce(
+UPDATE oncebox_subscription AS s SET floor = max(floor, min(?2,
+  (CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER) - ?4) * 1024000, coalesce(
   (SELECT min(e.after_stamp) FROM oncebox_kept e WHERE e.after_subscription = s.id), ?2)))
 WHERE consumer = ?1 AND source <> '' AND source NOT LIKE '%#claim'
   AND NOT EXISTS (
