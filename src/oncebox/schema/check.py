@@ -40,17 +40,21 @@ class Code(Struct):
     edges: dict[Place, Edge]
 
 
-class Trouble(Struct, frozen=True, kw_only=True):
+RELOCK = "oncebox schema lock, and commit what it writes"
+KEEP = "leave it as it was, and make a new version with evolve(…)"
+
+
+class Trouble(Struct, frozen=True):
     """Something that keeps a change from being shipped, or with a finding that has no witness, a
     warning.
     """
 
     what: str
-    instead: str
     type: str
     version: int
     who: tuple[str, ...] = ()
     finding: Finding | None = None
+    instead: str = RELOCK
 
     @property
     def error(self) -> bool:
@@ -141,34 +145,24 @@ def unlocked(lock: Lock, new: Lock) -> Iterator[Trouble]:
         known, asked = lock.schemas.get(place), new.schemas.get(place)
         type, version = place
         if known is None and asked is not None:
-            yield _unlocked(f"{type} {version} is not in {NAME}", type, version)
+            yield Trouble(f"{type} {version} is not in {NAME}", *place)
         elif known is not None and asked is not None and not same(known, asked):
-            yield Trouble(
-                what=f"{type} {version} is not as {NAME} has it:\n{difference(lock, new, place)}",
-                instead=f"make it a new version: {max(new.versions(type)) + 1}",
-                type=type,
-                version=version,
-                who=_readers(lock.consumers, type),
-            )
+            what = f"{type} {version} is not as {NAME} has it:\n{difference(lock, new, place)}"
+            anew = f"make it a new version: {max(new.versions(type)) + 1}"
+            yield Trouble(what, *place, _readers(lock.consumers, type), instead=anew)
         elif _texts(lock.edges.get(place)) != _texts(new.edges.get(place)):
-            yield _unlocked(f"the steps to {type} {version} are not those of {NAME}", *place)
+            yield Trouble(f"the steps to {type} {version} are not those of {NAME}", *place)
     said, asks = _readings(lock), _readings(new)
     for consumer, type, version in sorted(asks - said):
-        what = f"{consumer} reads {type} {version}: {NAME} does not say so"
-        yield _unlocked(what, type, version)
+        yield Trouble(f"{consumer} reads {type} {version}: {NAME} does not say so", type, version)
     for consumer, type, version in sorted(said - asks):
         if type not in new.consumers.get(consumer, {}):
             what = f"{consumer} does not read {type} any more: {NAME} says {version}"
-            yield _unlocked(what, type, version)
+            yield Trouble(what, type, version)
 
 
 def _readings(lock: Lock) -> set[tuple[str, str, int]]:
     return {(who, *read) for who, reads in lock.consumers.items() for read in reads.items()}
-
-
-def _unlocked(what: str, type: str, version: int) -> Trouble:
-    instead = "oncebox schema lock, and commit what it writes"
-    return Trouble(what=what, instead=instead, type=type, version=version)
 
 
 def _texts(edge: Edge | None) -> tuple[Any, ...]:
@@ -216,17 +210,11 @@ def _between(
     for finding in found:
         after = finding.breaks == "new readers"
         low, high = (newer, VERSION_MAX) if after else (1, older)
+        reader, writer = (newer, older) if after else (older, newer)
+        what = f"{type}: readers of version {reader} cannot read version {writer}"
         readers = _readers(lock.consumers, type, low, high)
-        way = f'evolve("{type}", {older}, {newer}, …)'
-        yield Trouble(
-            what=f"{type}: readers of version {newer if after else older} cannot read version "
-            f"{older if after else newer}",
-            instead=finding.instead.replace("evolve(…)", way),
-            type=type,
-            version=newer,
-            who=readers,
-            finding=finding,
-        )
+        instead = finding.instead.replace("evolve(…)", f'evolve("{type}", {older}, {newer}, …)')
+        yield Trouble(what, type, newer, readers, finding, instead)
 
 
 def _lost(lock: Lock, old: Schema, new: Schema, edge: Edge) -> Iterator[Finding]:
@@ -306,13 +294,13 @@ def unreleased(base: Lock, lock: Lock, where: str) -> Iterator[Trouble]:
                 breaks="new readers", instead="keep it: its events may still be in a log",
                 witness=Witness(smallest(was), outcome),
             )  # fmt: skip
-            yield _not_kept(f"{type} {version} is gone since {where}", place, who, gone)
+            yield Trouble(f"{type} {version} is gone since {where}", *place, who, gone, KEEP)
         elif not same(now, was):
             what = f"{type} {version} is not what it was in {where}:\n"
             what += difference(base, lock, place)
             differing = [*unreadable(was, now, "new readers"), *unreadable(now, was, "old readers")]
             for finding in differing or (None,):
-                yield _not_kept(what, place, who, finding)
+                yield Trouble(what, *place, who, finding, KEEP)
 
 
 def rerouted(base: Lock, lock: Lock, where: str) -> Iterator[Trouble]:
@@ -326,13 +314,7 @@ def rerouted(base: Lock, lock: Lock, where: str) -> Iterator[Trouble]:
             )  # fmt: skip
             way = f"from {place[0]} {edge.older} to {place[1]}"
             what = f"the steps {way} are not those of {where}"
-            yield _found(finding, what, *place, _readers(base.consumers, place[0]))
-
-
-def _not_kept(what: str, place: Place, who: tuple[str, ...], finding: Finding | None) -> Trouble:
-    instead = "leave it as it was, and make a new version with evolve(…)"
-    type, version = place
-    return Trouble(what=what, instead=instead, type=type, version=version, who=who, finding=finding)
+            yield _found(what, *place, _readers(base.consumers, place[0]), finding)
 
 
 def misread(lock: Lock, other: Lock, where: str) -> Iterator[Trouble]:
@@ -347,14 +329,9 @@ def misread(lock: Lock, other: Lock, where: str) -> Iterator[Trouble]:
                 yield _unknown_version(lock, type, version, who)
                 continue
             for finding in unreadable(ours, theirs, "old readers"):
-                yield Trouble(
-                    what=f"{who[0]} has {type} {version} otherwise",
-                    instead="take the schema of the repository that emits it",
-                    type=type,
-                    version=version,
-                    who=who,
-                    finding=finding,
-                )
+                what = f"{who[0]} has {type} {version} otherwise"
+                instead = "take the schema of the repository that emits it"
+                yield Trouble(what, type, version, who, finding, instead)
             yield from _untravelled(lock, type, version, who)
 
 
@@ -364,9 +341,8 @@ def _unknown_version(lock: Lock, type: str, version: int, who: tuple[str, ...]) 
         rule="version-unknown", path=type, old=version, new=known, breaks="old readers",
         instead="let it name a version that is emitted",
     )  # fmt: skip
-    return _found(
-        finding, f"{who[0]} reads {type} {version}; known here: {known}", type, version, who
-    )
+    what = f"{who[0]} reads {type} {version}; known here: {known}"
+    return _found(what, type, version, who, finding)
 
 
 def _untravelled(lock: Lock, type: str, version: int, who: tuple[str, ...]) -> Iterator[Trouble]:
@@ -378,12 +354,11 @@ def _untravelled(lock: Lock, type: str, version: int, who: tuple[str, ...]) -> I
                 breaks="old readers", instead="say it with other steps, or deploy them first",
             )  # fmt: skip
             what = f"{who[0]} cannot run the functions from {type} {newer} to {edge.older}"
-            yield _found(finding, what, type, newer, who)
+            yield _found(what, type, newer, who, finding)
 
 
-def _found(finding: Finding, what: str, type: str, version: int, who: tuple[str, ...]) -> Trouble:
-    instead = finding.instead
-    return Trouble(what=what, instead=instead, type=type, version=version, who=who, finding=finding)
+def _found(what: str, type: str, version: int, who: tuple[str, ...], finding: Finding) -> Trouble:
+    return Trouble(what, type, version, who, finding, finding.instead)
 
 
 # ---- in which order to deploy

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from typing import Any
 
 from msgspec import Struct
 
 from ...errors import SchemaError
-from .bounds import read_json
+from .bounds import pairs, read_json
 from .finding import Finding, Format, Mode
 
 _CHECKERS = {"avro": ".avro", "protobuf": ".protobuf", "json": ".jsonschema"}
@@ -58,9 +59,9 @@ def compare(
     those of the old schema, where they are others. Nothing is fetched. Raises SchemaError for a
     text that cannot be read, MissingDependency if the format's library is not installed.
     """
-    module = import_module(_checker(format), __package__)
-    more = {} if old_references is None else {"old_references": old_references}
-    found: list[Finding] = module.compare(old, new, references=references, **more)
+    found: list[Finding] = _checker(format).compare(
+        old, new, references=references, old_references=old_references
+    )
     return found
 
 
@@ -68,7 +69,7 @@ def read(
     format: Format, text: str, references: References | None = None, which: str = "schema"
 ) -> None:
     """Raises SchemaError if the text is no schema of its format; `which`: what errors call it."""
-    import_module(_checker(format), __package__).read(text, references, which)
+    _checker(format).read(text, references, which)
 
 
 def guess(name: str, text: str) -> Format:
@@ -101,35 +102,24 @@ def check(
     if mode is Mode.NONE or not earlier:
         read(format, new, references, "the new schema")
         return Report(mode, ())
+    theirs: Sequence[References | None] = earlier_references or [references] * len(earlier)
     first = 0 if mode.transitive else len(earlier) - 1
     met: dict[object, int] = {}  # the latest version with the same text stands for all
     for n in range(first, len(earlier)):
-        theirs = None if earlier_references is None else earlier_references[n]
-        met[earlier[n], None if theirs is None else tuple(sorted(theirs.items()))] = n
-    prepare = getattr(import_module(_checker(format), __package__), "prepare", None)
+        met[earlier[n], pairs(theirs[n])] = n
+    prepare = getattr(_checker(format), "prepare", None)
     if prepare is not None:  # what is dear to parse is parsed at once
-        mine = [(new, references, "the new schema")]
-        prepare(
-            mine
-            + [
-                (earlier[n], _of(earlier_references, n, references), f"version {n + 1}")
-                for n in met.values()
-            ]
-        )
+        mine = (new, references, "the new schema")
+        prepare([mine, *((earlier[n], theirs[n], f"version {n + 1}") for n in met.values())])
     found = []
     for n in sorted(met.values()):
-        theirs = None if earlier_references is None else earlier_references[n]
-        for one in compare(format, earlier[n], new, references, theirs):
+        for one in compare(format, earlier[n], new, references, theirs[n]):
             if one.breaks in mode.asks:
                 found.append(Against(n + 1, one))
     return Report(mode, tuple(found))
 
 
-def _of(each: Sequence[References] | None, n: int, all: References | None) -> References | None:
-    return all if each is None else each[n]
-
-
-def _checker(format: Format) -> str:
+def _checker(format: Format) -> Any:
     if format not in _CHECKERS:
         raise SchemaError(f"the format {format!r}", expected="avro, protobuf or json")
-    return _CHECKERS[format]
+    return import_module(_CHECKERS[format], __package__)
