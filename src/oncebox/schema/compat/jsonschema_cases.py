@@ -15,11 +15,21 @@ from typing import Any, Final
 import msgspec
 
 from .jsonschema_read import DRAFT_2020, Node, Pool
-from .jsonschema_shapes import Arrays, Case, Numbers, Objects, Part, Strings, fraction
+from .jsonschema_shapes import (
+    ANYTHING,
+    Arrays,
+    Case,
+    Numbers,
+    Objects,
+    Part,
+    Strings,
+    Values,
+    fraction,
+)
 
 CASES_MAX: Final = 128
 """Cases of one conjunction; alternatives beyond are left unexpanded."""
-_NOTHING = Case(False, frozenset(), None, None, None, None)
+_NOTHING = Case({})
 Alternative = tuple[tuple[Node, ...], tuple[Node, ...]]
 
 
@@ -31,15 +41,14 @@ def types_of(value: Any) -> set[str]:
 def scalars(values: Iterable[Any]) -> Case:
     """Those of the values that are neither array nor object."""
     plain = list(values)
-    return replace(
-        _NOTHING,
-        null=None in plain,
-        booleans=frozenset(v for v in plain if isinstance(v, bool)),
-        numbers=Numbers(values=frozenset(
-            fraction(v) for v in plain if isinstance(v, int | float) and not isinstance(v, bool)
-        )),
-        strings=Strings(values=frozenset(v for v in plain if isinstance(v, str))),
-    )  # fmt: skip
+    booleans = frozenset(v for v in plain if isinstance(v, bool))
+    numbers = frozenset(fraction(v) for v in plain if _real(v))
+    return Case({
+        "null": Values(frozenset(v for v in plain if v is None)),
+        "boolean": Values(booleans),
+        "number": Numbers(values=numbers),
+        "string": Strings(values=frozenset(v for v in plain if isinstance(v, str))),
+    })  # fmt: skip
 
 
 def listed(plain: Mapping[str, Any]) -> tuple[list[Any] | None, frozenset[str]]:
@@ -158,26 +167,21 @@ class Cases:
 
     def _own(self, node: Node) -> Case:
         plain = node.plain
-        case = Case()
+        own = {
+            "number": _numbers(plain), "string": _strings(plain),
+            "array": _arrays(node), "object": _objects(node),
+        }  # fmt: skip
+        case = Case({**ANYTHING, **own}, nots=(node.sub("not"),) if "not" in plain else ())
         if "type" in plain:
             types = types_of(plain["type"])
-            case = case & Case(
-                "null" in types,
-                frozenset({False, True}) if "boolean" in types else frozenset(),
-                Numbers() if "number" in types
-                else Numbers(step=Fraction(1)) if "integer" in types else None,
-                Strings() if "string" in types else None,
-                Arrays() if "array" in types else None,
-                Objects() if "object" in types else None,
-            )  # fmt: skip
+            only = {kind: of for kind, of in ANYTHING.items() if kind in types}
+            if "integer" in types and "number" not in types:
+                only["number"] = Numbers(step=Fraction(1))
+            case &= Case(only)
         values, _ = listed(plain)
         if values is not None and not any(isinstance(v, dict | list) for v in values):
             case &= scalars(values)
-        return case & Case(
-            numbers=_numbers(plain), strings=_strings(plain),
-            arrays=_arrays(node), objects=_objects(node),
-            nots=(node.sub("not"),) if "not" in plain else (),
-        )  # fmt: skip
+        return case
 
     def _choices(self, node: Node) -> list[list[Alternative]]:
         plain = node.plain
@@ -271,7 +275,10 @@ def _arrays(node: Node) -> Arrays:
     if "prefixItems" in plain or "items" in plain:
         rest = node.sub("items") if "items" in plain else None
         parts.append((tuple(node.subs("prefixItems")), rest))
-    if "unevaluatedItems" in plain and (done := evaluated_items(node)) is not None:
+    if (
+        "unevaluatedItems" in plain
+        and (done := evaluated_items(node, everywhere(node), "contains", "$dynamicRef")) is not None
+    ):
         anything = node.pool.node(True, f"{node.pointer}\0", node.base)
         parts.append(((anything,) * done, node.sub("unevaluatedItems")))
     contains: tuple[tuple[Node, int, int | None], ...] = ()
@@ -294,7 +301,10 @@ def _objects(node: Node) -> Objects:
     if plain.keys() & {"properties", "patternProperties", "additionalProperties"}:
         rest = node.sub("additionalProperties") if "additionalProperties" in plain else None
         parts.append(Part(node.named("properties"), node.named("patternProperties"), rest))
-    if "unevaluatedProperties" in plain and (done := evaluated_properties(node)) is not None:
+    if (
+        "unevaluatedProperties" in plain
+        and (done := evaluated_properties(node, everywhere(node), "$dynamicRef")) is not None
+    ):
         anything = node.pool.node(True, f"{node.pointer}\0", node.base)
         names, patterns = (dict.fromkeys(each, anything) for each in done)
         parts.append(Part(names, patterns, node.sub("unevaluatedProperties")))
@@ -306,7 +316,7 @@ def _objects(node: Node) -> Objects:
     )  # fmt: skip
 
 
-def _everywhere(node: Node) -> Iterable[Node]:
+def everywhere(node: Node) -> Iterable[Node]:
     """The node and all that may speak of the same value."""
     todo, seen = [node], set[Node]()
     while todo:
@@ -317,24 +327,28 @@ def _everywhere(node: Node) -> Iterable[Node]:
             todo += at.in_place()
 
 
-def evaluated_properties(node: Node) -> tuple[set[str], set[str]] | None:
-    """Names and patterns that any subschema in place may have evaluated; None: perhaps all."""
+def evaluated_properties(
+    node: Node, speaking: Iterable[Node], *words: str
+) -> tuple[set[str], set[str]] | None:
+    """Names and patterns that subschemas in place evaluate, of those that are `speaking`; None:
+    all, or with one of `words` perhaps all.
+    """
     names, patterns = set[str](), set[str]()
-    for at in _everywhere(node):
+    for at in speaking:
         inner = at is not node and "unevaluatedProperties" in at.plain
-        if inner or "additionalProperties" in at.plain or "$dynamicRef" in at.plain:
+        if inner or at.plain.keys() & {"additionalProperties", *words}:
             return None
         names.update(at.plain.get("properties", ()))
         patterns.update(at.plain.get("patternProperties", ()))
     return names, patterns
 
 
-def evaluated_items(node: Node) -> int | None:
-    """How many items any subschema in place may have evaluated; None: perhaps all."""
+def evaluated_items(node: Node, speaking: Iterable[Node], *words: str) -> int | None:
+    """How many items they evaluate; None as with properties."""
     most = 0
-    for at in _everywhere(node):
+    for at in speaking:
         inner = at is not node and "unevaluatedItems" in at.plain
-        if inner or at.plain.keys() & {"items", "contains", "$dynamicRef"}:
+        if inner or at.plain.keys() & {"items", *words}:
             return None
         most = max(most, len(at.plain.get("prefixItems", ())))
     return most

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ from .jsonschema_cases import listed, scalars, types_of
 from .jsonschema_parts import arrays, objects
 from .jsonschema_prove import ALTERNATIVES_MAX, Failure, Prover
 from .jsonschema_read import Node, matches, matches_all
-from .jsonschema_shapes import Case, fraction, number
+from .jsonschema_shapes import Case, Numbers, Strings, as_json, fraction
 
 SPLITS_MAX: Final = 64
 """Values that are looked at one by one where alternatives share them out."""
@@ -45,7 +45,7 @@ def keywords(p: Prover, case: Case, goal: Node) -> Iterator[Failure]:
     ):  # fmt: skip
         if kind in case.types:
             one = case if len(case.types) == 1 else p.only(case, kind)
-            found = list(check(p, one, goal))
+            found = list(check(p, one, one.shapes[kind], goal))
             if found and not (case.nots and one is not case and p.empty(one)):
                 yield from found
     if "anyOf" in plain and "anyOf" not in used:
@@ -65,8 +65,8 @@ def _types(p: Prover, case: Case, goal: Node) -> Iterator[Failure]:
     for kind in case.types:
         if kind in allowed:
             continue
-        if kind == "number" and "integer" in allowed and case.numbers is not None:
-            tight = case.numbers.tight
+        if kind == "number" and "integer" in allowed:
+            tight = case.shapes[kind].tight
             if tight.values is not None and all(v.denominator == 1 for v in tight.values):
                 continue
             if tight.step is not None and tight.step.denominator == 1:
@@ -80,29 +80,16 @@ def _types(p: Prover, case: Case, goal: Node) -> Iterator[Failure]:
 def _one_listed(
     p: Prover, case: Case, goal: Node, values: list[Any], word: str
 ) -> Iterator[Failure]:
-    allowed = scalars(values)
+    allowed = scalars(values).shapes
     wholes = [p.cases.exactly(v) for v in values if isinstance(v, dict | list)]
-    assert allowed.numbers is not None and allowed.strings is not None
     bad: list[Case] = []
     for kind in case.types:
-        one = p.only(case, kind)
-        left: Iterable[Any] | None = None
-        if kind == "null":
-            left = [] if allowed.null else [None]
-        elif kind == "boolean":
-            left = case.booleans - allowed.booleans
-        elif kind == "number" and case.numbers is not None:
-            known = case.numbers.tight.values
-            good = allowed.numbers.values or frozenset()
-            left = None if known is None else [number(v) for v in known - good]
-        elif kind == "string" and case.strings is not None:
-            kept = case.strings.kept
-            left = None if kept is None else kept - (allowed.strings.values or frozenset())
-        elif any(p.takes(one, whole) for whole in wholes):
-            left = []
-        if left is None:
-            bad += [] if p.empty(one) else [one]
+        one, few = p.only(case, kind), case.shapes[kind].few
+        if few is None:
+            compound = kind in ("array", "object") and any(p.takes(one, w) for w in wholes)
+            bad += [] if compound or p.empty(one) else [one]
             continue
+        left = map(as_json, few - allowed[kind].few)
         refused = sorted(left, key=repr)
         bad += [one] if len(refused) > SPLITS_MAX and not p.empty(one) else []
         for value in refused[:SPLITS_MAX]:
@@ -113,9 +100,8 @@ def _one_listed(
         yield p.fail(rule, case, goal, word, samples=bad)
 
 
-def _numbers(p: Prover, case: Case, goal: Node) -> Iterator[Failure]:
-    assert case.numbers is not None
-    tight = case.numbers.tight
+def _numbers(p: Prover, case: Case, of: Numbers, goal: Node) -> Iterator[Failure]:
+    tight = of.tight
     for word, rule in _BOUNDS.items():
         if word not in goal.plain:
             continue
@@ -137,10 +123,8 @@ def _numbers(p: Prover, case: Case, goal: Node) -> Iterator[Failure]:
             yield p.fail("multiple-narrowed", case, goal, "multipleOf")
 
 
-def _strings(p: Prover, case: Case, goal: Node) -> Iterator[Failure]:
-    of, plain = case.strings, goal.plain
-    assert of is not None
-    kept = of.kept
+def _strings(p: Prover, case: Case, of: Strings, goal: Node) -> Iterator[Failure]:
+    plain, kept = goal.plain, of.few
     if (low := plain.get("minLength", 0)) > of.low and not (
         kept is not None and all(len(v) >= low for v in kept)
     ):
@@ -217,15 +201,9 @@ def _untaken(p: Prover, part: Case, goal: Node, branches: list[Node], word: str)
 def _split(p: Prover, case: Case) -> list[Case]:
     """The case in smaller ones; none if it is as small as it gets."""
     kinds = case.types
-    if len(kinds) > 1:
+    if len(kinds) != 1:
         return [p.only(case, kind) for kind in kinds]
-    values: list[Any] = []
-    if kinds == ("boolean",) and len(case.booleans) > 1:
-        values = [False, True]
-    elif kinds == ("number",) and case.numbers is not None:
-        values = [number(v) for v in case.numbers.tight.values or ()]
-    elif kinds == ("string",) and case.strings is not None:
-        values = list(case.strings.kept or ())
+    values = [as_json(v) for v in case.shapes[kinds[0]].few or ()]
     if not 1 < len(values) <= SPLITS_MAX:
         return []
     return [

@@ -113,15 +113,12 @@ class Maker:
 
     def around(self, case: Case, place: Place, part: Any) -> Any:
         """The smallest document of the case with this part in it."""
-        if isinstance(place, int):
-            return (
-                MISSING
-                if case.arrays is None
-                else self.array(case.arrays, {place: part}, place + 1)
-            )
-        if case.objects is None:
+        kind = "array" if isinstance(place, int) else "object"
+        if kind not in case.types:
             return MISSING
-        of = case.objects
+        if isinstance(place, int):
+            return self.array(case.shapes[kind], {place: part}, place + 1)
+        of: Objects = case.shapes[kind]
         if isinstance(place, ItsName):
             nodes = of.at(part, self.cases.writer) if isinstance(part, str) else None
             value = MISSING if nodes is None else self.value(nodes)
@@ -191,18 +188,17 @@ class Maker:
             self.rng.shuffle(kinds)
         makers: list[Iterator[Any]] = []
         for kind in kinds:
-            if kind == "null":
-                makers.append(iter([None]))
-            elif kind == "boolean":
-                makers.append(iter(sorted(case.booleans)))
-            elif kind == "number" and case.numbers is not None:
-                makers.append(map(number, self.numbers(case.numbers, hints)))
-            elif kind == "string" and case.strings is not None:
-                makers.append(self.strings(case.strings, hints))
-            elif kind == "array" and case.arrays is not None:
-                makers.append(self.arrays(case.arrays, hints, depth))
-            elif kind == "object" and case.objects is not None:
-                makers.append(self.objects(case.objects, hints, depth))
+            of = case.shapes[kind]
+            if isinstance(of, Numbers):
+                makers.append(map(number, self.numbers(of, hints)))
+            elif isinstance(of, Strings):
+                makers.append(self.strings(of, hints))
+            elif isinstance(of, Arrays):
+                makers.append(self.arrays(of, hints, depth))
+            elif isinstance(of, Objects):
+                makers.append(self.objects(of, hints, depth))
+            else:
+                makers.append(iter(sorted(of.few)))
         while makers:  # a turn for each type
             for each in list(makers):
                 value = next(each, MISSING)
@@ -230,8 +226,8 @@ class Maker:
 
     def strings(self, of: Strings, hints: Hints) -> Iterator[str]:
         """Of the lengths where schemas differ, of the patterns, and the constants."""
-        if of.kept is not None:
-            yield from self._mixed(sorted(of.kept))
+        if of.few is not None:
+            yield from self._mixed(sorted(of.few))
             return
         sizes = {of.low, *([] if of.high is None else [of.high])}
         sizes |= {at + by for at in hints.lengths for by in (-1, 0, 1)}

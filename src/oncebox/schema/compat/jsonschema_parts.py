@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from .jsonschema_cases import evaluated_items, evaluated_properties
 from .jsonschema_prove import OPEN, AnyName, Failure, ItsName, Prover
 from .jsonschema_read import Node, apart, matches
 from .jsonschema_shapes import Arrays, Case, Objects
 
 
-def objects(p: Prover, case: Case, goal: Node) -> Iterator[Failure]:
+def objects(p: Prover, case: Case, of: Objects, goal: Node) -> Iterator[Failure]:
     """What of the goal does not follow for objects."""
-    of, plain = case.objects, goal.plain
-    assert of is not None
+    plain = goal.plain
     needed = needed_with(of, of.required)
     if not needed.issuperset(plain.get("required", ())):
         yield p.fail("required-added", case, goal, "required")
@@ -60,7 +60,7 @@ def _properties(p: Prover, case: Case, of: Objects, goal: Node) -> Iterator[Fail
         known = set(plain.get("properties", ())), set(plain.get("patternProperties", ()))
         yield from _others(p, case, of, goal.sub("additionalProperties"), known)
     if "unevaluatedProperties" in plain:
-        seen = _evaluated(p, case, goal)
+        seen = evaluated_properties(goal, _sure(p, case, goal))
         if seen is not None:
             yield from _others(p, case, of, goal.sub("unevaluatedProperties"), seen)
     if "propertyNames" in plain:
@@ -96,18 +96,6 @@ def _names(p: Prover, case: Case, of: Objects, sub: Node) -> Iterator[Failure]:
         yield from p.down((node, *of.names), sub, (case, ItsName()))
 
 
-def _evaluated(p: Prover, case: Case, goal: Node) -> tuple[set[str], set[str]] | None:
-    """Names and patterns that the reader's schema surely evaluates; None: all."""
-    names, patterns = set[str](), set[str]()
-    for at in _sure(p, case, goal):
-        inner = at is not goal and "unevaluatedProperties" in at.plain
-        if inner or "additionalProperties" in at.plain:
-            return None
-        names.update(at.plain.get("properties", ()))
-        patterns.update(at.plain.get("patternProperties", ()))
-    return names, patterns
-
-
 def _sure(p: Prover, case: Case, goal: Node) -> Iterator[Node]:
     """The subschemas in place that every document of the case satisfies."""
     yield goal
@@ -121,16 +109,15 @@ def _sure(p: Prover, case: Case, goal: Node) -> Iterator[Node]:
             below += [when, *([goal.sub("then")] if "then" in plain else [])]
         elif "else" in plain and p.apart(case, when):
             below.append(goal.sub("else"))
-    required = case.objects.required if case.objects else frozenset()
+    required = case.shapes["object"].required if "object" in case.types else frozenset()
     below += [s for name, s in goal.named("dependentSchemas").items() if name in required]
     for sub in below:
         yield from _sure(p, case, sub)
 
 
-def arrays(p: Prover, case: Case, goal: Node) -> Iterator[Failure]:
+def arrays(p: Prover, case: Case, of: Arrays, goal: Node) -> Iterator[Failure]:
     """What of the goal does not follow for arrays."""
-    of, plain = case.arrays, goal.plain
-    assert of is not None
+    plain = goal.plain
     high = p.longest(of)
     prefix = goal.subs("prefixItems")
     for at, sub in enumerate(prefix):
@@ -138,7 +125,10 @@ def arrays(p: Prover, case: Case, goal: Node) -> Iterator[Failure]:
             yield from p.down(of.at(at), sub, (case, at), "items-narrowed")
     if "items" in plain:
         yield from _items(p, case, of, goal.sub("items"), len(prefix))
-    if "unevaluatedItems" in plain and (done := _evaluated_items(p, case, goal)) is not None:
+    if (
+        "unevaluatedItems" in plain
+        and (done := evaluated_items(goal, _sure(p, case, goal))) is not None
+    ):
         yield from _items(p, case, of, goal.sub("unevaluatedItems"), done)
     if plain.get("minItems", 0) > of.low:
         yield p.fail("min-items-raised", case, goal, "minItems")
@@ -157,15 +147,6 @@ def _items(p: Prover, case: Case, of: Arrays, sub: Node, start: int) -> Iterator
         if high is None or high > at:
             step = (case, at)
             yield from p.down(of.at(at), sub, step, "items-narrowed", "items-closed")
-
-
-def _evaluated_items(p: Prover, case: Case, goal: Node) -> int | None:
-    most = 0
-    for at in _sure(p, case, goal):
-        if "items" in at.plain or (at is not goal and "unevaluatedItems" in at.plain):
-            return None
-        most = max(most, len(at.plain.get("prefixItems", ())))
-    return most
 
 
 def _contains(p: Prover, case: Case, of: Arrays, goal: Node, high: int | None) -> Iterator[Failure]:

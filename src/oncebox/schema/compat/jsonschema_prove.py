@@ -180,8 +180,8 @@ class Prover:
         none = False
         try:
             none = all(
-                (kind == "object" and self._no_object(case.objects))
-                or (kind == "array" and self._no_array(case.arrays))
+                (kind == "object" and self._no_object(case.shapes[kind]))
+                or (kind == "array" and self._no_array(case.shapes[kind]))
                 for kind in case.types
             ) or any(self.takes(case, excluded) for excluded in case.nots)
         finally:
@@ -195,9 +195,7 @@ class Prover:
         """Whether surely no document satisfies the nodes and none of `nots`."""
         return all(self.empty(case) for case in self.cases.of(nodes, nots))
 
-    def _no_object(self, of: Objects | None) -> bool:
-        if of is None:
-            return True
+    def _no_object(self, of: Objects) -> bool:
         if of.high is not None and max(of.low, len(of.required)) > of.high:
             return True
         most = self.most(of)
@@ -208,9 +206,7 @@ class Prover:
             for name in of.required
         )
 
-    def _no_array(self, of: Arrays | None) -> bool:
-        if of is None:
-            return True
+    def _no_array(self, of: Arrays) -> bool:
         high = self.longest(of)
         if high is not None and of.low > high:
             return True
@@ -231,11 +227,12 @@ class Prover:
 
     def told_apart(self, case: Case, node: Node) -> bool:
         """Whether a constant property tells them apart, at a glance."""
-        if case.types != ("object",) or case.objects is None:
+        if case.types != ("object",):
             return False
+        of: Objects = case.shapes["object"]
         for name, values in self.cases.tags(node).items():
-            if name in case.objects.required:
-                for own in case.objects.at(name, self.cases.writer) or ():
+            if name in of.required:
+                for own in of.at(name, self.cases.writer) or ():
                     if (mine := listed(own.plain)[0]) and not constants(mine) & values:
                         return True
         return False
@@ -243,15 +240,7 @@ class Prover:
     def only(self, case: Case, kind: str) -> Case:
         """Its values of one type."""
         marker = self.cases.synthetic({"type": kind})
-        return replace(
-            case, null=kind == "null",
-            booleans=case.booleans if kind == "boolean" else frozenset(),
-            numbers=case.numbers if kind == "number" else None,
-            strings=case.strings if kind == "string" else None,
-            arrays=case.arrays if kind == "array" else None,
-            objects=case.objects if kind == "object" else None,
-            nodes=(*case.nodes, marker),
-        )  # fmt: skip
+        return replace(case, shapes={kind: case.shapes[kind]}, nodes=(*case.nodes, marker))
 
     def at(self, of: Objects, name: str) -> tuple[Node, ...] | None:
         """What holds for a property; None if there is none of this name."""
@@ -268,9 +257,10 @@ class Prover:
             return None
         found: set[str] = set()
         for case in self.cases.of((self.cases.synthetic({"type": "string"}), *of.names)):
-            if case.strings is None or case.strings.kept is None:
+            few = case.shapes["string"].few
+            if few is None:
                 return None
-            found |= case.strings.kept
+            found |= few
         return sorted(found)
 
     def classes(self, of: Objects) -> tuple[list[str], tuple[Node, ...] | None]:

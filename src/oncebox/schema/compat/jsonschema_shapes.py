@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import combinations
@@ -27,6 +27,11 @@ def number(value: Fraction) -> int | float:
         return value.numerator if value.denominator == 1 else float(value)
     except OverflowError:
         return round(value)
+
+
+def as_json(value: Any) -> Any:
+    """One of a few values, as it stands in a document."""
+    return number(value) if isinstance(value, Fraction) else value
 
 
 @dataclass(frozen=True)
@@ -74,14 +79,18 @@ class Numbers:
         return tight
 
     @property
-    def empty(self) -> bool:
-        """Whether there is none."""
+    def few(self) -> frozenset[Fraction] | None:
+        """The values that there are, if they are known one by one."""
+        return self.tight.values
+
+    def __bool__(self) -> bool:
+        """Whether there may be any."""
         at = self.tight
         if at.values is not None:
-            return not at.values
+            return bool(at.values)
         if at.low is None or at.high is None:
-            return False
-        return at.low > at.high or (at.low == at.high and (at.low_open or at.high_open))
+            return True
+        return at.low < at.high or (at.low == at.high and not (at.low_open or at.high_open))
 
     def __and__(self, other: Numbers) -> Numbers:
         low, low_open = _bound((self.low, self.low_open), (other.low, other.low_open), max)
@@ -136,18 +145,17 @@ class Strings:
         )
 
     @cached_property
-    def kept(self) -> frozenset[str] | None:
+    def few(self) -> frozenset[str] | None:
         """The values that there are, if they are known one by one."""
         if self.values is None:
             return frozenset({""}) if self.high == 0 else None
         return frozenset(filter(self.holds, self.values))
 
-    @property
-    def empty(self) -> bool:
-        """Whether there is none."""
-        if (self.high is not None and self.low > self.high) or self.kept == frozenset():
-            return True
-        return any(apart(a, b) for a, b in combinations(sorted(self.patterns), 2))
+    def __bool__(self) -> bool:
+        """Whether there may be any."""
+        if (self.high is not None and self.low > self.high) or self.few == frozenset():
+            return False
+        return not any(apart(a, b) for a, b in combinations(sorted(self.patterns), 2))
 
     def __and__(self, other: Strings) -> Strings:
         return Strings(
@@ -161,6 +169,7 @@ class Strings:
 class Arrays:
     """`parts`: what items are, by place and then for the rest; all of them hold."""
 
+    few = None
     low: int = 0
     high: int | None = None
     unique: bool = False
@@ -197,6 +206,7 @@ class Part:
 class Objects:
     """What objects may look like."""
 
+    few = None
     low: int = 0
     high: int | None = None
     required: frozenset[str] = frozenset()
@@ -267,28 +277,39 @@ class Objects:
 
 
 @dataclass(frozen=True)
-class Case:
-    """By type, None where no value has it. `nodes`, `nots`: what it was made of."""
+class Values:
+    """Null, or booleans: these."""
 
-    null: bool = True
-    booleans: frozenset[bool] = frozenset({False, True})
-    numbers: Numbers | None = Numbers()
-    strings: Strings | None = Strings()
-    arrays: Arrays | None = Arrays()
-    objects: Objects | None = Objects()
+    few: frozenset[Any]
+
+    def __bool__(self) -> bool:
+        return bool(self.few)
+
+    def __and__(self, other: Values) -> Values:
+        return Values(self.few & other.few)
+
+
+ANYTHING: Mapping[str, Any] = {
+    "null": Values(frozenset({None})), "boolean": Values(frozenset({False, True})),
+    "number": Numbers(), "string": Strings(), "array": Arrays(), "object": Objects(),
+}  # fmt: skip
+"""All values, by type."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What values of each type may look like; of a type that is not there, there are none.
+    `nodes`, `nots`: what it was made of.
+    """
+
+    shapes: Mapping[str, Any] = field(default_factory=lambda: ANYTHING)
     nodes: tuple[Node, ...] = ()
     nots: tuple[Node, ...] = ()
 
     @cached_property
     def types(self) -> tuple[str, ...]:
         """The types that values may have."""
-        found = {
-            "null": self.null, "boolean": bool(self.booleans),
-            "number": self.numbers is not None and not self.numbers.empty,
-            "string": self.strings is not None and not self.strings.empty,
-            "array": self.arrays is not None, "object": self.objects is not None,
-        }  # fmt: skip
-        return tuple(name for name, there in found.items() if there)
+        return tuple(kind for kind, of in self.shapes.items() if of)
 
     @cached_property
     def key(self) -> tuple[frozenset[Node], frozenset[Node]]:
@@ -296,12 +317,6 @@ class Case:
         return frozenset(self.nodes), frozenset(self.nots)
 
     def __and__(self, other: Case) -> Case:
-        a, b = self, other
-        return Case(
-            a.null and b.null, a.booleans & b.booleans,
-            a.numbers & b.numbers if a.numbers and b.numbers else None,
-            a.strings & b.strings if a.strings and b.strings else None,
-            a.arrays & b.arrays if a.arrays and b.arrays else None,
-            a.objects & b.objects if a.objects and b.objects else None,
-            a.nodes + b.nodes, a.nots + b.nots,
-        )  # fmt: skip
+        theirs = other.shapes
+        both = {kind: of & theirs[kind] for kind, of in self.shapes.items() if kind in theirs}
+        return Case(both, self.nodes + other.nodes, self.nots + other.nots)
