@@ -339,7 +339,7 @@ def imported(name: str) -> tuple[Any, str]:
             if f"{module}.".startswith(f"{error.name}."):
                 raise ConfigurationError(
                     f"no module {module}",
-                    expected=f"a module that can be imported from {folder}",
+                    expected=f"one that can be imported from {folder}, such as myapp.services",
                     hint="its name is that of --app or --contracts, or stands in oncebox.toml "
                     "(here, or in the nearest folder above that has one)",
                 ) from error

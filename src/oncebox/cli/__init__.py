@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from traceback import print_exception
+from traceback import format_exception
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from ..config import SOURCES, Sources, environment
-from ..errors import OnceboxError
+from ..errors import OnceboxError, redacted
 from .options import NO_OPTIONS, Options, log_to_stderr, said
-from .output import ASKED, complain, on_terminal
+from .output import ASKED, complain, note, on_terminal
 
 BEGIN, RUN = Group("Begin", sort_key=1), Group("Run", sort_key=2)
 OPERATE, SET_UP = Group("Operate", sort_key=3), Group("Set up", sort_key=4)
@@ -112,8 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(OnceboxError(str(error), hint=f"{command} --help"))
         return 2
     except OnceboxError as error:
-        if verbose:
-            print_exception(error)
+        if verbose and error.__cause__ is not None:
+            lines = "".join(format_exception(error.__cause__)).splitlines()
+            note("\n".join(map(redacted, lines)))
         complain(error)
         return error.exit_code
     except KeyboardInterrupt:
