@@ -535,7 +535,10 @@ def _weaknesses(topic: str, copies: int, config: Mapping[str, str]) -> Iterator[
             " consumers are; set retention.bytes=-1"
         )
     if copies < 2:
-        yield f"topic {topic} has one copy: what was acknowledged is lost with one disk"
+        yield (
+            f"topic {topic} has one copy: what was acknowledged is lost with one disk; let it have"
+            " three"
+        )
     elif in_sync < 2:
         yield f"topic {topic} acknowledges what one broker has; set min.insync.replicas=2"
     elif in_sync >= copies:
