@@ -370,7 +370,7 @@ def result_before_the_call(patch: pytest.MonkeyPatch, shop: Shop) -> None:
 
 def others_have_the_effect_too(patch: pytest.MonkeyPatch, shop: Shop) -> None:
     """While an owner has the effect that a handler waits for, its key is free for the others."""
-    patch.setattr(shop, "settings", replace(shop.settings, handler_timeout_s=0.0))
+    patch.setattr(shop, "settings", replace(shop.settings, handler_timeout_s=1e-9))
 
 
 # ---- retries
