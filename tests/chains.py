@@ -6,6 +6,7 @@ them, and forget what it published, as a restored database does.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -248,11 +249,14 @@ class World:
         return rows
 
     def parked(self) -> dict[str, tuple[str, str, int]]:
-        """By key: why it is parked, the reason, attempts."""
+        """By key: why it is parked, the reason without module and line, attempts."""
         rows = self.rows(
             "SELECT key, park, reason, attempts FROM oncebox.key WHERE park IS NOT NULL"
         )
-        return {key: (park, reason, attempts) for key, park, reason, attempts in rows}
+        return {
+            key: (park, reason and re.sub(r" \([\w.]+:\d+\)$", "", reason), attempts)
+            for key, park, reason, attempts in rows
+        }
 
     def kept(self) -> int:
         return int(self.rows("SELECT count(*) FROM oncebox.kept")[0][0])

@@ -68,10 +68,12 @@ def test_a_failing_event_is_a_line_that_names_it(files: Place, lines: Any) -> No
     ((id,),) = run_sql(files.shop, "SELECT id FROM oncebox_event")
     assert line.pop("time").endswith("Z")
     assert line.pop("position").startswith("orders/")
+    code = pay.__code__
     assert line == {
         "level": "WARNING", "logger": "oncebox.consumer", "loop": "consumer:billing",
         "consumer": "billing", "event": id, "source": "/shop/orders", "key": "o-1",
-        "what": "billing: key o-1 waits: ValueError: no account",
+        "what": "billing: key o-1 waits: ValueError: no account "
+        f"({__name__}:{code.co_firstlineno + 1})",
     }  # fmt: skip
 
 

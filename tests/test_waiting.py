@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ def test_a_failed_key_is_listed_with_what_releases_it(world: World) -> None:
     world.settle(world.loop(attempts_max=1))
     one = one_waiting(world)
     assert (one.source, one.key, one.kind) == (SOURCE, "a", "poison")
-    assert one.reason == "ValueError: no account a"
+    assert re.fullmatch(r"ValueError: no account a \(operating:\d+\)", str(one.reason))
     assert one.head is not None
     assert (one.head.sequence, one.head.type) == (1, "order.paid")
     assert (one.attempts, one.due_ms, one.kept) == (1, None, 2)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from .batch import APPLIED, Batch, Broken, Outcome, Wanted
-from .calling import Setback, describe, is_outage
+from .calling import Setback, blame, describe, is_outage
 from .consumer import OUTAGE_PAUSE_MAX_S, OUTAGE_PAUSE_S, ConsumerLoop
 from .crew import Crew, Tasks, Threads
 from .effects import have_effect
@@ -296,7 +296,7 @@ class Worker:
             return True
         if refused(error):
             return True
-        self.reading.condemned[setback.event] = (describe(error), True)
+        self.reading.condemned[setback.event] = (blame(error), True)
         return False
 
     def judge_failure(self, job: Job, batch: Batch | None, error: Exception) -> None:

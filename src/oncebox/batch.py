@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from .calling import Calls, Setback, describe, is_outage
+from .calling import Calls, Setback, blame, describe, is_outage
 from .context import Suspend
 from .errors import Fenced, HandlerBroke, UnknownSchema
 from .keys import Entry, Keys
@@ -485,7 +485,7 @@ class Batch:
             yield from self.undo(item, handler, error)  # if the store is away, this fails
             self.failures.append(error)
             spent = not (away or isinstance(error, UnknownSchema))
-            return self.fail(entry, link, describe(error), spent=spent)
+            return self.fail(entry, link, blame(error), spent=spent)
         try:
             yield from call(session.release)
         except Exception as error:

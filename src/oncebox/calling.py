@@ -7,6 +7,8 @@ on it, an event that waits for one of its keys, or the end. Carefully, each list
 
 from __future__ import annotations
 
+import sys
+from traceback import walk_tb
 from typing import Any
 
 from .context import Context, rebuilding
@@ -170,6 +172,20 @@ def describe(error: BaseException) -> str:
     """An exception in one line, for people who will decide what to do with the event."""
     text = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+NOT_THEIRS = {"oncebox", *sys.stdlib_module_names}
+
+
+def blame(error: BaseException) -> str:
+    """A handler's failure in one line, with the last line of its own package that ran: all that
+    whoever looks at parked keys can see.
+    """
+    lines = [(f.f_globals.get("__name__", ""), n) for f, n in walk_tb(error.__traceback__)]
+    packages = [module.partition(".")[0] for module, _ in lines]
+    theirs = next((package for package in packages if package not in NOT_THEIRS), None)
+    ran = [line for package, line in zip(packages, lines, strict=True) if package == theirs]
+    return describe(error) + (f" ({ran[-1][0]}:{ran[-1][1]})" if ran else "")
 
 
 def is_outage(error: BaseException) -> bool:

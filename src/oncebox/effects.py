@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import json
 
 from .batch import Wanted
-from .calling import describe, is_outage
+from .calling import blame, is_outage
 from .context import Effect, idempotency_key
 from .program import Program, call
 from .reading import Reading, transact
@@ -53,7 +53,7 @@ def have_effect(reading: Reading, one: Wanted) -> Program[tuple[str, bool] | Non
         yield from transact(reading, lived)
         if is_outage(error):
             raise
-        return f"once({suspend.step!r}): {describe(error)}", True
+        return f"once({suspend.step!r}): {blame(error)}", True
     parameters = (*event, suspend.step, reading.now_ms(), encoded)
     done = call(reading.session.run, reading.sql["effect_done"], parameters)
     rows = yield from transact(reading, done)
