@@ -236,6 +236,18 @@ def test_a_rebuild_is_quiet_in_lists_of_their_own(world: World) -> None:
     assert world.rows("SELECT count(*) FROM oncebox.event") == [(5,)]
 
 
+def test_a_function_that_cannot_be_called_as_handlers_are_is_refused() -> None:
+    consumer = Consumer[Any]("billing")
+    for wrong in (lambda paid: None, lambda tx, paid, context, more: None, lambda: None):
+        for register in (consumer.on(Paid), consumer.on_batch(Paid)):
+            made: Any = register
+            with pytest.raises(ConfigurationError, match="cannot be a handler"):
+                made(wrong)
+    assert consumer.handlers == {}
+    any_of_them: Any = lambda *given: None  # noqa: E731
+    assert consumer.on(Paid)(any_of_them) is any_of_them
+
+
 def test_a_type_has_one_handler_of_either_kind() -> None:
     consumer = Consumer[Any]("billing")
 

@@ -56,7 +56,8 @@ class Consumer(Generic[Tx]):
         transaction of the consumer's store, which it neither commits nor rolls back. On PostgreSQL,
         `SET CONSTRAINTS` names the handler's own constraints: `ALL IMMEDIATE` would meet oncebox's,
         which fails for as long as the batch is open. Raises ConfigurationError for a second handler
-        of the same type, and where plain functions and coroutines are mixed.
+        of the same type, for one that takes something else, and where plain functions and
+        coroutines are mixed.
         """
         return self._register(cls, listed=False)
 
@@ -84,6 +85,7 @@ class Consumer(Generic[Tx]):
                     hint='give the second one a consumer of its own: service.consumer("mail")',
                 )
             with_context = _positional_count(function) >= 3
+            _check_takes(function, 3 if with_context else 2)
             if isinstance(cls, Foreign):
                 handler = Handler(
                     function, declared, cls.read, with_context, listed, read=cls.framed
@@ -225,6 +227,19 @@ def _positional_count(function: Callable[..., Any]) -> int:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(function).parameters.values()
     return sum(1 for p in parameters if p.kind in kinds and p.default is p.empty)
+
+
+def _check_takes(function: Callable[..., Any], count: int) -> None:
+    """Raises ConfigurationError for a function that cannot be called as handlers are: each of its
+    events would fail.
+    """
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{getattr(function, '__qualname__', function)} cannot be a handler: {error}",
+            expected="a function of (tx, event), or of (tx, event, context)",
+        ) from error
 
 
 def _is_coroutine(function: Callable[..., Any]) -> bool:
