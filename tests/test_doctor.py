@@ -196,3 +196,6 @@ def test_the_command(
     assert (row["weight"], row["name"]) == ("wrong", "connections")
     assert main(("doctor", "--instances", "46", *app)) == 0
     assert capsys.readouterr().out.startswith("doubtful: postgresql://postgres:***@")
+    (tmp_path / "oncebox.toml").write_text('[services.shpo]\nstore = "postgresql://x"\n')
+    assert main(("doctor", *app)) == 0
+    assert "[services.shpo] is of no service" in capsys.readouterr().out

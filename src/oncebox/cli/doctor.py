@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
-from ..doctor import examine
-from ..places import chosen
+from ..config import SOURCES
+from ..doctor import Finding, examine
+from ..places import chosen, services
 from .options import said
 from .output import counted, remark, say, tell
 from .tables import Parts
@@ -30,7 +32,10 @@ def doctor(
         oncebox doctor --app myapp.services --instances 6
         oncebox doctor shop --role producer --role relay --json
     """
-    found = list(examine(chosen(names), instances=instances, parts=role or (), probe=probe))
+    found = [
+        *_of_configuration(),
+        *examine(chosen(names), instances=instances, parts=role or (), probe=probe),
+    ]
     for one in found:
         text = f"{one.weight}: {one.where}: {one.name}: {one.what}\n  {one.hint}"
         tell(one, text)
@@ -40,3 +45,13 @@ def doctor(
     else:
         remark(f"{counted(wrong, 'thing')} wrong, {len(found) - wrong} doubtful")
     return 3 if wrong else 0
+
+
+def _of_configuration() -> Iterator[Finding]:
+    """Tables of services that the application does not have: a name mistyped, perhaps."""
+    sources, known = SOURCES.get(), services()
+    for name in sources.services():
+        if name not in known:
+            what = f"[services.{name}] is of no service of this application"
+            hint = f"its services are {', '.join(sorted(known))}"
+            yield Finding("doubtful", "configuration", sources.name, what, hint)
