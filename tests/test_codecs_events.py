@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,10 +20,12 @@ from oncebox import BadEvent, Service, event, evolve, rename
 from oncebox.codecs.events import event_codec, fingerprint, format_of
 from oncebox.connect import open_log
 from oncebox.envelope import read_envelope
+from oncebox.errors import MissingDependency
 from oncebox.event import EventType, event_type
 from oncebox.lens.chain import declared
 from oncebox.migrate import migrate
 from oncebox.program import drive
+from oncebox.running import check_versions
 from oncebox.schema import Digits
 from oncebox.schema.derive import schema_of
 from oncebox.stores.adapt import open_store
@@ -261,3 +264,23 @@ def test_formats_in_one_transaction_on_postgres(postgres_url: str, tmp_path: Pat
     assert drain(shop) == []
     assert sorted(one.order_id for one in seen) == ["o-0", "o-1", "o-2", "o-9"]
     assert len({one.total for one in seen}) == 1
+
+
+def test_a_consumer_does_not_start_without_its_formats_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It did, and parked each event."""
+
+    @event("codecs.bare", stream="codecs", key="id", format="avro")
+    @dataclass(frozen=True)
+    class Bare:
+        id: str
+
+    shop = Service("shop", store="sqlite:///x", log="sqlite:///x")
+
+    @shop.on(Bare)
+    def take(tx: Any, bare: Bare) -> None: ...
+
+    monkeypatch.setitem(sys.modules, "fastavro", None)
+    with pytest.raises(MissingDependency, match=r"oncebox\[avro\]"):
+        check_versions(shop)

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from .abreast import AbreastLoop
+from .codecs.events import event_codec
 from .consumer import OUTAGE_PAUSE_MAX_S, OUTAGE_PAUSE_S, ConsumerLoop
 from .desk import at_store, now_ms
 from .errors import ConfigurationError, Unreachable
@@ -103,12 +104,14 @@ def check_runnable(service: Service) -> None:
 
 def check_versions(service: Service) -> None:
     """Raises SchemaError for classes that are not what the lock says, and for lenses that do not
-    lead from each version to the next and back.
+    lead from each version to the next and back; MissingDependency without a format's library.
     """
     for consumer in service.consumers.values():
         for handler in consumer.handlers.values():
             if handler.type.stream not in consumer.foreign and handler.type.type != EVERY:
                 declared.check_class(handler.type.cls)
+                if handler.type.format != "json":
+                    event_codec(handler.type)  # without its library each event would be parked
     for copies in service.copies.values():
         for type in copies.versions:
             declared.check(type)
