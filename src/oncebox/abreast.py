@@ -9,6 +9,7 @@ crash, a lost partition or a second owner costs reading, and never an effect.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import Sequence
@@ -201,20 +202,28 @@ class Worker:
 
     def run(self) -> Program[None]:
         """Settle what is given until it is time to end."""
-        while (job := (yield from call(self.loop.crew.take))) is not None:
-            decided = False
-            try:
-                if self.lanes.begin(job):
-                    decided = yield from self.settle(job)
-            except Fenced as error:
-                if self.lanes.is_ours(job):
-                    self.lanes.trouble = error
-            except Exception as error:
+        try:
+            while (job := (yield from call(self.loop.crew.take))) is not None:
+                yield from self.work_on(job)
+        finally:
+            if self.opened:
+                yield from self.close()
+
+    def work_on(self, job: Job) -> Program[None]:
+        """Settle it, if it is still to be done; what is in the way ends the loop, or its turn."""
+        decided = False
+        try:
+            if self.lanes.begin(job):
+                decided = yield from self.settle(job)
+        except Fenced as error:
+            if self.lanes.is_ours(job):
                 self.lanes.trouble = error
-            finally:
-                self.lanes.end(job, decided=decided)
-        if self.opened:
-            yield from self.close()
+        except BaseException as error:  # not of this worker alone: nobody would know
+            self.lanes.trouble = error
+            if isinstance(error, GeneratorExit | asyncio.CancelledError):
+                raise
+        finally:
+            self.lanes.end(job, decided=decided)
 
     def settle(self, job: Job) -> Program[bool]:
         """One event, or the next of a key, with the effects that it asks for; whether it is

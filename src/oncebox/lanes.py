@@ -63,7 +63,7 @@ class Lanes:
         self.jobs = self.size = 0
         self.counts = [0] * len(COUNTS)
         self.parked = self.kept_bytes = 0
-        self.trouble: Exception | None = None
+        self.trouble: BaseException | None = None
 
     # ---- partitions
 

@@ -1,4 +1,5 @@
-"""Handlers that run too long: `handler_timeout_s`, for plain functions and coroutines.
+"""Handlers that run too long, `handler_timeout_s`, or would end their process: plain functions and
+coroutines.
 
 A coroutine is cancelled. A plain function cannot be stopped from outside but by an exception that
 Python delivers between two of its bytecodes, so a call that hangs in C returns first; the
@@ -16,10 +17,16 @@ from collections.abc import Callable, Coroutine
 from inspect import isawaitable
 from typing import Any
 
+from .context import Suspend
 from .errors import HandlerBroke, HandlerTimeout
 
 LOOK_S = 0.25
 """How often the watch looks: a handler may run this much longer."""
+
+_PASS = (Exception, Suspend, KeyboardInterrupt, GeneratorExit)
+"""What a handler may raise, or we in it. All else is meant for a process or task: a `sys.exit()`, a
+cancelled task that it waited for. It would end one owner after the other at its event.
+"""
 
 
 class Watch:
@@ -45,6 +52,10 @@ class Watch:
             try:
                 try:
                     result = function(*arguments)
+                except _PASS:
+                    raise
+                except BaseException as error:
+                    raise _ends_process(call.__qualname__, error) from error
                 finally:
                     self._end(me)
             finally:  # once more, if the interruption came where `_end` begins
@@ -100,6 +111,13 @@ def _interrupt(thread: int, error: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
 
 
+def _ends_process(name: str, error: BaseException) -> HandlerBroke:
+    return HandlerBroke(
+        f"{name} raised {type(error).__name__}, which is not for one event",
+        expected="an Exception: then its key waits, and all others go on",
+    )
+
+
 watch = Watch()
 
 
@@ -115,6 +133,13 @@ def limited_async(function: Callable[..., Any], timeout_s: float) -> Callable[..
             if not limit.expired():
                 raise
             raise HandlerTimeout(f"still running after {timeout_s:g} s") from error
+        except _PASS:
+            raise
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # it is the consumer that is told to end
+            raise _ends_process(call.__qualname__, error) from error
 
     call.__qualname__ = getattr(function, "__qualname__", "handler")
     return call

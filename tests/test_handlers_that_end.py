@@ -1,0 +1,65 @@
+"""Handlers and effects that raise what is meant for a process or a task, and not for one event."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from functools import partial
+from typing import Any
+
+import pytest
+
+from chains import Paid, World
+from oncebox.context import Context
+from oncebox.errors import HandlerBroke
+from oncebox.timeouts import limited_async, watch
+from operating import only
+from producing import await_true
+from test_abreast import Running
+
+
+def test_a_handler_that_ends_its_process_holds_its_key_and_no_other(world: World) -> None:
+    """Each owner ended, gave its partitions back, and nobody counted that as a death."""
+
+    def pay(tx: Any, paid: Paid) -> None:
+        world.record(tx, paid.order, paid.cents)
+        if paid.order == "a":
+            sys.exit("no account")
+
+    world.consumer.on(Paid)(watch.limited(pay, 10.0))
+    world.deliver(*world.producer.paid("a", 1), *world.producer.paid("b", 10))
+    world.settle()
+    assert world.ledger() == [("b", 10)]
+    assert "raised SystemExit" in world.parked()["a"][1]
+
+
+async def test_a_coroutine_that_waited_for_a_cancelled_task_has_failed() -> None:
+    """The consumer's own task ended by that, and nobody was told."""
+
+    async def pays() -> None:
+        waited_for = asyncio.ensure_future(asyncio.sleep(60))
+        waited_for.cancel()
+        await waited_for
+
+    with pytest.raises(HandlerBroke, match="raised CancelledError"):
+        await limited_async(pays, 10.0)()
+    consuming = asyncio.ensure_future(limited_async(partial(asyncio.sleep, 60), 10.0)())
+    await asyncio.sleep(0)
+    consuming.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await consuming
+
+
+@only("postgres")
+def test_a_worker_that_ends_ends_its_consumer(world: World) -> None:
+    """Its event was never decided, no position moved, and the consumer looked alive."""
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid, context: Context[None]) -> None:
+        context.once("charge", sys.exit)
+
+    world.deliver(*world.producer.paid("a", 1))
+    work = Running(world, "one", 2)
+    await_true(lambda: work.failure is not None, "the consumer to end")
+    assert isinstance(work.failure, SystemExit)
+    work.thread.join()
