@@ -10,10 +10,12 @@ from chains import TOPIC, Noted, Opened, Paid, World
 from oncebox.context import Context
 from oncebox.errors import NotFound, Refused
 from oncebox.program import drive
+from oncebox.quarantine import TakenIn
+from oncebox.reading import take_in
 from oncebox.rewind import finish, prepare, rebuild, replay
 from oncebox.service import Service
 from oncebox.summary import summary
-from operating import desk_of, only, wait_list
+from operating import desk_of, only, rebuild_waiting, wait_list, world_record
 
 
 def test_a_replay_changes_no_state(world: World) -> None:
@@ -217,3 +219,24 @@ def test_a_rebuild_that_is_finished_performs_everything(world: World) -> None:
     drive(finish(desk_of(world), ""))
     world.after(2, loop)
     assert charging.emitted() == 4
+
+
+@only("postgres")
+def test_a_rebuild_waits_for_an_operator_who_takes_an_event_in(world: World) -> None:
+    """It stayed kept behind a key that knew nothing of it, and looked like a fork later."""
+    world.handles_paid()
+    a = world.producer.paid("a", 1, 2, 3)
+    world.deliver(a[0])
+    world.settle()
+    session: Any = world.store.open()
+    reading = drive(desk_of(world, session).reading())
+    (item,), _ = take_in(reading, [world_record(a[2])])
+    session.begin()
+    batch = TakenIn(reading, [item], {}, {}, careful=True)
+    drive(batch.keys.load([item], {}))
+    drive(batch.settle_item(batch.keys.entries[item.place], item))
+    drive(batch.keys.write())
+    with rebuild_waiting(world):
+        session.commit()
+    assert world.kept() == 0
+    session.close()

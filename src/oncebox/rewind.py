@@ -108,10 +108,10 @@ def rebuild(
         cursors = yield from _cursors(desk)
         for statement in clear:
             yield from _clear(desk, statement)
+        for statement in ("forget_keys", "forget_floors"):  # from here on nobody keeps anything
+            yield from call(session.run, sql[statement], (name, perform))
         for statement in ("clear_kept", "clear_quarantine", "end_rebuild", "reset_cursors"):
             yield from call(session.run, sql[statement], (name,))
-        for statement in ("forget_keys", "forget_floors"):
-            yield from call(session.run, sql[statement], (name, perform))
         moved = []
         for topic, partition, position, _ in cursors:
             moved.append(Moved(topic, partition, None if position is None else int(position), 0))
