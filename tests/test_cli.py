@@ -169,6 +169,15 @@ def test_a_service_without_a_store_says_all_ways_to_name_one(oncebox: Run, tmp_p
     assert "--log URL, ONCEBOX_LOG" in done.err
 
 
+def test_looking_makes_no_file(oncebox: Run, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/mistyped.db"
+    for command in (("status",), ("parked", "billing"), ("redrive", "billing", "--all")):
+        done = oncebox(*command, "--store", url)
+        assert done.code == 3
+        assert f"no file {tmp_path}/mistyped.db" in done.err
+    assert not (tmp_path / "mistyped.db").exists()
+
+
 def test_interrupted_is_130(oncebox: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .config import SOURCES, configure, find_services
 from .connect import open_log
 from .desk import Desk, at_store, desk_at
-from .errors import ConfigurationError
+from .errors import ConfigurationError, MissingTables
 from .event import stream_of
 from .ports import Log
 from .program import Program, T, call, drive, drive_async
@@ -55,8 +55,14 @@ class Place(NamedTuple):
         return in_loop(drive_async(program)) if store.asynchronous else drive(program)
 
     def at_desk(self, consumer: str, make: Callable[[Desk], Program[T]]) -> T:
-        """Run a program at an operator's place at a consumer."""
+        """Run a program at an operator's place at a consumer. Raises MissingTables for a file that
+        is not there, where SQLite would make an empty one.
+        """
         store, by = self.open_store(), _operator()
+        path = getattr(store, "path", None)
+        if path is not None and path.parent.is_dir() and not path.exists():
+            hint = "mend the URL, or make it: oncebox db migrate"
+            raise MissingTables(f"there is no file {path.absolute()}", hint=hint)
         return self.perform(lambda session: make(desk_at(store, session, consumer, by)))
 
     def store_of(self, desk: Desk, url: str | None, source: str) -> Store | None:
