@@ -335,6 +335,17 @@ def test_a_bound_that_lets_nothing_through_is_refused(
     assert f"setting {name.replace('-', '_')} = {value}" in capsys.readouterr().err
 
 
+def test_several_modules_from_the_environment(
+    folder: Path, show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (folder / f"{name}.py").write_text(f"from oncebox import Service\nx = Service({name!r})\n")
+    monkeypatch.setenv("ONCEBOX_APP", "one, two")
+    found = show()
+    assert found["app"] == (["one", "two"], "ONCEBOX_APP")
+    assert {"services.one.store", "services.two.store"} <= found.keys()
+
+
 def test_two_services_of_one_name(folder: Path) -> None:
     (folder / "one.py").write_text("from oncebox import Service\nx = Service('shop')\n")
     (folder / "two.py").write_text("from oncebox import Service\nx = Service('shop')\n")

@@ -49,6 +49,10 @@ COMMON_FIELDS = (
 )
 
 
+SEVERAL = ("app", "contracts")
+"""What may be a list; in the environment, its parts stand between commas."""
+
+
 class Value(NamedTuple):
     """A value and where it came from, as `config show` says it."""
 
@@ -84,7 +88,10 @@ class Sources:
                 values = [token.value for token in argument.tokens]
                 self.given[name] = Value(values if len(values) > 1 else values[0], argument.name)
             else:
-                self._fill(name, argument, variable(self.environment, name.replace(".", "_")))
+                found = variable(self.environment, name.replace(".", "_"))
+                if found is not None and name in SEVERAL and "," in found.value:
+                    found = found._replace(value=[part.strip() for part in found.value.split(",")])
+                self._fill(name, argument, found)
         if "config" in ours:
             named = self.given.get("config")
             self.name, self.table = read_file(None if named is None else named.value)
@@ -232,7 +239,7 @@ def _check(name: str, table: Mapping[str, Any]) -> None:
     settings = [f"settings.{setting}" for setting in setting_names()]
     known = (*SERVICE_FIELDS, "app", "contracts", "state", "http", "lock", "log_format", *settings)
     for key, value in flat(table).items():
-        several = key in ("app", "contracts") and isinstance(value, list)
+        several = key in SEVERAL and isinstance(value, list)
         texts = value if several else [value]
         converted = key in settings or (key == "http" and type(value) is int)  # by its command
         if _TABLE.fullmatch(key):

@@ -35,7 +35,9 @@ class Options:
     store: Annotated[str | None, said("Database URL for all services; or ONCEBOX_STORE.")] = None
     log: Annotated[str | None, said("Log URL; or ONCEBOX_LOG.")] = None
     schema: Annotated[str | None, said("Name of oncebox's tables; or ONCEBOX_SCHEMA.")] = None
-    app: Annotated[Texts, said("MODULE[:NAME] with services; or ONCEBOX_APP. Repeatable.")] = None
+    app: Annotated[
+        Texts, said("MODULE[:NAME] with services; or ONCEBOX_APP, by commas. Repeatable.")
+    ] = None
     config: Annotated[str | None, said("Configuration file, instead of oncebox.toml.")] = None
     json: Annotated[bool, said("Print JSON, one document per line.")] = False
     log_format: Annotated[
