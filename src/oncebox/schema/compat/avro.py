@@ -91,33 +91,20 @@ class Place(NamedTuple):
         """A part of it; `name`: what comes to the path."""
         return Place(w, r, self.path + name, self.trail + steps)
 
-    def problem(self, rule: str, value: Any = NOTHING, **more: Any) -> Problem:
-        """What fails here; `more`: what is shown instead of the types, and how to prove it."""
-        return Problem(
-            **{
-                "rule": rule,
-                "at": self,
-                "writer": self.w.shown(),
-                "reader": self.r.shown(),
-                "value": value,
-                **more,
-            }
-        )
-
 
 class Problem(NamedTuple):
     """Where a reader fails on a writer, and a value to prove it with.
 
     `value` stands at the end of the trail; without one it is a mere warning. It is proved with
-    the writer's type and the reader's, or with the default of the reader's `field`. `logical`:
-    it is the understanding of the value that differs.
+    the writer's type and the reader's, or with the default of the reader's `field`. `told`: what
+    is shown of writer and reader, instead of the types. `logical`: it is the understanding of the
+    value that differs.
     """
 
     rule: str
     at: Place
-    writer: Any
-    reader: Any
     value: Any = NOTHING
+    told: tuple[Any, Any] | None = None
     field: Field | None = None
     logical: bool = False
 
@@ -156,7 +143,7 @@ def _direction(writer: Type, reader: Type, breaks: Broken) -> Iterator[Finding]:
     for n, one in enumerate(_problems(writer, reader)):
         witness = proof.of(one) if one.value is not NOTHING and n < PROOFS_MAX else None
         if witness is not None or one.rule != "type-moved":  # which is tried, and may be fine
-            sides = (one.writer, one.reader)
+            sides = one.told or (one.at.w.shown(), one.at.r.shown())
             yield found(breaks, one.rule, one.at.path, sides, INSTEAD[one.rule], witness)
 
 
@@ -172,7 +159,7 @@ def _problems(writer: Type, reader: Type) -> Iterator[Problem]:
     twice = shared(writer) | shared(reader) if fine else set[int]()
     places = [at for at in walk.places if {id(at.w), id(at.r)} & twice]
     for at in places[:PLACES_MAX]:
-        yield at.problem("type-moved", smallest(at.w))
+        yield Problem("type-moved", at, smallest(at.w))
 
 
 class _Resolution:
@@ -231,7 +218,7 @@ class _Resolution:
             yield not_taken(at, whole or w)
             return
         if fitting[0].kind != w.kind and any(branch.kind == w.kind for branch in fitting):
-            yield at.problem("union-order")
+            yield Problem("union-order", at)
         yield from self.resolve(at.inside(w, fitting[0]))
 
     def candidates(self, w: Type, r: Type) -> list[Type]:
@@ -269,8 +256,8 @@ class _Resolution:
             self.unwritten.add(id(one))
             here = at.inside(w, r, f".{one.name}")
             if one.default is NOTHING:
-                more = {"writer": None, "reader": one.type.shown(), "field": one}
-                yield here.problem("field-without-default", smallest(w), **more)
+                told = None, one.type.shown()
+                yield Problem("field-without-default", here, smallest(w), told, one)
             elif not fits(one.default, one.type):
                 yield wrong_default(here, one)
 
@@ -293,9 +280,9 @@ def mismatch(at: Place) -> Problem:
     """Types of which readers do not take one for the other."""
     w, r, *_ = at
     if w.kind == r.kind and w.name and w.short != r.short:
-        return at.problem("name-changed", smallest(w))
+        return Problem("name-changed", at, smallest(w))
     fixed = w.kind == r.kind == "fixed"
-    return at.problem("fixed-size-changed" if fixed else "type-changed", smallest(w))
+    return Problem("fixed-size-changed" if fixed else "type-changed", at, smallest(w))
 
 
 def not_taken(at: Place, whole: Type) -> Problem:
@@ -303,22 +290,20 @@ def not_taken(at: Place, whole: Type) -> Problem:
     kind, value = at.w, smallest(at.w)
     if kind.of is not None and writable(kind.of):
         value = [smallest(kind.of)] if kind.kind == "array" else {"k": smallest(kind.of)}
-    return at.problem("branch-not-read", value, writer=whole.shown())
+    return Problem("branch-not-read", at, value, (whole.shown(), at.r.shown()))
 
 
 def two_as_one(at: Place, one: Field) -> Problem:
     """A field that stands for two of the writer's: by its name, and by an alias."""
     names = [each.name for each in at.w.fields if each.name in {one.name, *one.aliases}]
     here = at.inside(at.w, at.r, f".{one.name}")
-    more = {"writer": names, "reader": one.name, "field": one}
-    return here.problem("two-read-as-one", smallest(at.w), **more)
+    return Problem("two-read-as-one", here, smallest(at.w), (names, one.name), one)
 
 
 def wrong_default(at: Place, one: Field) -> Problem:
     """A default of the reader's that is no value of its type."""
     told = {"type": one.type.shown(), "default": one.default}
-    more = {"writer": None, "reader": told, "field": one}
-    return at.problem("default-wrong-type", smallest(at.w), **more)
+    return Problem("default-wrong-type", at, smallest(at.w), (None, told), one)
 
 
 def symbols(at: Place) -> Iterator[Problem]:
@@ -326,19 +311,18 @@ def symbols(at: Place) -> Iterator[Problem]:
     read = set(at.r.symbols)
     lost = [symbol for symbol in at.w.symbols if symbol not in read]
     if lost and at.r.default in read:
-        told = {"default": at.r.default}
-        yield at.problem("symbol-read-as-default", writer=lost, reader=told)
+        yield Problem("symbol-read-as-default", at, told=(lost, {"default": at.r.default}))
     elif lost:
-        yield at.problem("symbol-not-read", lost[0], writer=at.w.symbols, reader=at.r.symbols)
+        yield Problem("symbol-not-read", at, lost[0], (at.w.symbols, at.r.symbols))
 
 
 def promoted(at: Place) -> Iterator[Problem]:
     """Promotions that the specification allows, and that lose something."""
     pair = (at.w.kind, at.r.kind)
     if pair in LOSSY:
-        yield at.problem("lossy-promotion", LOSSY[pair])
+        yield Problem("lossy-promotion", at, LOSSY[pair])
     elif pair == ("bytes", "string"):
-        yield at.problem("bytes-as-string", b"\xff")
+        yield Problem("bytes-as-string", at, b"\xff")
 
 
 def logical(at: Place) -> Iterator[Problem]:
@@ -358,7 +342,7 @@ def logical(at: Place) -> Iterator[Problem]:
         value = _sample(before, w)
     elif after == "uuid" and w.kind == "string":
         value = "no uuid"
-    yield at.problem(rule, value, logical=True)
+    yield Problem(rule, at, value, logical=True)
 
 
 def _digits(kind: Type) -> int:

@@ -105,8 +105,9 @@ def _lacking(one: Field, problem: Problem) -> str | None:
 
 def _merged(problem: Problem) -> str | None:
     """What becomes of two fields that one of the reader's stands for: numbers, in their order."""
-    one = problem.field
-    assert one is not None
+    one, told = problem.field, problem.told
+    assert one is not None and told is not None
+    names: list[str] = told[0]
     writer, reader = (
         parse_schema(
             {
@@ -116,11 +117,11 @@ def _merged(problem: Problem) -> str | None:
             }
         )
         for fields in (
-            [{"name": name} for name in problem.writer],
+            [{"name": name} for name in names],
             [{"name": one.name, "aliases": list(one.aliases)}],
         )
     )
-    document = {name: n for n, name in enumerate(problem.writer)}
+    document = {name: n for n, name in enumerate(names)}
     try:
         was_read = decode(encode(writer, document), writer, reader)
     except Exception as error:

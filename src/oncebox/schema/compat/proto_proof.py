@@ -4,7 +4,7 @@ reader's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .bounds import missing
@@ -152,6 +152,16 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b) and isinstance(a, bytes) == isinstance(b, bytes)
 
 
+class Refused(Exception):
+    """What a reader said that refused."""
+
+
+Sets = Sequence[tuple[Field, Field, Any]]
+"""The writer's field, the reader's, and what is written in it."""
+Through = Callable[[Any, Message, Sets], str | None]
+"""What becomes of a message: that it is refused or read as another; None: it is read as it is."""
+
+
 class Proof:
     """Makes witnesses, at most so many."""
 
@@ -163,8 +173,7 @@ class Proof:
         values = [_of_enum(one, value) for value in values]
         for through in (_binary, _json):
             for value in values:
-                witness = self._tried(pair, [(one, twin, value)], through)
-                if witness is not None:
+                if witness := self._tried(pair, [(one, twin, value)], through):
                     return witness
         return None
 
@@ -174,18 +183,12 @@ class Proof:
 
     def misnamed(self, pair: Pair, one: Field, number: int) -> Witness | None:
         """A value of an enum that binary readers take for another."""
-        made = filled(pair.writer)
-        put(made, one, _of_enum(one, number))
-        try:
-            was_read = pair.reader.cls.FromString(made.SerializePartialToString())
-        except Exception as error:
-            outcome = refused(error)
-        else:
-            mine, theirs = (json_format.MessageToDict(m) for m in (made, was_read))
-            if mine == theirs or self.left <= 0:
-                return None
-            outcome = f"read as {shown(theirs)} instead of {shown(mine)}"
-        return self._witness(pair, made, outcome)
+
+        def through(made: Any, reader: Message, _: Sets) -> str | None:
+            was_read = _parsed(made, reader)
+            return _differing(*(json_format.MessageToDict(m) for m in (made, was_read)))
+
+        return self._tried(pair, [(one, one, _of_enum(one, number))], through)
 
     def together(self, pair: Pair, first: Field, second: Field) -> Witness | None:
         """Two fields, one of which is lost in binary."""
@@ -194,23 +197,22 @@ class Proof:
 
     def default(self, pair: Pair, one: Field, twin: Field) -> Witness | None:
         """A document without the field."""
-        made = filled(pair.writer)
-        if self.left <= 0:
-            return None
-        was_read = pair.reader.cls.FromString(made.SerializePartialToString())
-        mine, theirs = _one(getattr(made, one.name)), _one(getattr(was_read, twin.name))
-        if mine == theirs:
-            return None
-        outcome = f"read as {shown(theirs)} instead of {shown(mine)}"
-        return self._witness(pair, made, outcome)
+
+        def through(made: Any, reader: Message, _: Sets) -> str | None:
+            was_read = _parsed(made, reader)
+            return _differing(_one(getattr(made, one.name)), _one(getattr(was_read, twin.name)))
+
+        return self._tried(pair, [], through)
 
     def required(self, pair: Pair, twin: Field) -> Witness | None:
         """A document without a field that the reader requires."""
-        made = filled(pair.writer)
-        was_read = pair.reader.cls.FromString(made.SerializePartialToString())
-        if self.left <= 0 or was_read.IsInitialized():
-            return None
-        return self._witness(pair, made, f"refused: not initialized: {twin.name} is required")
+
+        def through(made: Any, reader: Message, _: Sets) -> str | None:
+            if _parsed(made, reader).IsInitialized():
+                return None
+            return f"refused: not initialized: {twin.name} is required"
+
+        return self._tried(pair, [], through)
 
     def nameless(self, message: Message, reader: Proto) -> Witness | None:
         """A message whose name the reader does not have."""
@@ -221,23 +223,21 @@ class Proof:
             return Witness({"@type": message.full}, refused(error), made.SerializeToString())
         return None
 
-    def _tried(
-        self, pair: Pair, sets: list[tuple[Field, Field, Any]], through: Any
-    ) -> Witness | None:
+    def _tried(self, pair: Pair, sets: Sets, through: Through) -> Witness | None:
         if self.left <= 0:
             return None
         made = filled(pair.writer)
         for one, _, value in sets:
             put(made, one, value)
-        outcome = through(made, pair.reader, sets)
+        try:
+            outcome = through(made, pair.reader, sets)
+        except Refused as error:
+            outcome = str(error)
         if outcome is None:
             return None
-        return self._witness(pair, made, outcome, as_json=through is _json)
-
-    def _witness(self, pair: Pair, made: Any, outcome: str, *, as_json: bool = False) -> Witness:
         self.left -= 1
         document = _within(pair, made)
-        if as_json:
+        if through is _json:
             encoded = json_format.MessageToJson(document, indent=None).encode()
         else:
             encoded = document.SerializePartialToString()
@@ -258,27 +258,35 @@ def _within(pair: Pair, made: Any) -> Any:
     return made
 
 
-def _binary(made: Any, reader: Message, sets: list[tuple[Field, Field, Any]]) -> str | None:
+def _parsed(made: Any, reader: Message) -> Any:
+    raw = made.SerializePartialToString()
     try:
-        was_read = reader.cls.FromString(made.SerializePartialToString())
+        return reader.cls.FromString(raw)
     except Exception as error:
-        return refused(error)
-    return _lost(made, was_read, sets, "")
+        raise Refused(refused(error)) from error
 
 
-def _json(made: Any, reader: Message, sets: list[tuple[Field, Field, Any]]) -> str | None:
+def _differing(mine: Any, theirs: Any) -> str | None:
+    return None if mine == theirs else f"read as {shown(theirs)} instead of {shown(mine)}"
+
+
+def _binary(made: Any, reader: Message, sets: Sets) -> str | None:
+    return _lost(made, _parsed(made, reader), sets, "")
+
+
+def _json(made: Any, reader: Message, sets: Sets) -> str | None:
     document = json_format.MessageToDict(made)
     try:
         was_read = json_format.ParseDict(document, reader.cls(), ignore_unknown_fields=True)
     except Exception as error:
-        return f"{refused(error)} (ProtoJSON)"
+        raise Refused(f"{refused(error)} (ProtoJSON)") from error
     for one, twin, _ in sets:  # in JSON a list of one is not the one
         if isinstance(got(made, one), list) != isinstance(got(was_read, twin), list):
             return f"read as {_told(was_read, twin)} (ProtoJSON)"
     return _lost(made, was_read, sets, " (ProtoJSON)")
 
 
-def _lost(made: Any, was_read: Any, sets: list[tuple[Field, Field, Any]], where: str) -> str | None:
+def _lost(made: Any, was_read: Any, sets: Sets, where: str) -> str | None:
     for one, twin, _ in sets:
         if not same(got(made, one), got(was_read, twin)):
             return f"read as {_told(was_read, twin)} instead of {_told(made, one)}{where}"
