@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, json
+from msgspec.structs import asdict
 
 from ..errors import SchemaError
 from ..lens.chain import Edge
@@ -92,58 +94,73 @@ def step_text(step: Step) -> str:
     return json.encode(without_functions(step)).decode()
 
 
+class _About(Struct, forbid_unknown_fields=True):
+    """What a line says of a definition; a default is its JSON."""
+
+    kind: str
+    tag_field: str = ""
+    omits: bool = False
+    retired: tuple[int, ...] = ()
+    retired_names: tuple[str, ...] = ()
+    doc: str = ""
+    default: str = ""
+
+
+class _Part(Struct, forbid_unknown_fields=True):
+    """What a line says of a field, symbol or member."""
+
+    number: int
+    type: str = ""
+    default: str = ""
+    absent: bool = False
+    pii: bool = False
+    deprecated: str = ""
+    doc: str = ""
+
+
 def _definition_lines(start: str, name: str, definition: Definition) -> Iterator[str]:
-    about = {
-        "kind": definition.__class__.__name__.lower(),
-        "tag_field": getattr(definition, "tag_field", ""),
-        "omits": getattr(definition, "omits", False),
-        "retired": list(definition.retired_numbers),
-        "retired_names": list(definition.retired_names),
-        "doc": definition.doc,
-    }
-    default = getattr(definition, "default", UNSET)
-    if default is not UNSET:
-        about["default"] = json.encode(default).decode()
+    about = _About(
+        definition.__class__.__name__.lower(),
+        getattr(definition, "tag_field", ""),
+        getattr(definition, "omits", False),
+        definition.retired_numbers,
+        definition.retired_names,
+        definition.doc,
+        _default(getattr(definition, "default", UNSET)),
+    )
     yield f"{start}.define.{_bare(name)} = {_table(about)}\n"
-    for part, values in sorted(_parts(definition)):
+    for part, values in sorted(_parts(definition), key=itemgetter(0)):
         yield f"{start}.in.{_bare(name)}.{_bare(part)} = {_table(values)}\n"
 
 
-def _parts(definition: Definition) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parts(definition: Definition) -> Iterator[tuple[str, _Part]]:
     match definition:
-        case Record():
-            for one in definition.fields:
-                yield one.name, _field_values(one)
-        case Enum():
-            for symbol in definition.symbols:
-                yield symbol.value, {"number": symbol.number}
-        case Union():
-            for member in definition.members:
-                yield member.tag, {"number": member.number, "type": member.name}
+        case Record(fields):
+            for f in fields:
+                more = (_default(f.default), f.absent, f.pii, f.deprecated, f.doc)
+                yield f.name, _Part(f.number, type_text(f.type), *more)
+        case Enum(symbols):
+            yield from ((symbol.value, _Part(symbol.number)) for symbol in symbols)
+        case Union(_, members):
+            yield from ((member.tag, _Part(member.number, member.name)) for member in members)
 
 
-def _field_values(field: Field) -> dict[str, Any]:
-    default = "" if field.default is UNSET else json.encode(field.default).decode()
-    return {
-        "number": field.number,
-        "type": type_text(field.type),
-        "default": default,
-        "absent": field.absent,
-        "pii": field.pii,
-        "deprecated": field.deprecated,
-        "doc": field.doc,
-    }
+def _default(value: Any) -> str:
+    return "" if value is UNSET else json.encode(value).decode()
 
 
-def _table(values: Mapping[str, Any]) -> str:
-    said = {n: v for n, v in values.items() if v not in ("", False) and v != []}
-    return "{ " + ", ".join(f"{name} = {_value(value)}" for name, value in said.items()) + " }"
+_UNSAID = ("", False, ())
+
+
+def _table(values: Struct) -> str:
+    said = ((name, value) for name, value in asdict(values).items() if value not in _UNSAID)
+    return "{ " + ", ".join(f"{name} = {_value(value)}" for name, value in said) + " }"
 
 
 def _value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, list):
+    if isinstance(value, tuple):
         return f"[{', '.join(map(_value, value))}]"
     return str(value) if isinstance(value, int) else _literal(value)
 
@@ -277,26 +294,6 @@ def _pairs(text: str, name: str, line: int) -> dict[str, Any]:
             raise _unreadable(name, line, f"{key} twice")
         values[key] = int(number) if number else True if true else quoted or literal
     return values
-
-
-class _About(Struct, forbid_unknown_fields=True):
-    kind: str
-    tag_field: str = ""
-    omits: bool = False
-    retired: tuple[int, ...] = ()
-    retired_names: tuple[str, ...] = ()
-    default: str = ""
-    doc: str = ""
-
-
-class _Part(Struct, forbid_unknown_fields=True):
-    number: int
-    type: str = ""
-    default: str = ""
-    absent: bool = False
-    pii: bool = False
-    deprecated: str = ""
-    doc: str = ""
 
 
 _read_step = json.Decoder(AnyStep).decode
