@@ -120,8 +120,7 @@ class Maker:
             return self.array(case.shapes[kind], {place: part}, place + 1)
         of: Objects = case.shapes[kind]
         if isinstance(place, ItsName):
-            nodes = of.at(part, self.cases.writer) if isinstance(part, str) else None
-            value = MISSING if nodes is None else self.value(nodes)
+            value = self.property(of, part) if isinstance(part, str) else MISSING
             return MISSING if value is MISSING else self.object(of, {part: value})
         name = place if isinstance(place, str) else self.name(of, place.pattern)
         return MISSING if name is None else self.object(of, {name: part})
@@ -335,12 +334,16 @@ class Maker:
             if isinstance(value, dict):
                 yield value
 
+    def property(self, of: Objects, name: str, depth: int = 0) -> Any:
+        """A value of a property, or MISSING."""
+        nodes = of.at(name, self.cases.writer)
+        return MISSING if nodes is None else self.value(nodes, depth)
+
     def with_names(self, of: Objects, names: list[str], depth: int) -> Any:
         """The smallest object that has these properties, as far as they may be there."""
         given: dict[str, Any] = {}
         for name in names[:SIZE_MAX]:
-            nodes = of.at(name, self.cases.writer)
-            value = MISSING if nodes is None else self.value(nodes, depth + 1)
+            value = self.property(of, name, depth + 1)
             if value is not MISSING:
                 given[name] = value
         return self.object(of, given, depth) if given else MISSING
@@ -352,18 +355,11 @@ class Maker:
             if base is not MISSING:
                 return {**base, **given}
         made = dict(given)
-        todo = sorted(of.required - made.keys())
-        todo += [n for name, needs in of.dependents if name in made for n in needs]
-        while todo:
-            name = todo.pop(0)
-            if name in made:
-                continue
-            nodes = of.at(name, self.cases.writer)
-            value = MISSING if nodes is None else self.value(nodes, depth + 1)
+        for name in sorted(of.needed_with({*of.required, *given}) - made.keys()):
+            value = self.property(of, name, depth + 1)
             if value is MISSING:
                 return MISSING
             made[name] = value
-            todo += [n for own, needs in of.dependents if own == name for n in needs]
         return self.filled(of, made, of.low, depth)
 
     def _smallest_of(self, of: Objects, depth: int) -> Any:
@@ -382,8 +378,7 @@ class Maker:
             name = names.pop(0) if names else self._further(of, made)
             if name is None:
                 return MISSING
-            nodes = of.at(name, self.cases.writer)
-            value = MISSING if nodes is None else self.value(nodes, depth + 1)
+            value = self.property(of, name, depth + 1)
             if value is not MISSING:
                 made[name] = value
             elif not known:

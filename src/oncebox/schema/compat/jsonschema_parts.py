@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from .jsonschema_cases import evaluated_items, evaluated_properties
 from .jsonschema_prove import OPEN, AnyName, Failure, ItsName, Prover
@@ -13,7 +13,7 @@ from .jsonschema_shapes import Arrays, Case, Objects
 def objects(p: Prover, case: Case, of: Objects, goal: Node) -> Iterator[Failure]:
     """What of the goal does not follow for objects."""
     plain = goal.plain
-    needed = needed_with(of, of.required)
+    needed = of.needed_with(of.required)
     if not needed.issuperset(plain.get("required", ())):
         yield p.fail("required-added", case, goal, "required")
     if plain.get("minProperties", 0) > max(of.low, len(needed)):
@@ -23,7 +23,7 @@ def objects(p: Prover, case: Case, of: Objects, goal: Node) -> Iterator[Failure]
         if most is None or most > plain["maxProperties"]:
             yield p.fail("max-properties-lowered", case, goal, "maxProperties")
     for name, needs in plain.get("dependentRequired", {}).items():
-        lacking = set(needs) - needed_with(of, {*of.required, name})
+        lacking = set(needs) - of.needed_with({*of.required, name})
         if lacking and p.at(of, name) is not None:
             with_it = p.cases.of((*case.nodes, p.cases.present(name)), case.nots)
             yield p.fail("dependent-required-added", case, goal,
@@ -169,11 +169,3 @@ def _contains(p: Prover, case: Case, of: Arrays, goal: Node, high: int | None) -
                 and not p.nothing((*of.at(at), sub))]  # fmt: skip
     if of.places in possible or len(possible) > most:
         yield p.fail("max-contains-lowered", case, goal, "maxContains")
-
-
-def needed_with(of: Objects, present: Iterable[str]) -> set[str]:
-    """Names that are there if these are."""
-    found = set(present)
-    while more := {n for name, needs in of.dependents if name in found for n in needs} - found:
-        found |= more
-    return found

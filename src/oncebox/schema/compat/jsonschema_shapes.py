@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -224,6 +224,13 @@ class Objects:
     def wanted(self) -> frozenset[str]:
         """Names that are to be there, or where others are."""
         return self.required.union(*(needs for _, needs in self.dependents))
+
+    def needed_with(self, present: Iterable[str]) -> set[str]:
+        """Names that are there if these are."""
+        found = set(present)
+        while more := {n for name, need in self.dependents if name in found for n in need} - found:
+            found |= more
+        return found
 
     @cached_property
     def patterns(self) -> dict[str, tuple[Node, ...]]:

@@ -93,7 +93,7 @@ def _file(file: Any, docs: Docs) -> Iterator[str]:
     for place, name in enumerate(file.dependency):
         public, weak = place in file.public_dependency, place in file.weak_dependency
         yield f"import {'public ' if public else 'weak ' if weak else ''}{_text(name)};"
-    yield from (f"option {option};" for option in _options(file.options))
+    yield from _statements(file.options)
     for message in file.message_type:
         yield from ("", *_comment(docs.get(message.name)))
         yield from _message(message, syntax, 1, docs)
@@ -121,7 +121,7 @@ def _message(message: Any, syntax: str, depth: int, docs: Docs) -> Iterator[str]
 
 
 def _parts(message: Any, syntax: str, depth: int, docs: Docs) -> Iterator[str]:
-    yield from (f"option {option};" for option in _options(message.options))
+    yield from _statements(message.options)
     entries = {inner.name: inner for inner in message.nested_type if inner.options.map_entry}
     for enum in message.enum_type:
         yield from _enum(enum, syntax)
@@ -139,8 +139,7 @@ def _parts(message: Any, syntax: str, depth: int, docs: Docs) -> Iterator[str]:
     for field in left:
         yield from _field(message, field, syntax, entries, seen, docs)
     for span in message.extension_range:
-        options = _options(span.options)
-        more = f" [{', '.join(options)}]" if options else ""
+        more = _listed(_options(span.options))
         yield f"extensions {_span(span.start, span.end - 1, FIELD_NUMBER_MAX - 1)}{more};"
     spans = [_span(s.start, s.end - 1, FIELD_NUMBER_MAX - 1) for s in message.reserved_range]
     yield from _reserved(spans, message.reserved_name, syntax)
@@ -159,7 +158,7 @@ def _field(
         seen.add(field.oneof_index)
         oneof = message.oneof_decl[field.oneof_index]
         yield f"oneof {oneof.name} {{"
-        yield from _inside(f"option {option};" for option in _options(oneof.options))
+        yield from _inside(_statements(oneof.options))
         for mate in message.field:
             if _in_oneof(mate, field.oneof_index):
                 yield from _inside(_comment(docs.get(f"{message.name}.{mate.name}")))
@@ -188,8 +187,7 @@ def _line(field: Any, syntax: str, entries: dict[str, Any]) -> str:
     else:
         kind = f"{_label(field, syntax)}{_kind(field)}"
     _nothing_else(field)
-    more = f" [{', '.join(options)}]" if options else ""
-    return f"{kind} {field.name} = {field.number}{more};"
+    return f"{kind} {field.name} = {field.number}{_listed(options)};"
 
 
 def _label(field: Any, syntax: str) -> str:
@@ -215,11 +213,9 @@ def _default(field: Any) -> str:
 
 def _enum(enum: Any, syntax: str) -> Iterator[str]:
     yield f"enum {enum.name} {{"
-    yield from _inside(f"option {option};" for option in _options(enum.options))
+    yield from _inside(_statements(enum.options))
     for value in enum.value:
-        options = _options(value.options)
-        more = f" [{', '.join(options)}]" if options else ""
-        yield f"  {value.name} = {value.number}{more};"
+        yield f"  {value.name} = {value.number}{_listed(_options(value.options))};"
         _nothing_else(value)
     spans = [_span(s.start, s.end, ENUM_NUMBER_MAX) for s in enum.reserved_range]
     yield from _inside(_reserved(spans, enum.reserved_name, syntax))
@@ -249,12 +245,12 @@ def _extensions(fields: Iterable[Any], syntax: str) -> Iterator[str]:
 
 
 def _service(service: Any) -> Iterator[str]:
-    yield from (f"option {option};" for option in _options(service.options))
+    yield from _statements(service.options)
     for method in service.method:
         taken = f"{'stream ' if method.client_streaming else ''}{method.input_type}"
         given = f"{'stream ' if method.server_streaming else ''}{method.output_type}"
-        options = _options(method.options)
-        end = f" {{ {' '.join(f'option {o};' for o in options)} }}" if options else ";"
+        options = " ".join(_statements(method.options))
+        end = f" {{ {options} }}" if options else ";"
         yield f"rpc {method.name}({taken}) returns ({given}){end}"
         _nothing_else(method)
     _nothing_else(service)
@@ -272,6 +268,14 @@ def _options(options: Any) -> list[str]:
         values = value if hasattr(value, "append") else [value]
         found += [f"{field.name} = {_value(field, one)}" for one in values]
     return found
+
+
+def _statements(options: Any) -> Iterator[str]:
+    return (f"option {option};" for option in _options(options))
+
+
+def _listed(options: list[str]) -> str:
+    return f" [{', '.join(options)}]" if options else ""
 
 
 def _value(field: Any, value: Any) -> str:
