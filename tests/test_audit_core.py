@@ -56,12 +56,14 @@ class Sides(NamedTuple):
     adds: bool = False
     outbox: int = 0
     log: int = 0
-    silent: int = 0
+    empty: tuple[int, ...] = ()
 
     def scope(self) -> Scope:
-        bounds = Bounds(self.outbox, self.log, self.until, self.silent)
+        bounds = Bounds(self.outbox, self.log, self.until, 2**61 if self.empty else self.log)
         homes = {"orders": lambda key: [home(key, many) for many in range(1, 6)]}
-        return Scope({SOURCE: bounds}, {}, self.positions, {}, self.until, homes)
+        return Scope(
+            {SOURCE: bounds}, {}, self.positions, {}, self.until, homes, {"orders": self.empty}
+        )
 
     def feed(self, ledger: Ledger) -> None:
         for (consumer, key), state in self.inbox.items():
@@ -136,11 +138,12 @@ def agreeing(draw: Any) -> Sides:
         reached = max(reached, end)
     grown = draw(st.integers(0, len(order)))
     moving = draw(st.sets(st.sampled_from(KEYS)))
+    before, after = draw(st.sampled_from([(PLACE, OTHER_PLACE), (("orders", 2), OTHER_PLACE)]))
     records: list[tuple[str, Logged]] = []
     ends = Counter[TopicPartition]()
     for n, at in enumerate(order):
         key, link = events[at]
-        place = OTHER_PLACE if n >= grown and key in moving else PLACE
+        place = after if n >= grown and key in moving else before
         records.append((key, Logged(place, ends[place], link)))
         ends[place] += 1
     rows = [(key, Row(n + 1, link, n < published)) for n, (key, link) in enumerate(events)]
@@ -149,7 +152,7 @@ def agreeing(draw: Any) -> Sides:
         name: dict(Counter(record.place for _, record in records[:n])) for name, n in read.items()
     }
     for read_to in positions.values():
-        read_to.setdefault(PLACE, 0)
+        read_to.setdefault(before, 0)
     inbox: dict[tuple[str, str], KeyState] = {}
     for name, position in read.items():
         for key, (_, _, link, _) in records[:position]:
@@ -247,6 +250,38 @@ def test_what_was_republished_outlives_its_neighbours() -> None:
     assert {(one.kind, one.what) for one in since.found()} == {
         ("gap", "neither outbox nor log has number 2 to 4")
     }
+
+
+def test_a_relay_begins_again_where_partitions_were_added() -> None:
+    """What was in a partition with a higher number comes again in one with a lower one."""
+    a = history(1, 2, 3)
+    sides = key_of(a, [], a[3])
+    records = [(1, a[2]), (1, a[3]), (1, a[1]), (1, a[2]), (1, a[3]), (2, a[1])]
+    sides.records[:] = [
+        ("a", Logged(("orders", number), n, one)) for n, (number, one) in enumerate(records)
+    ]
+    assert {one.kind for one in sides.found()} == {"duplicate", "moved"}
+    assert sides.wrong() == set()
+
+
+def test_what_was_erased_and_then_forgotten_is_no_conflict() -> None:
+    """The log has the event and the void; the outbox has neither."""
+    a = history(1, 2, 3, 4)
+    records = [a[1], a[2], a[2]._replace(void=True, digest=0), a[3], a[4]]
+    found = key_of({3: a[3], 4: a[4]}, records, a[4], outbox=a[3].stamp).found()
+    assert {(one.kind, one.settled, one.sequence) for one in found} == {("void", True, 2)}
+
+
+@pytest.mark.parametrize(("empty", "wrong"), [(2, set()), (4, {"lost"})])
+def test_what_was_in_a_partition_that_stands_empty_is_not_lost(empty: int, wrong: set[str]) -> None:
+    """The key may have been in partition 2, when there were four; never in the fifth."""
+    a = history(1, 2, 3, 4)
+    for records in ([a[1], a[2]], [a[3], a[4]], [], [a[1], a[4]]):
+        sides = key_of(a, [], a[4])._replace(empty=(empty,))
+        sides.records[:] = [("a", Logged(OTHER_PLACE, n, one)) for n, one in enumerate(records)]
+        between = {"lost"} if records == [a[1], a[4]] else set()
+        assert {one.kind for one in sides.found()} == wrong | between
+        assert sides.suspects() == ({"a"} if wrong | between else set())
 
 
 OTHER = st.sampled_from(["sequence", "stamp", "previous", "id", "digest"])

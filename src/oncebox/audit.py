@@ -10,7 +10,7 @@ Nothing is said of what is younger than a given time, nor of what a retention ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -91,8 +91,8 @@ class Finding(NamedTuple):
 class Bounds(NamedTuple):
     """What the sides cover of a source, as stamps. `outbox`, `log`: what is older may have been
     dropped there (0: nothing was; outbox None: it is not known). `until`: what is younger is
-    unseen, not lost. `silent`: as `log`, for a key of which the log has nothing: its partition may
-    be one that stands empty, having dropped all.
+    unseen, not lost. `silent`: as `log`, for what may have been in a partition that stands empty,
+    having dropped all.
     """
 
     outbox: int | None = None
@@ -148,7 +148,7 @@ class Scope(NamedTuple):
     """What is audited. `bounds`: of the sources whose outbox is known; `logs`: `log` and `silent`
     of topics, see Bounds; `positions`: how far each consumer had read; `floors`: from which stamp
     on a consumer reads a source; `homes`: by topic, in which partition a key is while there are 1,
-    2, … of them, up to as many as there are now.
+    2, … of them, up to as many as there are now; `empty`: partitions that have dropped all.
     """
 
     bounds: dict[str, Bounds]
@@ -157,6 +157,7 @@ class Scope(NamedTuple):
     floors: Mapping[tuple[str, str], int]
     until: int
     homes: Mapping[str, Callable[[bytes], list[int]]] = {}
+    empty: Mapping[str, Collection[int]] = {}
 
     def of(self, source: str) -> Bounds:
         found = self.bounds.get(source)
@@ -177,6 +178,15 @@ class Scope(NamedTuple):
         """See `homes`; empty where others choose."""
         found = self.homes.get(topic)
         return [] if found is None else found(key.encode())
+
+    def beginning(self, source: str, key: str) -> int:
+        """From which stamp on the log has all of a key, wherever it was."""
+        bounds, topic = self.of(source), stream_of(source)
+        if bounds.silent > bounds.log:
+            homes = self.homes_of(topic, key)
+            if not homes or any(number in homes for number in self.empty.get(topic, ())):
+                return bounds.silent
+        return bounds.log
 
     def floor(self, consumer: str, source: str) -> int:
         found = self.floors.get((consumer, source))

@@ -92,7 +92,7 @@ class _Key:
 
     @property
     def first(self) -> int:
-        """The lowest number in the log, or that behind the outbox's last one."""
+        """The lowest number in the log, or that behind the outbox's last one till now."""
         return min((run.first for run in self.runs), default=self.out + 1)
 
     def spans(self) -> list[_Run]:
@@ -367,7 +367,8 @@ class Tally:
                 run.count -= 1
                 here = True
         if not here and published and stamp < source.bounds.until:
-            key.suspect |= bool(key.runs) or stamp >= source.bounds.silent
+            between = key.first < sequence < key.high
+            key.suspect |= between or stamp >= self.scope.beginning(*seen[:2])
         elif not here:
             self.unseen += 1
 

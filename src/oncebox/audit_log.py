@@ -55,9 +55,11 @@ def read_log(
                 records = reader.fetch(
                     RECORDS_MAX, RECORDS_BYTES_MAX, STALL_S if strict else QUIET_S
                 )
-            except LogTruncated:  # retention went on meanwhile
-                for place in left:
-                    at[place] = max(at[place], log.extents(place[0])[place[1]].start)
+            except LogTruncated:  # retention went on meanwhile, or it is damaged
+                starts = {p: log.extents(p[0])[p[1]].start for p in left}
+                if all(at[place] >= start for place, start in starts.items()):
+                    raise
+                at.update({place: max(at[place], start) for place, start in starts.items()})
             else:
                 unread = [place for place in left if strict or at[place] == places[place].start]
                 if not records and not unread:
@@ -79,15 +81,13 @@ def read_log(
         reader.close()
 
 
-def covers(log: Log, topic: str) -> tuple[int, int]:
-    """Since which stamp the log has all of a topic, 0 where it never dropped anything; and since
-    when it would have a record of a key that has none: now, where a partition stands empty that has
-    dropped all, since that may be the key's.
+def covers(log: Log, topic: str) -> tuple[int, int, list[int]]:
+    """Since which stamp the log has all of a topic, 0 where it never dropped anything; the same
+    (now) for what was in partitions that stand empty, since they have dropped all; and these.
     """
-    latest = now = 0
-    for number, extent in enumerate(log.extents(topic)):
-        if extent.start == extent.end > 0:
-            now = now_ms()
+    latest, extents = 0, log.extents(topic)
+    empty = [number for number, (start, end) in enumerate(extents) if start == end > 0]
+    for number, extent in enumerate(extents):
         if not 0 < extent.start < extent.end:
             continue
         reader = log.reader("oncebox-audit")
@@ -100,4 +100,4 @@ def covers(log: Log, topic: str) -> tuple[int, int]:
         finally:
             reader.close()
     units = 1000 * STAMP_UNITS_PER_US
-    return latest * units, max(latest, now) * units
+    return latest * units, (now_ms() if empty else latest) * units, empty

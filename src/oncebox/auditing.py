@@ -223,17 +223,18 @@ class _Survey:
         for name in {name for side in self.sides for name in side.names}:
             if not any(_belongs(one, name) for one in met):
                 raise NotFound(f"{name} has no rows here", hint="it appears when it has run once")
-        logs, homes = dict[str, tuple[int, int]](), dict[str, Callable[[bytes], list[int]]]()
+        logs, empty = dict[str, tuple[int, int]](), dict[str, list[int]]()
+        homes = dict[str, Callable[[bytes], list[int]]]()
         for log, topics in self.topics.values():
             for topic in topics:
-                since, silent = covers(log, topic)
+                since, silent, empty[topic] = covers(log, topic)
                 logs[topic] = max(since, self.since), max(silent, self.since)
                 homes[topic] = partial(_homes, log, len(log.extents(topic)))
         bounds = {}
         for source, oldest in self.oldest.items():
             since, silent = logs.get(stream_of(source), (0, 0))
             bounds[source] = Bounds(oldest, since, self.until, silent)
-        self.scope = Scope(bounds, logs, self.positions, self.floors, self.until, homes)
+        self.scope = Scope(bounds, logs, self.positions, self.floors, self.until, homes, empty)
         return self.scope
 
     def _look(self, desk: Desk, side: Side) -> Program[None]:

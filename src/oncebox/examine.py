@@ -97,7 +97,6 @@ class _Examination:
             records = [r._replace(link=r.link._replace(stamp=stamp)) for r in records]
             rows = [r._replace(link=r.link._replace(stamp=stamp)) for r in rows]
         self.records, self.rows = records, rows
-        self.log_edge = self.bounds.log if records else max(self.bounds.log, self.bounds.silent)
         topics = {record.place[0] for record in records} or {stream_of(self.source)}
         self.readers = {n for topic in topics for n in scope.readers(topic)} | case.inbox.keys()
         self.by_number: dict[int, list[Logged]] = {}
@@ -133,15 +132,16 @@ class _Examination:
 
     def number(self, row: Row | None, records: list[Logged]) -> Iterator[Finding]:
         """One number, at both sides."""
-        seen: list[Link] = []
+        seen: list[tuple[Link, str]] = []
         for record in records:
-            if record.link in seen:
+            said = record.link, "" if record.link.void else record.form
+            if said in seen:
                 yield repeat((self.case.source, self.case.key), record)
             elif row is None:
-                yield from self.without_row(record, seen)
+                yield from self.without_row(record, [link for link, _ in seen])
             else:
                 yield from self.against(record, row)
-            seen.append(record.link)
+            seen.append(said)
         if row is not None and not records:
             yield from self.not_in_log(row)
 
@@ -188,8 +188,14 @@ class _Examination:
         other = next((one for one in seen if one[:2] != link[:2]), None)
         if other is not None:
             yield self.forked(record, None, f"the log has {_place(other)} too")
+        elif any(one.void is not link.void and one.id == link.id for one in seen):
+            yield self.found(
+                "void", link, "erased after it was published; the outbox does not have it any more",
+                "nothing: the log forgets its bytes by retention", settled=True, record=record,
+            )  # fmt: skip
         elif seen:
-            yield self.conflict(record, None, "the log has this event with other bytes too")
+            what = "the log has this event with other bytes, or to be read otherwise, too"
+            yield self.conflict(record, None, what)
         elif self.covered(link):
             cutoffs = [state.cutoff for state in self.case.inbox.values()]
             yield self.found(
@@ -209,9 +215,19 @@ class _Examination:
         row = self.row_of.get(link.sequence)
         return self.covered(link) if row is None else row.link.stamp != link.stamp
 
+    def edge(self, number: int) -> int:
+        """From which stamp on the log has what there is of this number: between others in a place,
+        or anywhere.
+        """
+        below = {one.place for one in self.records if one.link.sequence < number}
+        above = {one.place for one in self.records if one.link.sequence > number}
+        if self.by_id or below & above:
+            return self.bounds.log
+        return self.scope.beginning(self.case.source, self.case.key)
+
     def not_in_log(self, row: Row) -> Iterator[Finding]:
         link = row.link
-        if row.published and _inside(self.log_edge) <= link.stamp < self.bounds.until:
+        if row.published and _inside(self.edge(link.sequence)) <= link.stamp < self.bounds.until:
             yield self.found(
                 "lost", link, "the relay has passed it, and the log does not have it",
                 self.republish(link.sequence),
@@ -240,8 +256,9 @@ class _Examination:
         last, outbox = self.case.last, self.bounds.outbox
         if last is not None and outbox is not None:
             previous.setdefault(last[0] + 1, last[1])
-        edge = _inside(self.log_edge if outbox is None else min(outbox, self.log_edge))
         for before, behind in pairwise([0, *sorted(previous)]):
+            edge = self.edge(before + 1)
+            edge = _inside(edge if outbox is None else min(outbox, edge))
             if behind > before + 1 and previous[behind] >= edge:
                 first, end = before + 1, behind - 1
                 what = f"neither outbox nor log has number {first}"
@@ -278,15 +295,24 @@ class _Examination:
     # ---- the log's order
 
     def order(self) -> Iterator[Finding]:
-        known: set[int] = set()
-        for _, group in groupby(self.records, key=lambda one: one.place):
+        """A number that comes behind a higher one, and was nowhere before. Of what is in another
+        place too, nobody knows which came first; nor of what a log may have dropped.
+        """
+        for place, group in groupby(self.records, key=lambda one: one.place):
             high: Logged | None = None
-            oldest = self.records[0].link.sequence if self.bounds.log else 0
+            known: set[int] = set()
+            oldest = 0
             for record in group:
                 link = record.link
+                if high is None and self.bounds.log:
+                    oldest = link.sequence
                 if high is None or link.sequence > high.link.sequence:
                     high = record
-                elif link.sequence not in known and oldest <= link.sequence < high.link.sequence:
+                elif (
+                    oldest <= link.sequence < high.link.sequence
+                    and link.sequence not in known
+                    and all(one.place == place for one in self.by_number[link.sequence])
+                ):
                     yield self.found(
                         "inversion", link, f"it comes behind number {high.link.sequence} ({high})",
                         "who else writes to this topic? Consumers of oncebox keep the order",
@@ -354,7 +380,7 @@ class _Examination:
         yield from self.kept(consumer, state)
         for row in self.rows:
             link = row.link
-            dropped = row.published and link.stamp + MARGIN < self.log_edge
+            dropped = row.published and link.stamp + MARGIN < self.edge(link.sequence)
             if (
                 dropped
                 and link.sequence not in self.by_number
