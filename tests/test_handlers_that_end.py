@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from chains import Paid, World
 from oncebox.context import Context
 from oncebox.errors import HandlerBroke
+from oncebox.program import drive
+from oncebox.suspects import DEADLY, DEATHS_MAX, TAKEOVERS_MAX
 from oncebox.timeouts import limited_async, watch
 from operating import only
 from producing import await_true
@@ -31,6 +34,27 @@ def test_a_handler_that_ends_its_process_holds_its_key_and_no_other(world: World
     world.settle()
     assert world.ledger() == [("b", 10)]
     assert "raised SystemExit" in world.parked()["a"][1]
+
+
+def test_what_ends_each_owner_is_found_however_they_end(world: World) -> None:
+    """They gave their partitions back as they ended, and so nobody had died there."""
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        if paid.order == "a":
+            raise SystemExit
+        world.record(tx, paid.order, paid.cents)
+
+    world.deliver(*world.producer.paid("a", 1), *world.producer.paid("b", 10))
+    for life in range(TAKEOVERS_MAX + DEATHS_MAX + 1):
+        world.rows("UPDATE oncebox.cursor SET lease_until = 0 RETURNING 1")
+        loop = world.loop(f"life {life}")
+        loop.stopping = lambda: bool(world.ledger())
+        with suppress(SystemExit):
+            drive(loop.run())
+    assert world.ledger() == [("b", 10)]
+    assert DEADLY in world.parked()["a"][1]
+    assert world.rows("SELECT holder FROM oncebox.cursor") == [(None,)]
 
 
 async def test_a_coroutine_that_waited_for_a_cancelled_task_has_failed() -> None:

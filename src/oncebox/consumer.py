@@ -122,6 +122,10 @@ class ConsumerLoop:
                 except Exception as error:
                     yield from self.outage(error)
         finally:
+            if (
+                not self.stopping()
+            ):  # who comes next has to know that an owner ended here, as it died
+                self.held.clear()
             yield from self.leave()
 
     def turn(self) -> Program[bool]:
@@ -200,7 +204,7 @@ class ConsumerLoop:
         self.reading.subscriptions.clear()
 
     def leave(self) -> Program[None]:
-        """Give everything back, so that others take over at once. Never raises."""
+        """Give back what is held, so that others take over at once. Never raises."""
         try:
             self.reader.acknowledge(self.stored())
             yield from self.transact(self.give_back(sorted(self.held), leave=True))

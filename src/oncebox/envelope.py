@@ -31,6 +31,8 @@ HEADERS_MAX = 64
 HEADER_BYTES_MAX = 16 * 1024
 """All headers of a record, names and values."""
 ATTRIBUTE_BYTES_MAX = 2048
+SOURCE_BYTES_MAX = 1024
+"""With a consumer's name and a key, what PostgreSQL's indexes take: 2,704 bytes."""
 ID_CHARACTERS_MAX = 200
 LABELS_MAX = 4096
 CHAIN_BYTES_MAX = 3 * 19 + 2
@@ -265,6 +267,8 @@ def _read_labels(record: Record, raw: _RawLabels, names: Names) -> Labels:
         source, type = raw_source.decode(), raw_type.decode()  # type: ignore[union-attr]
     except (AttributeError, UnicodeDecodeError):
         raise _unreadable(record, names) from None
+    if len(raw_source or b"") > SOURCE_BYTES_MAX:
+        raise bad_record(record, "a source that is too long", f"at most {SOURCE_BYTES_MAX} bytes")
     for name, text in (("source", source), ("type", type)):
         if not text or not text.isprintable():
             raise bad_record(record, f"{name} {text[:40]!r}", "printable text")
@@ -356,7 +360,8 @@ def _read_after(record: Record, raw: bytes) -> Reference:
         match = None
     if match is not None:
         stamp, source, key = int(match[1]), match[2], match[3]
-        sound = len(source) <= ATTRIBUTE_BYTES_MAX and source.isprintable() and "\0" not in key
+        short = len(source.encode()) <= SOURCE_BYTES_MAX
+        sound = short and source.isprintable() and "\0" not in key
         if sound and stamp <= NUMBER_MAX and len(key.encode()) <= KEY_BYTES_MAX:
             return Reference(source, key, stamp)
     raise bad_record(record, f"after {raw[:60]!r}", "stamp:source:key")

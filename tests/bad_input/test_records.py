@@ -78,6 +78,14 @@ UNREADABLE: dict[str, tuple[Change, str]] = {
     ),
     "an oversized id": (header("ce_id", "i" * 1000), "1 to 200 printable characters"),
     "an oversized type": (header("ce_type", "t" * 10_000), "an attribute that is too long"),
+    "an oversized source": (
+        header("ce_source", f"/{'s' * 1500}/orders"),
+        "a source that is too long",
+    ),
+    "an oversized source to wait for": (
+        more(("ce_after", f"1:/{'s' * 1500}/orders:a".encode())),
+        "stamp:source:key",
+    ),
     "a truncated chain": (cut("ce_chain"), "sequence:stamp:previous"),
     "a truncated version": (
         header("ce_dataschema", "oncebox:order.pa"),
