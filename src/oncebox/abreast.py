@@ -263,7 +263,7 @@ class Worker:
             except Setback as setback:
                 careful = self.judge_setback(setback) or careful
             except Broken as broken:
-                self.condemn(broken.item, broken.error.what, again=False)
+                self.reading.condemn(broken.item, broken.error.what, again=False)
                 careful = True
             except Exception as error:
                 if not (yield from self.wait(error)):
@@ -316,9 +316,6 @@ class Worker:
         reason = f"the transaction failed at its end: {describe(error)}"
         self.reading.condemned[place, *ANY_EVENT] = (reason, True)
 
-    def condemn(self, item: Item, reason: str, *, again: bool) -> None:
-        self.reading.condemned[item.place, *item.link[:2]] = (reason, again)
-
     def wait(self, failure: Exception) -> Program[bool]:
         """Nobody's fault: wait, longer each time. False: it is something else. Raises what no
         waiting mends.
@@ -359,6 +356,6 @@ class Worker:
                     return False
             else:
                 if failure is not None:
-                    self.condemn(item, failure[0], again=failure[1])
+                    self.reading.condemn(item, failure[0], again=failure[1])
                 return True
         return False

@@ -355,7 +355,7 @@ class ConsumerLoop:
         items = yield from items_of(self.reading, taken or take_in(self.reading, records))
         at = (records[0].topic, records[0].partition)
         if at in self.single and (yield from self.look_out(at, f"@{records[0].offset}")):
-            self.condemn(items[0], DEADLY, again=False)
+            self.reading.condemn(items[0], DEADLY, again=False)
         self.together_max = len(items)
         while items and not self.stopping():
             settled = yield from self.settle(items)
@@ -421,7 +421,7 @@ class ConsumerLoop:
                 else:
                     careful = True
             except Broken as broken:
-                self.condemn(broken.item, broken.error.what, again=False)
+                self.reading.condemn(broken.item, broken.error.what, again=False)
                 careful = True
             except Exception as error:
                 if is_outage(error):
@@ -452,11 +452,6 @@ class ConsumerLoop:
         """
         reason = f"the transaction failed at its end: {describe(error)}", True
         return self.reading.condemned.setdefault((place, *ANY_EVENT), reason) is reason
-
-    def condemn(self, item: Item, reason: str, *, again: bool) -> None:
-        """Have an event parked instead of run; not `again`: somebody has to look at it first."""
-        if item.bad is None:
-            self.reading.condemned[item.place, *item.link[:2]] = (reason, again)
 
     def follow(self, outcome: Outcome) -> None:
         """What a committed batch leaves to do."""
@@ -521,7 +516,7 @@ class ConsumerLoop:
             try:
                 outcome = yield from batch.run()
             except Broken as broken:
-                self.condemn(broken.item, broken.error.what, again=False)
+                self.reading.condemn(broken.item, broken.error.what, again=False)
             except Exception as error:
                 if is_outage(error):
                     raise
@@ -566,7 +561,7 @@ class ConsumerLoop:
             logger.warning("%s: %s waits: %s", reading.consumer, item.place[1], describe(error))
             return  # its row says when to try again
         if failure is not None:
-            self.condemn(item, failure[0], again=failure[1])
+            self.reading.condemn(item, failure[0], again=failure[1])
         yield from self.drain({item.place: False})
         reading.effects.pop((item.envelope.source, item.envelope.id), None)
 

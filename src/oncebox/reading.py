@@ -236,6 +236,11 @@ class Reading:
         """By its id, if it is known."""
         return self.subscriptions.get(self.sources.get(id, "?"))
 
+    def condemn(self, item: Item, reason: str, *, again: bool) -> None:
+        """Have an event parked instead of run; not `again`: somebody has to look at it first."""
+        if item.bad is None:
+            self.condemned[item.place, *item.link[:2]] = (reason, again)
+
     def doom(self, place: Place, link: Link) -> tuple[str, bool] | None:
         """Why an event must not run in this batch, and whether it may be tried again."""
         if not self.condemned:
