@@ -274,7 +274,7 @@ class ConsumerLoop:
             found = yield from self.ask_log(self.log.describe, topic)
             count = 0 if found is None else found.partitions
             if count == 0 != self.partitions.get(topic):
-                logger.warning("%s: there is no topic %s: oncebox topics create", name, topic)
+                logger.warning("%s: there is no topic %s yet: oncebox topics create", name, topic)
             elif count < self.partitions.get(topic, 0):
                 logger.error("%s: topic %s has fewer partitions", name, topic)
             self.partitions[topic] = count

@@ -237,7 +237,7 @@ def _of_topic(log: Log, where: str, topic: str, instances: int) -> Iterator[Find
     if found.partitions < instances:
         yield Finding(
             "doubtful", "partitions", where,
-            f"{found.partitions} partitions for {instances} processes: the others stand by",
+            f"fewer partitions ({found.partitions}) than processes ({instances}): some stand by",
             "fewer processes; or more partitions, once the topic is empty, since keys move",
         )  # fmt: skip
     ask = getattr(log, "retention_s", None)

@@ -112,7 +112,10 @@ def _show(report: Report, limit: int) -> None:
         remark(f"{source}: {what}")
     if report.unexamined:
         remark(f"{counted(report.unexamined, 'key')} more differ, and were not looked at")
-    read = f"{report.rows:,} rows, {report.records:,} records, {counted(report.keys, 'key')}"
+    read = ", ".join(
+        counted(count, noun)
+        for count, noun in ((report.rows, "row"), (report.records, "record"), (report.keys, "key"))
+    )
     say(f"clean: {read}" if report.clean else f"not clean: {counted(total, 'finding')} in {read}")
 
 
