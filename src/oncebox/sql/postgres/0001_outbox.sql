@@ -114,9 +114,24 @@ begin
   return last;
 end $$;
 
+-- Counters of keys that have none, for the events from `first` to `last` of this transaction: in
+-- sorted order, so that two transactions that make the same ones cannot deadlock.
+create function oncebox.make_counters(first bigint, last bigint) returns void
+language sql as $$
+  insert into oncebox.counter (source_id, key, sequence, stamp, position)
+    select distinct s.id, e.key, 0, 0, 0
+    from oncebox.event e join oncebox.source s on s.name = e.source
+    where e.n between first and last and e.xid = pg_current_xact_id() and e.key is not null
+      and not exists (  -- by `offset 0` a look-up of one row; a join may read all keys of a source
+        select from oncebox.counter c where c.source_id = s.id and c.key = e.key offset 0)
+    order by s.id, e.key
+    on conflict do nothing
+$$;
+
 -- Numbers all events of this transaction from `first` on: sources and keys in sorted order, so that
 -- two transactions cannot deadlock, and each key's events in the order of their emits.
-create function oncebox.number_many(first bigint) returns void language plpgsql as $$
+create function oncebox.number_many(first bigint) returns void
+language plpgsql set plan_cache_mode = force_generic_plan as $$
 declare
   last  bigint := currval('oncebox.event_n');
   clock bigint := oncebox.clock_stamp() & ~1023::bigint;
@@ -128,12 +143,7 @@ begin
       and not exists (select from oncebox.source s where s.name = e.source)
     order by e.source
     on conflict do nothing;
-  insert into oncebox.counter (source_id, key, sequence, stamp, position)
-    select distinct s.id, e.key, 0, 0, 0
-    from oncebox.event e join oncebox.source s on s.name = e.source
-    where e.n between first and last and e.xid = pg_current_xact_id() and e.key is not null
-    order by s.id, e.key
-    on conflict do nothing;
+  perform oncebox.make_counters(first, last);
   perform 1 from (
       select distinct s.id, e.key
       from oncebox.event e join oncebox.source s on s.name = e.source
@@ -196,57 +206,105 @@ exception when object_not_in_prerequisite_state then  -- it has drawn none
   return false;
 end $$;
 
--- Fires at commit, once for each event. The first firing numbers all of the transaction's events;
--- most transactions have one, for which there is a short way.
+-- Numbers one event; its key is locked by that. `low`: of its source. `known`: whether the key has a
+-- counter. The position of a known key is drawn once its row is locked. Where two make a key at once,
+-- one has drawn in vain: a hole, which the relay waits out.
+create function oncebox.number_one(
+  n bigint, source_id int, low bigint, key text, known boolean, size int, after bigint
+) returns void language plpgsql as $$
+#variable_conflict use_column
+declare
+  random_bits int    := (random() * 1023)::int;
+  clock       bigint := (date_part('epoch', clock_timestamp()) * 1e6)::bigint * 1024 + random_bits;
+begin
+  if number_one.key is null then
+    insert into oncebox.chain (position, n, stamp, source_id, size, after_stamp)
+      values (nextval('oncebox.chain_position'), number_one.n, clock, number_one.source_id,
+              number_one.size, after);
+    return;
+  end if;
+  with moved as (
+    insert into oncebox.counter as c (source_id, key, sequence, stamp, position)
+      values (number_one.source_id, number_one.key, 1, greatest(clock, (low | 1023) + 1 + random_bits),
+              case when known then 0 else nextval('oncebox.chain_position') end)
+    on conflict (source_id, key) do update
+      set sequence = c.sequence + 1, previous = nullif(c.stamp, 0), before = nullif(c.position, 0),
+          position = nextval('oncebox.chain_position'),
+          stamp = greatest(excluded.stamp, (c.stamp | 1023) + 1 + random_bits)
+    returning c.*
+  )
+  insert into oncebox.chain
+      (position, n, stamp, source_id, size, sequence, previous, before, after_stamp)
+    select m.position, number_one.n, m.stamp, m.source_id, number_one.size, m.sequence,
+           m.previous, m.before, after
+    from moved m;
+end $$;
+
+-- Numbers the events from `first` to `last` of this transaction one by one, which is quicker for a few;
+-- in the order in which number_many makes and locks keys. False, and nothing is done, where they
+-- include the first event of a source, or one that waits for the last event of another key. Its plan
+-- is made once: it reads a table of which partitions come and go, where PostgreSQL would plan anew
+-- each time, and take longer for that than for all the rest.
+create function oncebox.number_few(first bigint, last bigint) returns boolean
+language plpgsql set plan_cache_mode = force_generic_plan as $$
+declare
+  made boolean := false;
+  one  record;
+begin
+  for one in
+    select e.n, s.id, s.low, e.key, coalesce(octet_length(e.data), 0) as size, e.after_stamp,
+      count(*) filter (where s.id is null
+                       or (e.after_key is not null and e.after_stamp is null)) over () as hard,
+      count(*) filter (where e.key is not null and not exists (  -- `offset 0`: a look-up of one row
+        select from oncebox.counter c where c.source_id = s.id and c.key = e.key offset 0
+      )) over () as fresh
+    from oncebox.event e left join oncebox.source s on s.name = e.source
+    where e.n between first and last and e.xid = pg_current_xact_id()
+    order by s.id, e.key, e.n
+  loop
+    if one.hard > 0 then
+      return false;
+    elsif one.fresh > 0 and not made then  -- before any is locked
+      perform oncebox.make_counters(first, last);
+      made := true;
+    end if;
+    perform oncebox.number_one(one.n, one.id, one.low, one.key, true, one.size, one.after_stamp);
+  end loop;
+  perform set_config('oncebox.numbered', last::text, true);
+  return true;
+end $$;
+
+-- Fires at commit, once for each event. The first firing numbers all of the transaction's events.
 create function oncebox.number() returns trigger language plpgsql as $$
 declare
-  random_bits int;
-  clock       bigint;
-  size        int;
-  after       bigint := new.after_stamp;
+  few   constant int := 32;
+  last  bigint;
+  after bigint := new.after_stamp;
+  one   record;
 begin
   if new.n <= coalesce(nullif(current_setting('oncebox.numbered', true), ''), '0')::bigint
      or new.xid <> pg_current_xact_id()  -- a row copied by a restore has its place
      or not oncebox.has_drawn(new.n) then  -- also one that is copied by a transaction of its id
     return null;
-  elsif new.n <> currval('oncebox.event_n') then
-    perform oncebox.number_many(new.n);
-    return null;
-  elsif new.after_key is not null and after is null then
-    after := oncebox.last_stamp(new.after_source, new.after_key);
   end if;
 
-  random_bits := (random() * 1023)::int;
-  clock := (date_part('epoch', clock_timestamp()) * 1e6)::bigint * 1024 + random_bits;
-  size := coalesce(octet_length(new.data), 0);
-  if new.key is null then
-    insert into oncebox.chain (position, n, stamp, source_id, size, after_stamp)
-      select nextval('oncebox.chain_position'), new.n, clock, s.id, size, after
-      from oncebox.source s where s.name = new.source;
-  else
-    -- The position of a known key is drawn once its row is locked. Where two make a key at once,
-    -- one has drawn in vain: a hole, which the relay waits out.
-    with moved as (
-      insert into oncebox.counter as c (source_id, key, sequence, stamp, position)
-        select s.id, new.key, 1, greatest(clock, (s.low | 1023) + 1 + random_bits),
-          case when k.key is null then nextval('oncebox.chain_position') else 0 end
-        from oncebox.source s
-          left join oncebox.counter k on k.source_id = s.id and k.key = new.key
-        where s.name = new.source
-      on conflict (source_id, key) do update
-        set sequence = c.sequence + 1, previous = c.stamp, before = c.position,
-            position = nextval('oncebox.chain_position'),
-            stamp = greatest(excluded.stamp, (c.stamp | 1023) + 1 + random_bits)
-      returning c.*
-    )
-    insert into oncebox.chain
-        (position, n, stamp, source_id, size, sequence, previous, before, after_stamp)
-      select m.position, new.n, m.stamp, m.source_id, size, m.sequence, m.previous, m.before, after
-      from moved m;
+  last := currval('oncebox.event_n');
+  if new.n = last then
+    if new.after_key is not null and after is null then
+      after := oncebox.last_stamp(new.after_source, new.after_key);
+    end if;
+    select s.id, s.low, c.key is not null as known into one
+      from oncebox.source s left join oncebox.counter c on c.source_id = s.id and c.key = new.key
+      where s.name = new.source;
+    if found then
+      perform oncebox.number_one(
+        new.n, one.id, one.low, new.key, one.known, coalesce(octet_length(new.data), 0), after);
+      return null;
+    end if;
+  elsif last - new.n < few and oncebox.number_few(new.n, last) then
+    return null;
   end if;
-  if not found then  -- the first event of its source
-    perform oncebox.number_many(new.n);
-  end if;
+  perform oncebox.number_many(new.n);
   return null;
 end $$;
 
@@ -259,12 +317,14 @@ create constraint trigger number after insert on oncebox.event
 -- statement again after it.
 alter table oncebox.event enable always trigger number;
 
--- A UUIDv7 (RFC 9562, section 5.7).
-create function oncebox.new_id() returns uuid language sql as $$
-  select encode(set_byte(b, 6, get_byte(b, 6) & 15 | 112), 'hex')::uuid
-  from overlay(uuid_send(gen_random_uuid()) placing substring(int8send(
-    (date_part('epoch', clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6) b
-$$;
+-- A UUIDv7 (RFC 9562, section 5.7), without a query.
+create function oncebox.new_id() returns uuid language plpgsql as $$
+declare
+  b bytea := overlay(uuid_send(gen_random_uuid()) placing substring(int8send(
+    (date_part('epoch', clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6);
+begin
+  return encode(set_byte(b, 6, get_byte(b, 6) & 15 | 112), 'hex')::uuid;
+end $$;
 
 -- Whether attributes can travel with an event: a JSON object of texts, by names that CloudEvents
 -- allows and that oncebox does not give itself. As `read_attributes` in envelope.py.
@@ -286,11 +346,13 @@ create function oncebox.emit(
 declare
   id          uuid  := oncebox.new_id();
   payload     bytea := convert_to(data::text, 'UTF8');
-  source_form text  := '^(/[A-Za-z0-9][A-Za-z0-9._-]{0,199}){2,3}$';
+  source_form text  := '^(/[A-Za-z0-9][A-Za-z0-9._-]*){2,3}$';
+  too_long    text  := '[^/]{201}';  -- asked only of what is long enough: counting is slow
   wrong       text;
 begin
   wrong := case
-    when (source ~ source_form) is not true then
+    when (source ~ source_form) is not true
+         or (length(source) > 200 and source ~ too_long) then
       'a source is /service/stream or /service/instance/stream, of letters, digits, ".", "_", "-"'
     when (type ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$' and length(type) <= 200) is not true
       then 'a type is dotted words, 200 letters at most'
@@ -304,7 +366,8 @@ begin
         'strict $.**{100 to last} ? (@.type() == "array" || @.type() == "object")') then
       'data has at most 100 levels'
     when (after_source is null) <> (after_key is null)
-      or after_source !~ source_form or after_key = '' or octet_length(after_key) > 1024 then
+      or after_source !~ source_form or (length(after_source) > 200 and after_source ~ too_long)
+      or after_key = '' or octet_length(after_key) > 1024 then
       'after_source and after_key name an event of another key, or both are null'
     when attributes is not null and not oncebox.are_attributes(attributes) then
       'attributes are a JSON object of up to 32 texts, 8192 bytes in all, under names of 1 to 20'
@@ -345,10 +408,13 @@ end $$;
 
 -- Keeps a partition of `parent` ('event' or 'chain') ahead, and drops the oldest one if it is past
 -- retention and no relay needs it. Waits `wait_ms` at most for a lock, because emits wait behind
--- it. Returns what it did.
+-- it. Returns what it did. Partitions belong to whoever made the tables, and only an owner may add and
+-- drop them: so a relay whose role owns nothing has it done by this function, with its owner's rights;
+-- and nobody else may call it, since whoever does says how long events are kept.
 create function oncebox.maintain(
   parent text, retention_s double precision, rows bigint, wait_ms int
-) returns text[] language plpgsql as $$
+) returns text[] language plpgsql
+security definer set search_path = pg_catalog, pg_temp as $$
 declare
   relays bigint := oncebox.needed();
   done   text[] := '{}';
@@ -389,3 +455,4 @@ begin
   delete from oncebox.partition p where p.parent = old.parent and p.lower = old.lower;
   return done || format('dropped %s_%s', parent, old.lower);
 end $$;
+revoke all on function oncebox.maintain(text, double precision, bigint, int) from public;

@@ -1,11 +1,13 @@
 -- What a consumer knows. All of it changes in the transaction of the handler's effects.
 
--- A consumer reads a source from `floor` on: 0 for one that starts at the beginning.
+-- A consumer reads a source from `floor` on: 0 for one that starts at the beginning. `had`: up to this
+-- stamp what handlers emit and ask for by `once` was had before, by a state that is built anew.
 create table oncebox.subscription (
   id       int    generated always as identity primary key,
   consumer text   not null,
   source   text   not null,
   floor    bigint not null default 0,
+  had      bigint not null default -1,
   unique (consumer, source)
 );
 
@@ -26,6 +28,7 @@ create table oncebox.key (
   reason       text,
   parked_ms    bigint,
   due_ms       bigint,
+  had          bigint  not null default -1,      -- as of its source, where it is above that
   primary key (subscription, key)
 ) with (fillfactor = 60);
 create index key_due on oncebox.key (due_ms) where due_ms is not null;
@@ -72,6 +75,9 @@ create table oncebox.journal (
   detail   text
 );
 
+-- Which events `accept` gave up: asked for at every gap of a key, so it must not cost a scan.
+create index journal_key on oncebox.journal (consumer, source, key);
+
 -- Records that cannot be read, as they came.
 create table oncebox.quarantine (
   n         bigint generated always as identity primary key,
@@ -104,4 +110,14 @@ create index effect_begun on oncebox.effect (consumer, begun_ms);  -- for prunin
 -- reason: it would fail a COMMIT inside it.
 create table oncebox.open_batch (
   closed int not null references oncebox.closed (id) deferrable initially deferred
+);
+
+-- How far a consumer that builds its state anew has to read until it is where it was.
+create table oncebox.rebuild (
+  consumer  text   not null,
+  topic     text   not null,
+  partition int    not null,
+  until     bigint not null,
+  begun_ms  bigint not null,
+  primary key (consumer, topic, partition)
 );

@@ -1,11 +1,13 @@
 -- What a consumer knows. All of it changes in the transaction of the handler's effects.
 
--- A consumer reads a source from `floor` on: 0 for one that starts at the beginning.
+-- A consumer reads a source from `floor` on: 0 for one that starts at the beginning. `had`: up to this
+-- stamp what handlers emit and ask for by `once` was had before, by a state that is built anew.
 create table oncebox_subscription (
   id       INTEGER PRIMARY KEY,
   consumer TEXT   not null,
   source   TEXT   not null,
   floor    INTEGER not null default 0,
+  had      INTEGER not null default -1,
   unique (consumer, source)
 );
 
@@ -26,6 +28,7 @@ create table oncebox_key (
   reason       TEXT,
   parked_ms    INTEGER,
   due_ms       INTEGER,
+  had          INTEGER not null default -1,      -- as of its source, where it is above that
   primary key (subscription, key)
 ) WITHOUT ROWID;
 create index oncebox_key_due on oncebox_key (due_ms) where due_ms is not null;
@@ -72,6 +75,9 @@ create table oncebox_journal (
   detail   TEXT
 );
 
+-- Which events `accept` gave up: asked for at every gap of a key, so it must not cost a scan.
+CREATE INDEX oncebox_journal_key ON oncebox_journal (consumer, source, key);
+
 -- Records that cannot be read, as they came.
 create table oncebox_quarantine (
   n         INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -105,3 +111,13 @@ create index oncebox_effect_begun on oncebox_effect (consumer, begun_ms);  -- fo
 create table oncebox_open_batch (
   closed INTEGER not null references oncebox_closed (id) deferrable initially deferred
 );
+
+-- How far a consumer that builds its state anew has to read until it is where it was.
+CREATE TABLE oncebox_rebuild (
+  consumer  TEXT    NOT NULL,
+  topic     TEXT    NOT NULL,
+  partition INTEGER NOT NULL,
+  until     INTEGER NOT NULL,
+  begun_ms  INTEGER NOT NULL,
+  PRIMARY KEY (consumer, topic, partition)
+) WITHOUT ROWID;
