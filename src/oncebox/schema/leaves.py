@@ -8,7 +8,7 @@ since midnight, dates days since 1970, decimals an integer beside a known scale.
 from __future__ import annotations
 
 import re
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from binascii import a2b_base64
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
@@ -33,55 +33,6 @@ from .model import (
     Uuid,
 )
 
-
-class Looks(NamedTuple):
-    """The smallest value of a kind in a document, and its type in JSON Schema, Avro and Protobuf;
-    bounds and digits are added by those.
-    """
-
-    smallest: Any
-    json: dict[str, Any]
-    avro: Any
-    proto: str = "string"
-
-
-DURATION = "duration-micros"
-"""A logical type of ours, on a long in Avro."""
-
-
-def _logical(of: str, name: str) -> dict[str, str]:
-    return {"type": of, "logicalType": name}
-
-
-def _text(**more: str) -> dict[str, str]:
-    return {"type": "string", **more}
-
-
-LOOKS: dict[type[Kind], Looks] = {
-    Bool: Looks(False, {"type": "boolean"}, "boolean", "bool"),
-    Int: Looks(0, {"type": "integer"}, "long", "int64"),
-    Float: Looks(0.5, {"type": "number"}, "double", "double"),
-    Str: Looks("", _text(), "string"),
-    Bytes: Looks("", _text(contentEncoding="base64"), "bytes", "bytes"),
-    Decimal: Looks("0", _text(), _logical("bytes", "decimal")),
-    Uuid: Looks(
-        "00000000-0000-4000-8000-000000000000", _text(format="uuid"), _logical("string", "uuid")
-    ),
-    Date: Looks("2026-01-01", _text(format="date"), _logical("int", "date")),
-    Time: Looks(
-        "00:00:00", _text(pattern=r"^[0-2]\d:[0-5]\d:[0-5]\d(\.\d{1,6})?$"),
-        _logical("long", "time-micros"),
-    ),
-    Timestamp: Looks(
-        "2026-01-01T00:00:00Z", _text(format="date-time"), _logical("long", "timestamp-micros"),
-        ".google.protobuf.Timestamp",
-    ),
-    Duration: Looks(
-        "PT0S", _text(pattern=r"^-?P(\d+D)?(T(\d+H)?(\d+M)?(\d+(\.\d{1,6})?S)?)?$"),
-        _logical("long", DURATION), ".google.protobuf.Duration",
-    ),
-}  # fmt: skip
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _US = timedelta(microseconds=1)
@@ -91,7 +42,8 @@ _FIRST_US, _LAST_US = (
 )
 _DAY_US = 24 * 3600 * 1_000_000
 _DECIMAL = re.compile(r"(-?[0-9]{1,400})(?:\.([0-9]{1,400}))?(?:E([+-][0-9]{1,3}))?\Z")
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_is_uuid = re.compile(_UUID).fullmatch
 _DURATION = msgspec.json.Decoder(timedelta)
 
 
@@ -132,7 +84,7 @@ def decimal_text(unscaled: int, precision: int, scale: int) -> str:
 
 def uuid_text(text: str) -> str:
     """A UUID in the one form that documents have."""
-    return text if _UUID.match(text) else str(UUID(text))
+    return text if _is_uuid(text) else str(UUID(text))
 
 
 def days_of(text: str) -> int:
@@ -202,6 +154,150 @@ def finite(number: float) -> float:
     if not isfinite(number):
         raise ValueError(f"{number} has no form in JSON")
     return number
+
+
+# ---- whether a value is one of a kind: what was expected, or ""
+
+
+def _bool(_: Any, value: Any) -> str:
+    return "" if isinstance(value, bool) else "true or false"
+
+
+def _int(type: Int, value: Any) -> str:
+    fits = isinstance(value, int) and not isinstance(value, bool)
+    fits = fits and type.low <= value <= type.high
+    return "" if fits else f"a whole number, {type.low} to {type.high}"
+
+
+def _float(_: Any, value: Any) -> str:
+    fits = isinstance(value, int | float) and not isinstance(value, bool)
+    try:
+        fits = fits and isfinite(value)
+    except OverflowError:
+        fits = False
+    return "" if fits else "a finite number of 64 bits"
+
+
+def _str(_: Any, value: Any) -> str:
+    return "" if in_unicode(value) else "a string of Unicode"
+
+
+def in_unicode(value: Any) -> bool:
+    """Whether it is a string that has a form in UTF-8."""
+    if not isinstance(value, str):
+        return False
+    plain = value.isascii() or value.isprintable()
+    return plain or not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _bytes(_: Any, value: Any) -> str:
+    try:
+        if isinstance(value, str):
+            b64decode(value, validate=True)
+            return ""
+    except ValueError:
+        pass
+    return "a string in base64"
+
+
+_WRITTEN = re.compile(r"-?(0|[1-9][0-9]*)(?:\.([0-9]+))?")
+
+
+def _decimal(type: Decimal, value: Any) -> str:
+    found = _WRITTEN.fullmatch(value) if isinstance(value, str) else None
+    if found is not None:
+        whole, fraction = len(found[1].lstrip("0")), len(found[2] or "")
+        if whole <= type.precision - type.scale and fraction <= type.scale:
+            return ""
+    return (
+        f"a string with a decimal number: at most {type.precision - type.scale} digits before "
+        f"the point and {type.scale} behind it"
+    )
+
+
+def _by(pattern: str, read: Callable[[str], Any], expected: str) -> Callable[[Any, Any], str]:
+    compiled = re.compile(pattern, re.ASCII)
+
+    def check(_: Any, value: Any) -> str:
+        if isinstance(value, str) and compiled.fullmatch(value):
+            try:
+                read(value)
+            except ValueError:
+                return expected
+            return ""
+        return expected
+
+    return check
+
+
+_FULL_DATE = r"\d{4}-\d\d-\d\d"
+_PARTIAL_TIME = r"\d\d:\d\d:\d\d(\.\d{1,6})?"
+_ISO_DURATION = (
+    r"-?P(?=[0-9T])(\d{1,9}D)?(T(?=\d)(\d{1,15}H)?(\d{1,15}M)?(\d{1,15}(\.\d{1,6})?S)?)?"
+)
+
+
+# ---- a row each
+
+
+class Looks(NamedTuple):
+    """Values of a kind in a document: what is said to one that is none ("" to one that is), and the
+    smallest; and its type in JSON Schema, Avro and Protobuf, which add bounds and digits.
+    """
+
+    expected: Callable[[Any, Any], str]
+    smallest: Any
+    json: dict[str, Any]
+    avro: Any
+    proto: str = "string"
+
+
+DURATION = "duration-micros"
+"""A logical type of ours, on a long in Avro."""
+
+
+def _logical(of: str, name: str) -> dict[str, str]:
+    return {"type": of, "logicalType": name}
+
+
+def _text(**more: str) -> dict[str, str]:
+    return {"type": "string", **more}
+
+
+LOOKS: dict[type[Kind], Looks] = {
+    Bool: Looks(_bool, False, {"type": "boolean"}, "boolean", "bool"),
+    Int: Looks(_int, 0, {"type": "integer"}, "long", "int64"),
+    Float: Looks(_float, 0.5, {"type": "number"}, "double", "double"),
+    Str: Looks(_str, "", _text(), "string"),
+    Bytes: Looks(_bytes, "", _text(contentEncoding="base64"), "bytes", "bytes"),
+    Decimal: Looks(_decimal, "0", _text(), _logical("bytes", "decimal")),
+    Uuid: Looks(
+        _by(_UUID, str, "a UUID, lower case with hyphens"),
+        "00000000-0000-4000-8000-000000000000", _text(format="uuid"), _logical("string", "uuid"),
+    ),
+    Date: Looks(
+        _by(_FULL_DATE, date.fromisoformat, 'a date: "2026-01-31"'),
+        "2026-01-01", _text(format="date"), _logical("int", "date"),
+    ),
+    Time: Looks(
+        _by(_PARTIAL_TIME, time.fromisoformat, 'a time without a zone: "12:30:00"'),
+        "00:00:00", _text(pattern=r"^[0-2]\d:[0-5]\d:[0-5]\d(\.\d{1,6})?$"),
+        _logical("long", "time-micros"),
+    ),
+    Timestamp: Looks(
+        _by(
+            _FULL_DATE + "T" + _PARTIAL_TIME + r"(Z|[+-]\d\d:\d\d)", datetime.fromisoformat,
+            'a time with a zone: "2026-01-31T12:30:00Z"',
+        ),
+        "2026-01-01T00:00:00Z", _text(format="date-time"), _logical("long", "timestamp-micros"),
+        ".google.protobuf.Timestamp",
+    ),
+    Duration: Looks(
+        _by(_ISO_DURATION, str, 'a duration of ISO 8601: "P1DT2.5S"'),
+        "PT0S", _text(pattern=r"^-?P(\d+D)?(T(\d+H)?(\d+M)?(\d+(\.\d{1,6})?S)?)?$"),
+        _logical("long", DURATION), ".google.protobuf.Duration",
+    ),
+}  # fmt: skip
 
 
 # ---- texts as what other formats have instead
