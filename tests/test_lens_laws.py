@@ -14,6 +14,7 @@ from oncebox import (
     evolve,
     hoist,
     member,
+    merge,
     nest,
     remove,
     rename,
@@ -376,6 +377,41 @@ def test_what_a_default_brings_is_checked() -> None:
     made.add(TYPE, Edge(1, 2, (each("lines", remove("id", default=""), add("id", default=["x"])),)))
     with pytest.raises(SchemaError, match=r"lines\[\]\.id is \['x'\], and version 2 needs a whole"):
         made.check(TYPE)
+
+
+def placed(version: int, **fields: Type) -> Schema:
+    """Fields of an order; `Money` has minor units from version 2 on."""
+    money = Field("currency", 1, Str()), Field("minor", 2, Int())
+    record = Record(tuple(Field(name, n, type) for n, (name, type) in enumerate(fields.items(), 1)))
+    return Schema(TYPE, version, "Order", {"Order": record, "Money": Record(money[:version])})
+
+
+def test_texts_that_are_null_by_default_do_not_become_a_text() -> None:
+    made = Lenses()
+    steps = add("a", default=None), add("b", default=None), merge(("a", "b"), into="c")
+    made.know(placed(1, id=Int()))
+    made.know(placed(2, id=Int(), c=Str()))
+    made.add(TYPE, Edge(1, 2, steps))
+    with pytest.raises(SchemaError, match="c may be null"):
+        made.check(TYPE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "step"),
+    [
+        (placed(1, cents=Int(), amount=Named("Money")), placed(2, amount=Named("Money")),
+         wrap("cents", into="amount.minor")),
+        (placed(1, tags=List(Nullable(Str()))), placed(2, tag=Nullable(Str())),
+         unwrap("tags[]", into="tag")),
+    ],
+    ids=["into a record that is there", "elements that may be null"],
+)  # fmt: skip
+def test_wrap_and_unwrap_take_what_is_there(old: Schema, new: Schema, step: Any) -> None:
+    made = Lenses()
+    for schema in (old, new):
+        made.know(schema)
+    made.add(TYPE, Edge(1, 2, (step,)))
+    try_all(Made(made, [old, new], []), [(1, 2), (2, 1)], 5)
 
 
 @pytest.mark.long
