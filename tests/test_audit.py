@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +16,7 @@ from audited import FUTURE_S, System, flags, header, kinds, of, partition_of, re
 from oncebox import auditing
 from oncebox.auditing import Side, audit
 from oncebox.desk import now_ms
-from oncebox.errors import MissingRight
+from oncebox.errors import LogTruncated, MissingRight
 from oncebox.places import Place
 from oncebox.ports import Record
 from oncebox.program import call
@@ -320,6 +322,17 @@ def test_an_id_is_given_once_and_what_cannot_be_read_is_said(system: System) -> 
     assert (kept.kind, kept.key, kept.sequence) == ("conflict", "b", 2)
     system.run("UPDATE oncebox.kept SET sequence = 9")
     assert kinds(system.audit()) == {"conflict", "undecodable", "phantom", "unapplied"}
+
+
+@pytest.mark.parametrize("system", ["sqlite embedded"], indirect=True)
+def test_a_log_with_a_hole_is_said_at_once(system: System) -> None:
+    """An embedded log has every offset; nobody waits for one that will not come."""
+    system.pays("a", 1, 2, 3)
+    system.drain()
+    with closing(sqlite3.connect(system.log_url.removeprefix("sqlite:///"))) as file, file:
+        file.execute("DELETE FROM oncebox_log_record WHERE id & 1 = 1")
+    with pytest.raises(LogTruncated):
+        system.audit()
 
 
 def test_an_outbox_that_was_emptied_is_noticed(system: System) -> None:

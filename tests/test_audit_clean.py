@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
@@ -108,18 +109,22 @@ def test_what_retentions_dropped_is_not_missing(
 ) -> None:
     """A first event that is not number 1 is not lost where retention dropped what came before."""
     monkeypatch.setattr(examine, "MARGIN", 0)
+    before = datetime.now(UTC).isoformat()[:19]
     system.pays("a", *range(6))
     began_ms = now_ms()
     while now_ms() <= began_ms:
         pass
     system.pays("b", *range(3))
     system.drain()
-    assert system.audit().clean
+    report = system.audit()
+    assert (report.clean, report.since) == (True, {})
     system.run("DELETE FROM oncebox.event WHERE n <= 4")
     if system.store.dialect == "postgres":
         system.run("UPDATE oncebox.partition SET lower = 5 WHERE parent = 'event' AND lower = 0")
     report = system.audit()
     assert (report.clean, report.findings) == (True, [])
+    assert report.since.keys() == {system.source}
+    assert report.since[system.source] >= before
     system.run("DELETE FROM oncebox.event WHERE n = 8")
     report = system.audit()
     assert {(one.kind, one.key) for one in report.findings} == {("phantom", "b")}

@@ -25,6 +25,7 @@ from oncebox.outbox import void
 from oncebox.places import Place
 from oncebox.ports import Record
 from oncebox.program import drive
+from oncebox.service import Service
 from oncebox.statements import statements
 from oncebox.testing import drain
 from operating import Run
@@ -45,6 +46,7 @@ class Life:
         self.system, self.command = system, command
         self.random = random.Random(seed)
         self.told: list[str] = []
+        self.others = self.beside(system.log_url)
         self.partitions = 3
 
     def step(self) -> None:
@@ -63,6 +65,17 @@ class Life:
         while now_ms() <= began_ms + 2 * MARGIN_MS:
             pass
 
+    def beside(self, log: str) -> tuple[Service, Service]:
+        """Somebody else who writes to the stream, and somebody else who reads it."""
+        store: Service = Service("store", store=self.system.store_url, log=log)
+        mail: Service = Service("mail", store=self.system.store_url, log=log)
+
+        def told(tx: Any, paid: Any) -> None:
+            tx.execute("SELECT 1")
+
+        mail.on(self.system.paid)(told)
+        return store, mail
+
     def do(self, *arguments: str) -> None:
         self.command(*arguments, *flags(self.system))
 
@@ -78,15 +91,20 @@ class Life:
                 if chance() < 0.2:
                     one = system.opened("monday")
                 after: Any = before if chance() < 0.2 else None
-                made = system.services[0].emit(system.session.handle, one, after=after)
+                service = self.others[0] if chance() < 0.2 else system.services[0]
+                made = service.emit(system.session.handle, one, after=after)
                 before = made if hasattr(one, "cents") else before
             (system.session.rollback if chance() < 0.1 else system.session.commit)()
 
     def publish(self) -> None:
-        drain(self.system.services[0])
+        drain(self.system.services[0], self.others[0])
 
     def drain(self) -> None:
-        self.system.drain()
+        who = [self.others[1]] if self.random.random() < 0.3 else [*self.system.services]
+        drain(*(who if self.random.random() < 0.5 else [*self.system.services, *self.others]))
+
+    def settle(self) -> None:
+        drain(*self.system.services, *self.others)
 
     def broken(self) -> None:
         self.system.broken.add(self.random.choice(KEYS))
@@ -94,10 +112,10 @@ class Life:
     def mended(self) -> None:
         self.system.broken.clear()
         self.do("redrive", "billing", "--all")
-        self.system.drain()
+        self.settle()
 
     def skip(self) -> None:
-        self.system.drain()
+        self.settle()
         for key in sorted(self.system.broken)[:1]:
             self.do("skip", "billing", "--key", key)
 
@@ -115,10 +133,10 @@ class Life:
             system.session.commit()
 
     def begin_again(self) -> None:
-        self.system.run("UPDATE oncebox.cursor SET position = NULL WHERE reader = 'relay:shop'")
+        self.system.run("UPDATE oncebox.cursor SET position = NULL WHERE reader LIKE 'relay:%'")
 
     def replay(self) -> None:
-        self.system.drain()
+        self.settle()
         self.do("replay", "billing", "--from", "start")
 
     # ---- retention, and more partitions
@@ -137,7 +155,7 @@ class Life:
                 )
 
     def forget_records(self) -> None:
-        self.system.drain()
+        self.settle()
         self.system.expire(self.random.randrange(self.partitions))
 
     def grow(self) -> None:
@@ -145,6 +163,7 @@ class Life:
             self.partitions += self.random.randint(1, 2)
             self.system.grow(self.partitions)
             self.system.services = self.system.services_on(self.system.log_url)
+            self.others = self.beside(self.system.log_url)
 
 
 @pytest.fixture
@@ -257,7 +276,7 @@ def test_one_thing_changed_is_named(life: Life, tmp_path: Path) -> None:
     for n in range(3):
         life.wait()
         system.emit(*(system.paid(key, n) for key in KEYS), system.opened("monday"))
-    system.drain()
+    life.settle()
     assert system.audit().clean, life.told
     rows = system.run("SELECT key, sequence, id, stamp FROM oncebox_event ORDER BY n DESC LIMIT 18")
     missed = []

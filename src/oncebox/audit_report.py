@@ -24,7 +24,8 @@ class Report(NamedTuple):
     `unseen`: events that the log need not have yet; `waiting`: events that consumers keep; `lag`:
     records that consumers have not read. `unexamined`: keys where something differs that were too
     many to look at. `unknown`: sources whose outbox is not known, and topics of others, which are
-    for `audit_topic`.
+    for `audit_topic`. `since`: by source, from when on outbox and log are compared (UTC), where one
+    of them does not reach back to the beginning.
     """
 
     findings: list[Finding]
@@ -38,6 +39,7 @@ class Report(NamedTuple):
     lag: dict[str, int]
     unexamined: int
     unknown: list[str]
+    since: dict[str, str]
 
     @property
     def clean(self) -> bool:
@@ -72,7 +74,7 @@ class Listing:
         )  # fmt: skip
         return Report(
             self.findings, wrong, settled, tally.keys, tally.seen, tally.rows,
-            tally.unseen, waiting, dict(tally.lag), unexamined, list(unknown),
+            tally.unseen, waiting, dict(tally.lag), unexamined, list(unknown), {},
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -29,7 +30,7 @@ from .audit_keys import Tally
 from .audit_log import aside, covers, read_log
 from .audit_report import FINDINGS_MAX, Listing, Report, two_passes
 from .desk import Desk, now_ms
-from .envelope import NUMBER_MAX, STAMP_UNITS_PER_US, read_core, read_envelope
+from .envelope import NUMBER_MAX, STAMP_UNITS_PER_US, TIME_MS_MAX, read_core, read_envelope
 from .errors import BadRecord, NotFound
 from .event import stream_of
 from .examine import Cases
@@ -108,7 +109,9 @@ def audit(
         listing.add(finding)
     listing.counts["undecodable", False] += first.bad_count - len(first.bad)
     unknown = {s.removesuffix(BY_ID) for s in tally.sources} - first.outboxes
-    return listing.report(tally, unexamined, first.waiting, sorted(unknown | first.others))
+    report = listing.report(tally, unexamined, first.waiting, sorted(unknown | first.others))
+    starts = {source: tally.scope.of(source).start for source in sorted(first.outboxes)}
+    return report._replace(since={source: _time(at) for source, at in starts.items() if at})
 
 
 class _Outbox(NamedTuple):
@@ -519,6 +522,11 @@ class _Survey:
                 "undecodable", settled, "", key, 0, None, None, place, None, None, why, decide
             ))  # fmt: skip
         return found
+
+
+def _time(stamp: int) -> str:
+    time_s = min(stamp // STAMP_UNITS_PER_US // 1_000_000, TIME_MS_MAX // 1000)
+    return datetime.fromtimestamp(time_s, UTC).isoformat()
 
 
 def _identity(desk: Desk) -> Program[str]:

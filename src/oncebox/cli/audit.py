@@ -110,6 +110,10 @@ def _show(report: Report, limit: int) -> None:
         if is_foreign(source):
             what = f"others write it, so it was left out: oncebox audit --topic {source}"
         remark(f"{source}: {what}")
+    for source, since in report.since.items():
+        remark(
+            f"{source}: compared from {since} on, before that outbox or log may have dropped events"
+        )
     if report.unexamined:
         remark(f"{counted(report.unexamined, 'key')} more differ, and were not looked at")
     read = ", ".join(
