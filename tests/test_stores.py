@@ -34,7 +34,7 @@ from oncebox.migrate import check, migrate
 from oncebox.program import Program, call, drive, drive_async
 from oncebox.session import Session, Store
 from oncebox.stores.adapt import open_store
-from oncebox.stores.base import refused, trouble
+from oncebox.stores.base import refused, trouble, unreachable
 from tables import Tables
 
 
@@ -521,6 +521,10 @@ def test_an_engine_whose_server_is_away_is_unreachable(make: Callable[[], Any]) 
     with pytest.raises(Unreachable, match="host and port right") as away:
         asyncio.run(drive_async(look)) if store.asynchronous else drive(look)
     assert "geheim" not in str(away.value)
+
+
+def test_a_timeout_without_words_is_named() -> None:
+    assert "PostgreSQL: TimeoutError" in str(unreachable(TimeoutError()))
 
 
 def test_a_password_that_asyncpg_refuses_is_named(postgres_server: Postgres) -> None:

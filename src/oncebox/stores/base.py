@@ -212,6 +212,7 @@ def unreachable(error: BaseException) -> Unreachable:
     text = " ".join(str(error).split()).removesuffix(
         " Is the server running on that host and accepting TCP/IP connections?"
     )
+    text = text or type(error).__name__  # a timeout has no words
     return Unreachable(f"PostgreSQL: {text}", hint=_hint(text) or _HINT_AWAY)
 
 
