@@ -356,6 +356,13 @@ def test_a_symbol_is_never_code() -> None:
         foreign_reader(writer, reader)(b"\2")
 
 
+def test_a_size_is_never_code() -> None:
+    fixed = {"type": "fixed", "name": "F", "size": "len('abcd')"}
+    writer = {"type": "record", "name": "R", "fields": [{"name": "x", "type": fixed}]}
+    with pytest.raises(SchemaError, match="a size of"):
+        foreign_reader(json.dumps(writer), WRITER_TEXT)(b"abcd")  # which has no use for it
+
+
 def test_fingerprints_are_avros() -> None:
     assert fingerprint("null") == (7195948357588979594).to_bytes(8, "little")  # schema-tests.txt
     assert fingerprint({"type": "null", "doc": "x"}) == fingerprint("null")

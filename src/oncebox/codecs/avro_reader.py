@@ -344,7 +344,7 @@ class Source:
             self.line(indent, f"if {to} is BAD: fail({what})")
 
     def read_leaf(self, writer: dict[str, Any], shape: Any, to: str, indent: int) -> None:
-        kind = writer["type"]
+        kind, leaf = writer["type"], leaf_of(writer)  # which refuses a size that is no number
         if kind == "null":
             left_out = isinstance(shape, Leaf) and shape.left_out
             self.line(indent, f"{to} = {'LEFT_OUT' if left_out else None}")
@@ -362,7 +362,7 @@ class Source:
             self.line(indent, f"{to} = {unpack}(buf, pos)[0]; pos += {size}")
         else:
             if kind == "fixed":
-                self.line(indent, f"end = pos + {writer['size']}")
+                self.line(indent, f"end = pos + {leaf.size}")
             else:
                 self.length(indent)
             if shape is not _SKIP:
@@ -370,7 +370,7 @@ class Source:
                 self.line(indent, f"{to} = buf[pos:end]{decoded}")
             self.line(indent, "pos = end")
         if shape is not _SKIP:
-            convert = avro_leaves.conversion(leaf_of(writer), shape, values=self.values)
+            convert = avro_leaves.conversion(leaf, shape, values=self.values)
             if convert is not None:
                 self.line(indent, f"{to} = {self.constant(convert)}({to})")
 
