@@ -8,7 +8,7 @@ import os
 import random
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from oncebox.auditing import Side, audit
 from oncebox.connect import open_log
 from oncebox.desk import now_ms
 from oncebox.envelope import STAMP_UNITS_PER_US
+from oncebox.errors import NotFound
 from oncebox.outbox import void
 from oncebox.places import Place
 from oncebox.ports import Record
@@ -129,7 +130,8 @@ class Life:
             system = self.system
             system.session.begin()
             made = statements(system.store.dialect)
-            drive(void(system.session, made, system.source, key, number))
+            with suppress(NotFound):  # it is of the other source, or stands alone before a hole
+                drive(void(system.session, made, system.source, key, number))
             system.session.commit()
 
     def begin_again(self) -> None:
