@@ -6,6 +6,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import pytest
+
 from chains import Paid, Sent, World
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
@@ -172,6 +174,19 @@ def test_an_effect_that_kills_its_process_parks_its_event(world: World) -> None:
     drive(redrive(desk_of(world), wait_list(world)))
     world.lives()
     assert len(called) == 2 * DEATHS_MAX
+
+
+@pytest.mark.parametrize("step", ["s" * 5000, "a\0b"])
+def test_an_effect_with_a_name_that_no_store_takes_holds_its_key(world: World, step: str) -> None:
+    """The journal refused it, which ended each owner in turn."""
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid, context: Context[None]) -> None:
+        context.once(step, lambda key: None)
+
+    world.deliver(*world.producer.paid("a", 1))
+    world.settle()
+    assert "printable letters" in world.parked()["a"][1]
 
 
 # ---- keys that others wait for

@@ -17,6 +17,9 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 
+STEP_CHARACTERS_MAX = 200
+"""Of the name of an effect, which is part of a key of the journal."""
+
 rebuilding: ContextVar[bool] = ContextVar("oncebox_rebuilding", default=False)
 """Whether the handler that runs now runs again, in a rebuild: then `emit` writes nothing."""
 
@@ -131,12 +134,18 @@ class Context(Generic[S]):
         line; now `once` returns the result. A crash in between calls `effect` again with the
         same key. `step` names the effect within this handler. In a rebuild it is not called again:
         `once` returns the result of the first time, or None where this consumer has none.
-        Raises ConfigurationError in a batch handler, whose list cannot be left for one event.
+        Raises ConfigurationError for a name that is too long or not printable, and in a batch
+        handler, whose list cannot be left for one event.
         """
         if self.listed:
             raise ConfigurationError(
                 "once() in a batch handler", event=self.id, source=self.source, key=self.key,
                 hint="an effect outside the database belongs to one event: handle it by on()",
+            )  # fmt: skip
+        if not 0 < len(step) <= STEP_CHARACTERS_MAX or not step.isprintable():
+            raise ConfigurationError(
+                f"once({step[:40]!r})", event=self.id, source=self.source, key=self.key,
+                expected=f"a name of 1 to {STEP_CHARACTERS_MAX} printable letters",
             )  # fmt: skip
         done = self._done.get(step)
         if done is not None:
