@@ -121,11 +121,10 @@ class ConsumerLoop:
                     self.begin_anew()
                 except Exception as error:
                     yield from self.outage(error)
+        except BaseException:
+            self.held.clear()  # not given back: who comes next has to know that it ended here
+            raise
         finally:
-            if (
-                not self.stopping()
-            ):  # who comes next has to know that an owner ended here, as it died
-                self.held.clear()
             yield from self.leave()
 
     def turn(self) -> Program[bool]:
