@@ -154,14 +154,14 @@ def _remove(rng: Random, schema: Made) -> None:
 
 def _add(rng: Random, schema: Made) -> None:
     record = rng.choice(_of(schema, "record"))
-    record["fields"].insert(0, _field(rng, schema, f"n{rng.randrange(1000)}"))
+    record["fields"].insert(0, _field(rng, schema, f"n{rng.getrandbits(64)}"))
 
 
 def _rename(rng: Random, schema: Made) -> None:
     one = _some_field(rng, schema)
     if one is not None:
         one[3] = [one[0]] if rng.random() < 0.7 else []
-        one[0] = f"r{rng.randrange(1000)}"
+        one[0] = f"r{rng.getrandbits(64)}"
 
 
 def _retype(rng: Random, schema: Made) -> None:
@@ -202,7 +202,7 @@ def _symbols(rng: Random, schema: Made) -> None:
         if rng.random() < 0.5 and len(one["symbols"]) > 1:
             one["symbols"].pop(0)
         else:
-            one["symbols"].insert(0, f"s{rng.randrange(1000)}")
+            one["symbols"].insert(0, f"s{rng.getrandbits(64)}")
         one["default"] = rng.choice([None, one["symbols"][-1]])
         for record in _of(schema, "record"):
             for field in record["fields"]:

@@ -125,7 +125,7 @@ def _add(rng: Random, schema: Made) -> None:
 def _rename(rng: Random, schema: Made) -> None:
     one = _some(rng, schema)
     if one:
-        one["name"] = f"r{rng.randrange(10_000)}"
+        one["name"] = f"r{rng.getrandbits(64)}"
 
 
 def _renumber(rng: Random, schema: Made) -> None:

@@ -178,8 +178,8 @@ def _kept(a: Any, b: Any) -> bool:
 def names(message: Any) -> Any:
     try:
         return json_format.MessageToDict(message, preserving_proto_field_name=True)
-    except TypeError:  # bytes that were read as an Any of a type that nobody has
-        return None
+    except (TypeError, json_format.SerializeToJsonError):
+        return None  # bytes that were read as an Any of a type that nobody has, or as no moment
 
 
 def breaks(finding: Finding, written: Any, read: Any) -> bool:
@@ -206,7 +206,11 @@ def breaks(finding: Finding, written: Any, read: Any) -> bool:
         except DecodeError:
             return True
     default = finding.rule == "default-changed"
-    return default or not got.IsInitialized() or not kept(meant, got) or names(meant) != names(got)
+    try:
+        same = got.IsInitialized() and kept(meant, got) and names(meant) == names(got)
+    except UnicodeDecodeError:  # a text that is none is met when it is looked at
+        return True
+    return default or not same
 
 
 def attack_protobuf(rng: Random, count: int) -> Counter[str]:
