@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -317,12 +319,15 @@ def test_an_error_of_the_applications_code_names_file_and_line(
     assert ("Traceback" in err) == ("Service(" not in code)  # an error of ours has no cause
 
 
-def test_djangos_settings_that_are_not_there_are_named(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "no_such_settings")
-    assert main(["run", "--app", "mine"]) == 2
-    assert "DJANGO_SETTINGS_MODULE=no_such_settings: " in capsys.readouterr().err
+def test_djangos_settings_that_are_not_there_are_named(folder: Path) -> None:
+    """In a process of its own: Django is set up once in each."""
+    done = subprocess.run(
+        [sys.executable, "-m", "oncebox", "run", "--app", "mine"], cwd=folder, check=False,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "no_such_settings"}, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "DJANGO_SETTINGS_MODULE=no_such_settings: " in done.stderr
 
 
 @pytest.mark.parametrize(
