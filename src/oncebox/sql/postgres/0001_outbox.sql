@@ -115,9 +115,11 @@ begin
 end $$;
 
 -- Counters of keys that have none, for the events from `first` to `last` of this transaction: in
--- sorted order, so that two transactions that make the same ones cannot deadlock.
+-- sorted order, so that two transactions that make the same ones cannot deadlock. (Not in plain SQL,
+-- which PostgreSQL would plan at each call.)
 create function oncebox.make_counters(first bigint, last bigint) returns void
-language sql as $$
+language plpgsql as $$
+begin
   insert into oncebox.counter (source_id, key, sequence, stamp, position)
     select distinct s.id, e.key, 0, 0, 0
     from oncebox.event e join oncebox.source s on s.name = e.source
@@ -125,8 +127,8 @@ language sql as $$
       and not exists (  -- by `offset 0` a look-up of one row; a join may read all keys of a source
         select from oncebox.counter c where c.source_id = s.id and c.key = e.key offset 0)
     order by s.id, e.key
-    on conflict do nothing
-$$;
+    on conflict do nothing;
+end $$;
 
 -- Numbers all events of this transaction from `first` on: sources and keys in sorted order, so that
 -- two transactions cannot deadlock, and each key's events in the order of their emits.
