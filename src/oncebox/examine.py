@@ -326,31 +326,28 @@ class _Examination:
         """A key in several partitions: no fault, if some were added. To and fro is one."""
         places = {record.place for record in self.records}
         if len(places) > 1:
-            strays = [one for topic in sorted({topic for topic, _ in places})
-                      for one in self.astray(topic)]  # fmt: skip
-            record, name = (
-                strays[0] if strays else self.records[-1],
-                (self.case.source, self.case.key),
-            )
+            topics = sorted({topic for topic, _ in places})
+            strays = [one for topic in topics for one in self.astray(topic)]
+            record, name = (strays or self.records[-1:])[0], (self.case.source, self.case.key)
             yield moved(name, record.link, places, settled=not strays)._replace(record=str(record))
 
     def astray(self, topic: str) -> Iterator[Logged]:
-        """The first record that is nowhere where its number may be. Who publishes a number knows as
-        many partitions as the one who published that before it, or more. A relay that was stopped
-        in between knows fewer, and repeats what others have published since: so one place will do.
+        """The first record where the log never puts its key, or whose number is nowhere where it
+        may be. Who publishes a number knows as many partitions as the one who published that before
+        it, or more. A relay that was stopped in between knows fewer, and repeats what others have
+        published since: so one place will do.
         """
         homes, known = self.scope.homes_of(topic, self.case.key), 0
         for number in sorted(self.by_number):
             records = [one for one in self.by_number[number] if one.place[0] == topic]
+            if not records:
+                continue
+            strange = [one for one in records if one.place[1] not in homes]
             places = {one.place[1] for one in records}
-            for one in records:
-                if one.place[1] not in homes:
-                    yield one
-                    return
             fits = (count for count in range(known, len(homes)) if homes[count] in places)
-            known = next(fits, len(homes)) if records else known
-            if known == len(homes):
-                yield records[0]
+            known = next(fits, len(homes))
+            if strange or known == len(homes):
+                yield (strange or records)[0]
                 return
 
     # ---- the inbox
