@@ -122,9 +122,13 @@ def test_redrive_by_key_by_reason_and_all(oncebox: Run, world: World) -> None:
     broken.clear()
     world.after(HOUR_S, loop)
     assert world.ledger() == []
-    assert oncebox("redrive", "billing", "--key", "b", *at(world)).code == 0
+    because = ("--because", "ticket 812")
+    assert oncebox("redrive", "billing", "--key", "b", *because, *at(world)).code == 0
     world.after(HOUR_S, loop)
     assert world.ledger() == [("b", 1)]
+    (line,) = oncebox("journal", "billing", "--json", *at(world)).rows()
+    assert (line["what"], line["key"], line["sequence"]) == ("redrive", "b", 1)
+    assert line["detail"].startswith("ticket 812 (by ")
     done = oncebox("redrive", "billing", "--all", "--json", *at(world))
     assert (done.rows()[0]["found"], done.rows()[0]["done"]) == (2, 2)
     world.after(HOUR_S, loop)

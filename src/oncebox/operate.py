@@ -27,12 +27,15 @@ from .session import keys_value, lookup
 from .waiting import PAGE_MAX, Kind, Waiting
 
 
-def redrive(desk: Desk, chosen: Collection[Waiting]) -> Program[list[Place]]:
-    """Have failed events tried again now, and their attempts counted anew. Returns the keys that
-    are still parked for a failure, and so are tried again. Safe against running consumers: a key
-    that they move on meanwhile is left alone.
+def redrive(
+    desk: Desk, chosen: Collection[Waiting], why: str = "tried again"
+) -> Program[list[Place]]:
+    """Have failed events tried again now, and their attempts counted anew; noted in the journal.
+    Returns the keys that are still parked for a failure, and so are tried again. Safe against
+    running consumers: a key that they move on meanwhile is left alone.
     """
-    places = sorted({one.place for one in chosen if one.kind == "poison"})
+    seen = {one.place: one for one in chosen if one.kind == "poison"}
+    places = sorted(seen)
     done: list[Place] = []
     for start in range(0, len(places), PAGE_MAX):
         page = places[start : start + PAGE_MAX]
@@ -43,7 +46,12 @@ def redrive(desk: Desk, chosen: Collection[Waiting]) -> Program[list[Place]]:
                 wanted = keys_value(desk.session, [key for _, key in keys])
                 yield from call(desk.session.run, desk.sql["lock_keys"], (subscription, wanted))
             rows = yield from lookup(desk.session, desk.sql["make_due"], page, (desk.now_ms(),))
-            return [(subscription, key) for subscription, key in rows]
+            again = [(subscription, key) for subscription, key in rows]
+            for one in (seen[place] for place in again):
+                source, head = one.source.removesuffix(BY_ID), one.head
+                link = head and Link(head.sequence, head.stamp, None, head.id)
+                yield from desk.note("redrive", source, one.key, link, why)
+            return again
 
         done += yield from transact(desk, work)
     return done

@@ -24,12 +24,18 @@ After = Annotated[int | None, said("The last number whose effect is here; 0: non
 
 
 def redrive(
-    consumer: Name, /, *, which: Which = EVERY_KEY, all: All = False, dry_run: DryRun = False
+    consumer: Name,
+    /,
+    *,
+    which: Which = EVERY_KEY,
+    all: All = False,
+    because: Because = UNSAID,
+    dry_run: DryRun = False,
 ) -> None:
     """Try failed events again, now, with their attempts counted anew.
 
     A running consumer takes them up within a second, each key in its order. It is
-    safe at any time: what took effect does not again.
+    safe at any time: what took effect does not again. Noted in the journal.
 
     For example:
 
@@ -39,7 +45,7 @@ def redrive(
     """
 
     def act(desk: Desk, found: list[Waiting]) -> Program[int]:
-        return len((yield from operate.redrive(desk, found)))
+        return len((yield from operate.redrive(desk, found, because)))
 
     where = _meant(which, everything=all)
     _act("redriven", locate(consumer), consumer, where, ("poison",), act, dry_run=dry_run)

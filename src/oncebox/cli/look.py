@@ -209,8 +209,8 @@ Key = Annotated[str | None, said("Of this key only.")]
 def journal(consumer: Name, /, *, what: What = None, key: Key = None, limit: Limit = 100) -> None:
     """What operators did, and what contradicted a chain: newest first.
 
-    Skipped, accepted and dropped events with the reasons given, forks, orphans,
-    late events, replays and rebuilds. Kept for 90 days (journal_s).
+    Redriven, skipped, accepted and dropped events with the reasons given, forks,
+    orphans, late events, replays and rebuilds. Kept for 90 days (journal_s).
 
     For example:
 
