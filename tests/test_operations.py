@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from at_work import Place, at_work, emit, run_sql, until
 from chains import World
 from oncebox import Service
 from oncebox.cli import main
+from oncebox.cli.options import log_to_stderr
 from oncebox.errors import MissingTables, Unreachable
 from oncebox.lines import JsonLines
 from oncebox.logs.kafka_settings import KafkaSettings
@@ -54,6 +56,22 @@ def lines() -> Iterator[Any]:
 
 
 # ---- logs
+
+
+def test_lines_of_text_carry_their_time_in_utc(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        log_to_stderr(verbose=False)
+        record = logging.makeLogRecord({"created": 1_000_000_000.25, "msecs": 250.0, "msg": "x"})
+        (handler,) = logging.getLogger("oncebox").handlers
+        handler.handle(record)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert capsys.readouterr().err.startswith("2001-09-09T01:46:40.250Z ")
 
 
 def test_a_failing_event_is_a_line_that_names_it(files: Place, lines: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -68,15 +69,16 @@ NO_OPTIONS, EVERY_KEY = Options(), Which()
 
 
 def log_to_stderr(*, verbose: bool, format: str = "text") -> None:
-    """Our loggers' lines on standard error."""
+    """Our loggers' lines on standard error, with times in UTC."""
     handler = logging.StreamHandler(sys.stderr)
     if format == "json":
         from ..lines import JsonLines
 
         handler.setFormatter(JsonLines())
     else:
-        text = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-        handler.setFormatter(logging.Formatter(text))
+        text = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s")
+        text.converter, text.datefmt = time.gmtime, "%Y-%m-%dT%H:%M:%S"
+        handler.setFormatter(text)
     logger = logging.getLogger("oncebox")
     logger.handlers[:] = [handler]
     logger.propagate = False
