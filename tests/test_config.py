@@ -14,7 +14,14 @@ import pytest
 from msgspec import json
 
 from oncebox.cli import main
-from oncebox.config import Sources, find_services, read_file, shown, variable
+from oncebox.config import (
+    Sources,
+    check_variables,
+    find_services,
+    read_file,
+    shown,
+    variable,
+)
 from oncebox.errors import ConfigurationError
 
 Show = Callable[..., dict[str, tuple[Any, str]]]
@@ -219,6 +226,52 @@ def test_stores_of_sources(folder: Path, show: Show) -> None:
         'app = "myapp"\n[services.billing.sources]\n"/shop/orders" = "sqlite:///shop.db"\n'
     )
     assert show()["services.billing.sources./shop/orders"] == ("sqlite:///shop.db", "oncebox.toml")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("STOER", r"ONCEBOX_STOER is set.*did you mean ONCEBOX_STORE\?"),
+        ("STORE_FIL", r"did you mean ONCEBOX_STORE_FILE\?"),
+        ("SETTINGS_BATCHMAX", r"did you mean ONCEBOX_SETTINGS_BATCH_MAX\?"),
+        ("SETTINGS_NONSENSE", "expected ONCEBOX_SETTINGS_… with one of concurrency, "),
+        ("SERVICES_BILLING_STOER", "STORE, LOG or SCHEMA"),
+    ],
+)
+def test_a_variable_that_is_mistyped_is_an_error(name: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        check_variables({f"ONCEBOX_{name}": "1"})
+
+
+def test_what_others_set_is_theirs() -> None:
+    """Kubernetes does so for a service called oncebox, our own suite for its engines."""
+    theirs = ("PORT", "PORT_80_TCP_ADDR", "SERVICE_HOST", "SERVICE_PORT_HTTP", "VERSION", "ENGINES",
+              "TEST_KAFKA")  # fmt: skip
+    ours = ("STORE", "LOG_FILE", "REGISTRY", "REGISTRY_TOKEN", "SETTINGS_BACKOFF_S", "HTTP",
+            "SERVICES_MY_SHOP_STORE", "SERVICES_MY_SHOP_LOG_FILE")  # fmt: skip
+    check_variables({f"ONCEBOX_{name}": "1" for name in (*theirs, *ours)})
+
+
+def test_a_mistyped_variable_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONCEBOX_SERVICES_SHOP_STOER", "sqlite:///x.db")
+    assert main(["status"]) == 2
+    assert "ONCEBOX_SERVICES_SHOP_STOER is set" in capsys.readouterr().err
+
+
+def test_the_registry_from_the_environment_and_the_file(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["schema", "push"]) == 2
+    assert "no registry is known" in capsys.readouterr().err
+    (folder / "oncebox.toml").write_text('registry = "http://localhost:1"\n')
+    assert main(["schema", "push"]) == 2
+    assert "there is no oncebox.lock" in capsys.readouterr().err
+    (folder / "oncebox.toml").unlink()
+    monkeypatch.setenv("ONCEBOX_REGISTRY", "http://localhost:1")
+    assert main(["schema", "push"]) == 2
+    assert "there is no oncebox.lock" in capsys.readouterr().err
 
 
 def test_variables_of_no_setting_are_nobodys(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:

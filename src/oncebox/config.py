@@ -46,8 +46,8 @@ COMMON_FIELDS = (
     "http",
     "lock",
     "log_format",
+    "registry",
 )
-
 
 SEVERAL = ("app", "contracts")
 """What may be a list; in the environment, its parts stand between commas."""
@@ -93,6 +93,7 @@ class Sources:
                     found = found._replace(value=[part.strip() for part in found.value.split(",")])
                 self._fill(name, argument, found)
         if "config" in ours:
+            check_variables(self.environment)
             named = self.given.get("config")
             self.name, self.table = read_file(None if named is None else named.value)
         for name, argument in ours.items():
@@ -201,6 +202,37 @@ def variable(environment: Mapping[str, str], name: str) -> Value | None:
     return Value(text, key + "_FILE")
 
 
+NEAR = 0.8
+"""How alike a name has to be to one of ours, from 0 to 1, to be a slip of the pen."""
+
+_SERVICES = re.compile(r"SERVICES_.+_(STORE|LOG|SCHEMA)(_FILE)?", re.DOTALL)
+
+
+def check_variables(environment: Mapping[str, str]) -> None:
+    """Raises ConfigurationError for a variable that must be meant for us and that nobody reads.
+    Others may begin with `ONCEBOX_` too: Kubernetes sets some for a service of that name.
+    """
+    known = {name.upper() + suffix for name in COMMON_FIELDS for suffix in ("", "_FILE")}
+    known.add("REGISTRY_TOKEN")
+    names = {name.removeprefix(PREFIX) for name in environment if name.startswith(PREFIX)}
+    unknown = {name for name in names - known if not _SERVICES.fullmatch(name)}
+    if not unknown:
+        return
+    from difflib import get_close_matches
+
+    settings = [f"SETTINGS_{name.upper()}" for name in setting_names()]
+    known.update(settings, [f"{name}_FILE" for name in settings])
+    for name in sorted(unknown - known):
+        near = get_close_matches(name, known, 1, NEAR)
+        if near or name.startswith(("SETTINGS_", "SERVICES_")):
+            raise ConfigurationError(
+                f"{PREFIX}{name} is set, which is no setting",
+                expected=f"{PREFIX}SETTINGS_… with one of {', '.join(setting_names())},"
+                f" or {PREFIX}SERVICES_NAME_… with STORE, LOG or SCHEMA",
+                hint=f"did you mean {PREFIX}{near[0]}?" if near else None,
+            )
+
+
 # ---- the file
 
 
@@ -237,7 +269,8 @@ _TABLE = re.compile(r"settings|services(\.[^.]+(\.sources)?)?")
 def _check(name: str, table: Mapping[str, Any]) -> None:
     """Raises ConfigurationError for a name that nobody knows, and for a value of another kind."""
     settings = [f"settings.{setting}" for setting in setting_names()]
-    known = (*SERVICE_FIELDS, "app", "contracts", "state", "http", "lock", "log_format", *settings)
+    known = [*COMMON_FIELDS, *settings]
+    known.remove("config")
     for key, value in flat(table).items():
         several = key in SEVERAL and isinstance(value, list)
         texts = value if several else [value]
