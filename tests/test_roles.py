@@ -186,6 +186,13 @@ def test_a_consumer_handles_and_nothing_else(parts: Parts, place: Place) -> None
     )  # fmt: skip
 
 
+async def test_a_consumer_that_relays_too_is_told_how_not_to(parts: Parts, place: Place) -> None:
+    _, billing, _ = place._replace(billing=parts.url_of("consumer")).services(pay)
+    with pytest.raises(MissingRight, match="permission denied.*oncebox run --no-relay"):
+        async with running([billing]) as work:
+            await work.ended.wait()
+
+
 async def test_a_consumer_that_emits_plays_two_parts(parts: Parts, place: Place) -> None:
     shop, _, paid = place.services(pay)
     emit(shop, paid("a", 1))

@@ -20,7 +20,7 @@ from .abreast import AbreastLoop
 from .codecs.events import event_codec
 from .consumer import OUTAGE_PAUSE_MAX_S, OUTAGE_PAUSE_S, ConsumerLoop
 from .desk import at_store, now_ms
-from .errors import ConfigurationError, Unreachable
+from .errors import ConfigurationError, MissingRight, Unreachable
 from .event import new_id
 from .gaps import Gaps
 from .lens.chain import declared
@@ -139,7 +139,11 @@ def start_relay(work: Running, service: Service, holder: str) -> None:
     relay = part.loop = Relay(store, log, service.name, holder, settings, time.time, sleep)
 
     def program() -> Program[None]:
-        return relay.run(part.noting(work.stopping))
+        try:
+            yield from relay.run(part.noting(work.stopping))
+        except MissingRight as error:
+            error.hint = f"{error.hint}; or only consume: oncebox run --no-relay, relay=False"
+            raise
 
     work.start(f"relay:{service.name}", program, asynchronous=store.asynchronous)
 
