@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from at_work import WAIT_S, Place, make_tables, run_sql
 from chains import TOPIC, World
 from engines.server import free_ports
+from oncebox.errors import MissingTables
 from oncebox.program import drive
-from oncebox.running import opened
+from oncebox.running import opened, running
 from oncebox.stores.adapt import open_store
+
+NEWER = "INSERT INTO oncebox_migration (version, name) VALUES (1000, 'x')"
 
 
 def test_a_consumer_waits_for_a_store_that_is_away_from_the_start(postgres_url: str) -> None:
     (port,) = free_ports(1)
     store: Any = open_store(f"postgresql://nobody@127.0.0.1:{port}/nothing")
+    make_tables(postgres_url)
 
     def comes_back(_: float) -> None:
         store.url = postgres_url
@@ -21,6 +30,24 @@ def test_a_consumer_waits_for_a_store_that_is_away_from_the_start(postgres_url: 
     session: Any = drive(opened(store, "billing", lambda: False, comes_back))
     assert session.run("select 1") == [(1,)]
     session.close()
+
+
+@pytest.mark.parametrize("relay", [True, False], ids=["relay", "consumer"])
+async def test_tables_that_are_too_new_are_seen_when_the_store_is_back(
+    tmp_path: Path, relay: bool
+) -> None:
+    folder, log = tmp_path / "later", Place.of_files(tmp_path).log
+    _, billing, _ = Place.of_files(folder)._replace(log=log).services(lambda tx, paid: None)
+
+    async def work() -> None:
+        async with running([billing], relay=relay, consume=not relay) as work:
+            Place.of_files(tmp_path).make()
+            run_sql(Place.of_files(tmp_path).billing, NEWER)
+            folder.symlink_to(tmp_path)
+            await asyncio.wait_for(work.ended.wait(), WAIT_S)
+
+    with pytest.raises(MissingTables, match="newer oncebox"):
+        await work()
 
 
 def test_two_processes_of_a_new_consumer_may_begin_at_once(world: World) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from at_work import Place, at_work, emit, until
+from at_work import WAIT_S, Place, at_work, emit, until
 from oncebox import Service
 from oncebox.cli import main
 from oncebox.connect import open_log
@@ -188,9 +188,13 @@ def test_a_consumer_handles_and_nothing_else(parts: Parts, place: Place) -> None
 
 async def test_a_consumer_that_relays_too_is_told_how_not_to(parts: Parts, place: Place) -> None:
     _, billing, _ = place._replace(billing=parts.url_of("consumer")).services(pay)
-    with pytest.raises(MissingRight, match="permission denied.*oncebox run --no-relay"):
+
+    async def work() -> None:
         async with running([billing]) as work:
-            await work.ended.wait()
+            await asyncio.wait_for(work.ended.wait(), WAIT_S)
+
+    with pytest.raises(MissingRight, match="permission denied.*oncebox run --no-relay"):
+        await work()
 
 
 async def test_a_consumer_that_emits_plays_two_parts(parts: Parts, place: Place) -> None:

@@ -119,13 +119,17 @@ def check_versions(service: Service) -> None:
 
 async def check_tables(service: Service) -> None:
     """Raises MissingTables for tables that are not there, too old or too new, and MissingRight. A
-    store that does not answer is waited for by those who use it.
+    store that does not answer is waited for by those who use it, and they look again.
     """
     store = open_store(service.store, service.schema)
-
-    look = at_store(store, partial(check, schema=service.schema))
+    look = fitting(store)
     with suppress(Unreachable):  # each loop says that it waits
         await (drive_async(look) if store.asynchronous else asyncio.to_thread(drive, look))
+
+
+def fitting(store: Store) -> Program[None]:
+    """Raises MissingTables unless the tables of a store are those of this code."""
+    return at_store(store, partial(check, schema=store.schema))
 
 
 def start_relay(work: Running, service: Service, holder: str) -> None:
@@ -139,8 +143,14 @@ def start_relay(work: Running, service: Service, holder: str) -> None:
     relay = part.loop = Relay(store, log, service.name, holder, settings, time.time, sleep)
 
     def program() -> Program[None]:
+        stopping = part.noting(work.stopping)
         try:
-            yield from relay.run(part.noting(work.stopping))
+            relay.session = yield from opened(store, f"relay:{service.name}", stopping, sleep)
+            relay.is_open = True
+            yield from relay.run(stopping)
+        except Unreachable:
+            if not stopping():
+                raise
         except MissingRight as error:
             error.hint = f"{error.hint}; or only consume: oncebox run --no-relay, relay=False"
             raise
@@ -260,10 +270,13 @@ def opened(
     stopping: Callable[[], bool],
     sleep: Callable[[float], Awaitable[None] | None],
 ) -> Program[Session]:
-    """A first session, once the store answers. Raises Unreachable if it is to stop before."""
+    """A first session, once the store answers. Raises Unreachable if it is to stop before, and
+    MissingTables: whoever looked earlier may have found nobody there.
+    """
     pause_s = OUTAGE_PAUSE_S
     while True:
         try:
+            yield from fitting(store)
             return (yield from call(store.open))
         except Unreachable as error:
             if stopping():
