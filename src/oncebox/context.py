@@ -132,8 +132,9 @@ class Context(Generic[S]):
         The first call leaves the handler: intent is committed, `effect` runs with no transaction
         open, its result (JSON values) is committed, and the handler runs again from its first
         line; now `once` returns the result. A crash in between calls `effect` again with the
-        same key. `step` names the effect within this handler. In a rebuild it is not called again:
-        `once` returns the result of the first time, or None where this consumer has none.
+        same key; so does one that takes longer than `handler_timeout_s`, which is a failure. `step`
+        names the effect within this handler. In a rebuild it is not called again: `once` returns
+        the result of the first time, or None where this consumer has none.
         Raises ConfigurationError for a name that is too long or not printable, and in a batch
         handler, whose list cannot be left for one event.
         """

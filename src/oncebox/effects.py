@@ -47,7 +47,7 @@ def have_effect(reading: Reading, one: Wanted) -> Program[tuple[str, bool] | Non
         yield from transact(reading, lived)  # who has it tried again, has it tried as often
         return f"once({suspend.step!r}): {DEADLY}", False
     try:
-        result = yield suspend.effect, (key,)
+        result = yield reading.limited(suspend.effect), (key,)
         encoded = json.encode(result)
     except Exception as error:
         yield from transact(reading, lived)

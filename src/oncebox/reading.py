@@ -117,7 +117,7 @@ class Settings:
     lease_s: float = 3.0
     """How long a process that died keeps its partitions."""
     handler_timeout_s: float = 30.0
-    """How long one handler may take."""
+    """How long one handler may take, and one effect of `once`."""
     attempts_max: int = 8
     """How often a failing event is tried before it waits for somebody."""
     backoff_s: float = 0.5
@@ -231,6 +231,8 @@ class Reading:
     """What this process has done of it."""
     suspending: set[str] = field(default_factory=set)
     """Types whose handlers use `once`: they run inside a savepoint from the start."""
+    limited: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda effect: effect
+    """Effects of `once` as they are called: within a time (see `timeouts.py`)."""
 
     def subscription(self, id: int) -> Subscription | None:
         """By its id, if it is known."""

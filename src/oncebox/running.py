@@ -36,7 +36,7 @@ from .spans import processed, tracing
 from .statements import statements
 from .stores.adapt import open_store
 from .tally import SECONDS, CountedLog, Histogram, timed
-from .timeouts import limited_async, watch
+from .timeouts import limited_aside, limited_async, watch
 from .work import HANGS_S, STOP_S, Part, Running
 
 logger = logging.getLogger("oncebox")
@@ -219,6 +219,8 @@ def consumer_loop(
     reading = reading_of(service, consumer, store, session, state)
     limited = limited_async if consumer.asynchronous else watch.limited
     limit_s = consumer.settings.handler_timeout_s
+    effects = limited_async if consumer.asynchronous else limited_aside
+    reading.limited = partial(effects, timeout_s=limit_s)
     reading.handlers = {
         type: handler._replace(function=limited(handler.function, limit_s))
         for type, handler in consumer.handlers.items()

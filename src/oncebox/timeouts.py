@@ -5,6 +5,9 @@ A coroutine is cancelled. A plain function cannot be stopped from outside but by
 Python delivers between two of its bytecodes, so a call that hangs in C returns first; the
 database's own statement timeout bounds those. Wherever the exception lands, the batch's
 transaction is rolled back, so nothing is half done.
+
+An effect of `once` has no transaction, and mostly waits for a network, in C: it runs in a thread of
+its own, which is left behind where even the exception does not end it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextvars import copy_context
 from inspect import isawaitable
 from typing import Any
 
@@ -22,6 +27,9 @@ from .errors import HandlerBroke, HandlerTimeout
 
 LOOK_S = 0.25
 """How often the watch looks: a handler may run this much longer."""
+
+LEFT_MAX = 50
+"""Effects of a process that were left behind and go on; with more, no other is begun."""
 
 _PASS = (Exception, Suspend, KeyboardInterrupt, GeneratorExit)
 """What a handler may raise, or we in it. All else is meant for a process or task: a `sys.exit()`, a
@@ -121,14 +129,49 @@ def _ends_process(name: str, error: BaseException) -> HandlerBroke:
 watch = Watch()
 
 
+_left: list[threading.Thread] = []
+
+
+def limited_aside(function: Callable[..., Any], timeout_s: float) -> Callable[..., Any]:
+    """An effect, in a thread of its own that nobody waits for any longer when it runs too long.
+    Where too many go on already, that is an outage: TimeoutError.
+    """
+    limited = watch.limited(function, timeout_s)
+
+    def call(*arguments: Any) -> Any:
+        _left[:] = [thread for thread in _left if thread.is_alive()]
+        if len(_left) >= LEFT_MAX:
+            raise TimeoutError(f"{len(_left)} effects have not returned")
+        outcome = Future[Any]()
+
+        def work() -> None:
+            try:
+                outcome.set_result(limited(*arguments))
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        thread = threading.Thread(
+            target=copy_context().run, args=(work,), name="effect", daemon=True
+        )
+        thread.start()
+        thread.join(timeout_s + 2 * LOOK_S)
+        if not outcome.done():
+            _left.append(thread)
+            raise HandlerTimeout(f"still running after {timeout_s:g} s")
+        return outcome.result()
+
+    return call
+
+
 def limited_async(function: Callable[..., Any], timeout_s: float) -> Callable[..., Any]:
-    """The coroutine function, cancelled when it runs too long."""
+    """The coroutine function, cancelled when it runs too long; an effect may be a plain one."""
 
     async def call(*arguments: Any) -> Any:
         limit = asyncio.timeout(timeout_s)
         try:
             async with limit:
-                return await function(*arguments)
+                result = function(*arguments)
+                return await result if isawaitable(result) else result
         except TimeoutError as error:
             if not limit.expired():
                 raise
