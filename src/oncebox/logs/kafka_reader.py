@@ -158,6 +158,10 @@ class KafkaReader:
         asked = [TopicPartition(*place) for place in places]
         try:
             self._find_group()
+            for topic in sorted({topic for topic, _ in places}):
+                # Without this the client begins to read a topic a second after it was asked about
+                # the offsets there: it meets it for the first time, and looks once a second.
+                self._consumer.list_topics(topic, timeout=COMMITTED_TIMEOUT_S)
             answers = self._consumer.committed(asked, timeout=COMMITTED_TIMEOUT_S)
         except TimeoutError as error:
             raise Unreachable("Kafka does not say what was acknowledged") from error
