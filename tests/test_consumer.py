@@ -18,6 +18,7 @@ from oncebox.envelope import Reference
 from oncebox.event import event
 from oncebox.operate import redrive
 from oncebox.program import drive
+from oncebox.stores.postgres import TOGETHER_MAX
 from operating import desk_of, failing_for_all, only, wait_list
 
 
@@ -510,6 +511,11 @@ def test_in_a_pipeline_rowcount_and_caught_errors_are_as_without(world: World) -
     def pay(tx: Any, paid: Paid) -> None:
         update = tx.execute("UPDATE account SET owed = owed + 1 WHERE id = %s", (paid.order,))
         counts.append(update.rowcount)
+        cursor = tx.cursor()
+        cursor.executemany("UPDATE account SET owed = owed + %s", [(1,), (2,), (-3,)])
+        counts.append(cursor.rowcount)
+        assert [c.name for c in tx.execute("SELECT 1 AS one").description] == ["one"]
+        assert tx.execute("SELECT 1").statusmessage == "SELECT 1"
         try:
             with tx.transaction():
                 tx.execute("INSERT INTO account VALUES ('a', 0)")
@@ -520,9 +526,29 @@ def test_in_a_pipeline_rowcount_and_caught_errors_are_as_without(world: World) -
     a, b = world.producer.paid("a", 1, 2), world.producer.paid("b", 10)
     world.deliver(a[0], b[0], a[1])
     world.settle()
-    assert counts == [1, 0, 1]
+    assert counts == [1, 3, 0, 3, 1, 3]
     assert world.ledger() == [("a", 1), ("b", 10), ("a", 2)]
     assert world.parked() == {}
+
+
+@only("postgres")
+def test_statements_of_handlers_travel_together(world: World) -> None:
+    """Whoever reads an answer has it, and what was written before it is seen."""
+    waiting, seen = [], []
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        world.record(tx, paid.order, paid.cents)
+        waiting.append(len(tx._pipeline.command_queue))
+        if paid.cents == 5 * TOGETHER_MAX // 2:
+            seen.append(tx.execute("SELECT count(*) FROM ledger").fetchone()[0])
+
+    count = 3 * TOGETHER_MAX
+    world.deliver(*world.producer.paid("a", *range(1, count + 1)))
+    world.settle()
+    assert world.of("a") == [*range(1, count + 1)]
+    assert seen == [5 * TOGETHER_MAX // 2]
+    assert TOGETHER_MAX // 2 < max(waiting) < TOGETHER_MAX
 
 
 def test_wake_ups_that_cannot_help_are_in_nobodys_way(world: World) -> None:

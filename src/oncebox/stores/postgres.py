@@ -27,6 +27,9 @@ logger = logging.getLogger("oncebox")
 
 CONNECT_TIMEOUT_S = 10
 
+TOGETHER_MAX = 32
+"""Statements of handlers that travel together: to send one takes about as long as to make it."""
+
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "")
 _warned: set[str] = set()
 
@@ -69,8 +72,9 @@ class AsyncOwnCursor(psycopg.AsyncRawCursor[tuple[Any, ...]]):
 
 
 class ExactCursor(psycopg.Cursor[Any]):
-    """What handlers on our own connections get: `rowcount` waits for the answer in a pipeline,
-    where the driver alone would say -1, and a handler that compares it would go wrong silently.
+    """What handlers on our own connections get: what tells of the answer waits for it in a pipeline.
+    There the driver alone would say -1 for `rowcount`, or count what is answered of many, and a
+    handler that compares it would go wrong silently.
     There, too, the driver learns too late that SQL has ended our transaction: that is refused.
     """
 
@@ -83,14 +87,56 @@ class ExactCursor(psycopg.Cursor[Any]):
             refuse_end(query.as_string() if isinstance(query, Composable) else query)
         return _execute(self, query, params, prepare=prepare, binary=binary)
 
+    def executemany(self, query: Any, params_seq: Any, *, returning: bool = False) -> None:
+        super().executemany(query, params_seq, returning=returning)
+        self._wait()
+
     @property
     def rowcount(self) -> int:
-        known = super().rowcount
-        if known < 0 and in_pipeline(self.connection):
+        self._wait()
+        return super().rowcount
+
+    @property
+    def description(self) -> Any:
+        self._wait()
+        return super().description
+
+    @property
+    def statusmessage(self) -> str | None:
+        self._wait()
+        return super().statusmessage
+
+    def _wait(self) -> None:
+        if self.pgresult is None and in_pipeline(self.connection):
             with self.connection.pipeline():  # leaving an inner one waits for the answers
                 pass
-            known = super().rowcount
-        return known
+
+
+class Gathering(psycopg.Pipeline):
+    """A pipeline that sends TOGETHER_MAX statements at once while it `gathers`, or all that there
+    are when somebody waits for an answer; the driver's own sends each by itself.
+
+    Its three methods have no public names. Where a release of the driver calls them otherwise, it
+    sends each by itself again.
+    """
+
+    gathers = True
+    _asked = False
+
+    def _enqueue_sync(self) -> None:
+        self._asked = True
+        super()._enqueue_sync()
+
+    def _communicate_gen(self) -> Any:
+        if self.gathers and not self._asked and len(self.command_queue) < TOGETHER_MAX:
+            return ()
+        self._asked = False
+        return super()._communicate_gen()
+
+    def _fetch_gen(self, *, flush: bool) -> Any:
+        if self.command_queue:
+            yield from super()._communicate_gen()
+        yield from super()._fetch_gen(flush=flush)
 
 
 class PsycopgSession(Session):
@@ -112,6 +158,7 @@ class PsycopgSession(Session):
         self._cursor = self._own_cursor()
         self._own = own
         self._pipeline: Any = None
+        self._gathering: Gathering | None = None
         self._asked: list[Any] | None = None
         self._autocommit = connection.autocommit
         self.ask = self._ask if own else None
@@ -174,7 +221,7 @@ class PsycopgSession(Session):
 
     def _send_all(self, statements: Sequence[Statement]) -> Program[None]:
         asked = self._asked = list[Any]()
-        yield from self._piped(on=True)
+        yield from self._piped(on=True, gathers=False)
         for statement in statements:
             cursor = self._own_cursor()  # binary: see `_run`
             execute: Any = partial(cursor.execute, binary=bool(statement[1]))
@@ -211,18 +258,23 @@ class PsycopgSession(Session):
         yield from call(self.handle.set_autocommit, self._autocommit)
 
     def pipeline(self, on: bool) -> Any:
-        return self._perform(self._piped(on=on))
+        return self._perform(self._piped(on=on, gathers=True))
 
-    def _piped(self, *, on: bool) -> Program[None]:
+    def _piped(self, *, on: bool, gathers: bool = False) -> Program[None]:
         if on and self._pipeline is None and self._own:
             self._pipeline = self.handle.pipeline()
-            yield from self._enter(self._pipeline)
+            entered = yield from self._enter(self._pipeline)
+            if not self.asynchronous:
+                entered.__class__ = Gathering
+                self._gathering = entered
         elif not on and self._pipeline is not None:
             pipeline, self._pipeline = self._pipeline, None
             yield from self._leave(pipeline)
+        if on and self._gathering is not None:
+            self._gathering.gathers = gathers
 
-    def _enter(self, pipeline: Any) -> Program[None]:
-        yield from call(pipeline.__aenter__ if self.asynchronous else pipeline.__enter__)
+    def _enter(self, pipeline: Any) -> Program[Any]:
+        return (yield from call(pipeline.__aenter__ if self.asynchronous else pipeline.__enter__))
 
     def _leave(self, pipeline: Any) -> Program[None]:
         leave = pipeline.__aexit__ if self.asynchronous else pipeline.__exit__
