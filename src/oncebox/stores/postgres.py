@@ -72,9 +72,9 @@ class AsyncOwnCursor(psycopg.AsyncRawCursor[tuple[Any, ...]]):
 
 
 class ExactCursor(psycopg.Cursor[Any]):
-    """What handlers on our own connections get: what tells of the answer waits for it in a pipeline.
-    There the driver alone would say -1 for `rowcount`, or count what is answered of many, and a
-    handler that compares it would go wrong silently.
+    """What handlers on our own connections get: what tells of the answer waits for it in a
+    pipeline, where the driver alone would say -1 for `rowcount`, or count what is answered of many,
+    and a handler that compares it would go wrong silently.
     There, too, the driver learns too late that SQL has ended our transaction: that is refused.
     """
 
