@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import Figure, figure, peak_mb
-from oncebox.auditing import Side, audit
+from oncebox.audit.survey import Side, audit
 from oncebox.cli.run import GARBAGE_MIN
-from oncebox.connect import open_log
 from oncebox.event import new_id
-from oncebox.migrate import migrate
-from oncebox.places import Place
 from oncebox.program import drive
 from oncebox.relay import RelaySettings, relay_program
+from oncebox.service.connect import open_log
+from oncebox.service.places import Place
 from oncebox.statements import statements
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 
 COUNT, KEYS = 1_000_000, 100_000
 BATCH = 10_000

@@ -17,18 +17,18 @@ from msgspec import json
 
 from bench.measure import Figure, paired
 from oncebox.codec import decode
-from oncebox.connect import open_log
 from oncebox.consumer import ConsumerLoop
 from oncebox.envelope import chain_text, event_headers
 from oncebox.event import event, event_type, new_id
 from oncebox.logs.embedded import EmbeddedLog
-from oncebox.migrate import migrate
 from oncebox.ports import Outgoing
 from oncebox.program import drive
 from oncebox.reading import Handler, Reading, Settings
+from oncebox.service.connect import open_log
 from oncebox.statements import statements
 from oncebox.stores.postgres import PostgresStore
 from oncebox.stores.sqlite import SqliteStore
+from oncebox.tables.migrate import migrate
 
 COUNT = 50_000
 KEYS = 2_000

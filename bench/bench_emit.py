@@ -25,10 +25,10 @@ from msgspec import json
 from bench.measure import Figure, figure, paired
 from engines.lookup import EngineMissing, postgres_programs
 from oncebox.event import event
-from oncebox.migrate import migrate
 from oncebox.program import drive
-from oncebox.service import Service
+from oncebox.service.service import Service
 from oncebox.stores.adapt import adapt, open_store
+from oncebox.tables.migrate import migrate
 
 WRITERS = 8
 KEYS = 1_000

@@ -17,10 +17,10 @@ from typing import Any
 
 from bench.measure import Figure, figure, peak_mb, percentile
 from oncebox import Service, event
-from oncebox.connect import open_log
-from oncebox.migrate import migrate
 from oncebox.program import drive
+from oncebox.service.connect import open_log
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 
 COUNT = 500_000
 KEYS = 2_000
@@ -67,7 +67,7 @@ def work(place: Place, what: str, ready: Any, memory: Any) -> None:
     import gc
 
     from oncebox.cli.run import GARBAGE_MIN
-    from oncebox.running import running
+    from oncebox.service.running import running
 
     gc.set_threshold(GARBAGE_MIN)
     shop, billing = place.services()

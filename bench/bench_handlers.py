@@ -18,11 +18,11 @@ from bench.bench_consumer import KAFKA_KEYS, Placed, backlog, postgres_tables
 from bench.measure import Figure, figure, paired
 from oncebox.abreast import AbreastLoop
 from oncebox.codec import decode
-from oncebox.connect import open_log
 from oncebox.consumer import ConsumerLoop
 from oncebox.event import event_type, new_id
 from oncebox.program import drive, drive_async
 from oncebox.reading import Handler, Reading, Settings
+from oncebox.service.connect import open_log
 from oncebox.statements import statements
 from oncebox.stores.adapt import open_store
 

@@ -24,15 +24,15 @@ from bench import bench_emit as emitting
 from bench.bench_relay import cpu_s
 from bench.measure import Figure, figure
 from oncebox.codec import decode
-from oncebox.connect import open_log
 from oncebox.envelope import digest, read_core
 from oncebox.event import new_id
 from oncebox.logs.embedded import EmbeddedLog
-from oncebox.migrate import migrate
 from oncebox.program import drive
 from oncebox.reading import Subscription, take_in
+from oncebox.service.connect import open_log
 from oncebox.statements import statements
 from oncebox.stores.adapt import adapt, open_store
+from oncebox.tables.migrate import migrate
 
 COUNT = 2_000
 BULK_COUNT = 50_000

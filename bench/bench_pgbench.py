@@ -15,9 +15,9 @@ import psycopg
 
 from bench.bench_emit import Pgbench
 from bench.measure import Figure, figure, paired
-from oncebox.migrate import migrate
 from oncebox.program import drive
 from oncebox.stores.adapt import adapt
+from oncebox.tables.migrate import migrate
 
 SCALE = 8
 SECONDS = 6

@@ -17,14 +17,14 @@ import psycopg
 from confluent_kafka import Producer
 
 from bench.measure import Figure, figure, paired, percentile
-from oncebox.connect import open_log
 from oncebox.event import new_id
-from oncebox.migrate import migrate
 from oncebox.ports import Log
 from oncebox.program import drive
 from oncebox.relay import RelaySettings, relay_program
+from oncebox.service.connect import open_log
 from oncebox.statements import statements
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 
 COUNT = 500_000
 KEYS = 1_000

@@ -14,12 +14,12 @@ from typing import Any
 
 from bench.bench_consumer import Placed, backlog, loop_of
 from bench.measure import Figure, figure, peak_mb
-from oncebox.connect import open_log
 from oncebox.event import new_id
-from oncebox.migrate import migrate
 from oncebox.ports import Outgoing
 from oncebox.program import drive
+from oncebox.service.connect import open_log
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 
 HANDLED = (10_000, 5_000_000)
 COUNT = 20_000

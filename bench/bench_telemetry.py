@@ -12,13 +12,13 @@ from typing import Any
 
 from bench.bench_end_to_end import Place, fill, prepare
 from bench.measure import Figure, paired
-from oncebox.connect import open_log
 from oncebox.metrics import Collector
 from oncebox.program import drive
 from oncebox.relay import Relay, RelaySettings
-from oncebox.running import consumer_loop
+from oncebox.service.connect import open_log
+from oncebox.service.running import consumer_loop
+from oncebox.service.work import Part
 from oncebox.stores.adapt import open_store
-from oncebox.work import Part
 
 COUNT = 40_000
 ROUNDS = 5

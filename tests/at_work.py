@@ -15,14 +15,14 @@ from urllib.request import urlopen
 from prometheus_client.parser import text_string_to_metric_families
 
 from oncebox import Service, event
-from oncebox.connect import open_log
 from oncebox.endpoints import serving
-from oncebox.migrate import migrate
 from oncebox.program import drive
-from oncebox.running import running
+from oncebox.service.connect import open_log
+from oncebox.service.running import running
+from oncebox.service.watching import watch
+from oncebox.service.work import Running
 from oncebox.stores.adapt import open_store
-from oncebox.watching import watch
-from oncebox.work import Running
+from oncebox.tables.migrate import migrate
 
 WAIT_S = 60.0
 TICK_S = 0.02

@@ -15,17 +15,17 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
-from oncebox.audit_report import Report
-from oncebox.auditing import Side, audit
-from oncebox.connect import open_log
-from oncebox.desk import now_ms
+from oncebox.audit.report import Report
+from oncebox.audit.survey import Side, audit
 from oncebox.event import event
-from oncebox.migrate import migrate
-from oncebox.places import Place
+from oncebox.operate.desk import now_ms
 from oncebox.ports import Record
 from oncebox.program import drive
-from oncebox.service import Service
+from oncebox.service.connect import open_log
+from oncebox.service.places import Place
+from oncebox.service.service import Service
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 from oncebox.testing import drain
 
 PARTITIONS = 3

@@ -26,7 +26,7 @@ from oncebox.order import Chain
 from oncebox.ports import Log, Outgoing
 from oncebox.program import drive
 from oncebox.reading import Handler, Reading, Settings
-from oncebox.service import Consumer
+from oncebox.service.service import Consumer
 from oncebox.session import Store
 from oncebox.statements import migrations, statements
 from oncebox.stores.postgres import PostgresStore

@@ -15,11 +15,11 @@ from pydantic import BaseModel
 from oncebox import Service, add, event, evolve, rename, wrap
 from oncebox.cli import main
 from oncebox.lens.chain import declared
-from oncebox.migrate import migrate
 from oncebox.outbox import void
 from oncebox.program import drive
 from oncebox.statements import statements
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 
 
 @event("order.placed", stream="orders", key="order_id", version=1)

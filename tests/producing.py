@@ -12,13 +12,13 @@ import pytest
 from oncebox.envelope import Envelope, read_envelope
 from oncebox.event import new_id
 from oncebox.logs.embedded import EmbeddedLog
-from oncebox.migrate import migrate
 from oncebox.order import Chain
 from oncebox.ports import Outgoing, Record, Refusal
 from oncebox.program import drive
 from oncebox.relay import Relay, RelaySettings
 from oncebox.statements import statements
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 
 SOURCE = "/shop/orders"
 WAIT_S = 30.0

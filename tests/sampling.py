@@ -22,9 +22,9 @@ from msgspec import json
 
 from engines.kafka import Kafka
 from engines.server import LOOPBACK, free_ports
-from oncebox.migrate import migrate
 from oncebox.program import drive
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 CRASHES = Path(__file__).parent / "crashes"

@@ -7,9 +7,9 @@ from typing import Any
 
 import psycopg
 
-from oncebox.migrate import migrate
 from oncebox.program import drive
 from oncebox.stores.adapt import adapt
+from oncebox.tables.migrate import migrate
 
 SHOP = "create table shop (id int primary key, parent int references shop deferrable {})"
 

@@ -13,7 +13,7 @@ from typing import Any
 from chains import TOPIC, Noted, Opened, Paid, World
 from oncebox.abreast import AHEAD_MAX, AbreastLoop
 from oncebox.context import Context
-from oncebox.operate import redrive
+from oncebox.operate.actions import redrive
 from oncebox.others import foreign
 from oncebox.program import drive
 from oncebox.reading import Reading

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from chains import Producer, Sent
-from oncebox.connect import open_log
-from oncebox.migrate import migrate
 from oncebox.program import drive
+from oncebox.service.connect import open_log
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 from producing import await_true
 
 APP = """
@@ -27,7 +27,7 @@ import asyncio, os, random, signal, time
 from dataclasses import dataclass
 from oncebox import Service, event
 from oncebox.reading import Settings
-from oncebox.running import running
+from oncebox.service.running import running
 
 @event("order.paid", stream="{topic}", key="order", version=1)
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from at_work import emit, make_tables, run_sql
 from chains import Paid
 from made_stores import STORES, Made
 from oncebox import Service
-from oncebox.running import running
+from oncebox.service.running import running
 
 KEYS, EACH, CONCURRENCY = 12, 4, 6
 CONNECTIONS = CONCURRENCY + 3

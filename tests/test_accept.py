@@ -6,7 +6,7 @@ import pytest
 
 from chains import SOURCE, World
 from oncebox.errors import NotFound, Refused
-from oncebox.operate import accept, consider
+from oncebox.operate.actions import accept, consider
 from oncebox.program import drive
 from operating import ask_producer, desk_of, fork, one_waiting, wait_list
 

@@ -11,13 +11,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from oncebox import Context, Service, event, roles
-from oncebox.adopt import Backlog, Columns, adopt
+from oncebox import Context, Service, event
 from oncebox.event import new_id
 from oncebox.logs.embedded import EmbeddedLog
-from oncebox.migrate import migrate
 from oncebox.program import drive
 from oncebox.stores.adapt import open_store
+from oncebox.tables import roles
+from oncebox.tables.adopt import Backlog, Columns, adopt
+from oncebox.tables.migrate import migrate
 from oncebox.testing import drain, emitted
 from operating import Run
 

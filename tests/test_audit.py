@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from audited import FUTURE_S, System, flags, header, kinds, of, partition_of, read_all, with_header
-from oncebox import auditing
-from oncebox.auditing import Side, audit
-from oncebox.desk import now_ms
+from oncebox.audit import survey
+from oncebox.audit.survey import Side, audit
 from oncebox.errors import LogTruncated, MissingRight
-from oncebox.places import Place
+from oncebox.operate.desk import now_ms
 from oncebox.ports import Record
 from oncebox.program import call
+from oncebox.service.places import Place
 from operating import Run
 
 Records = list[Record]
@@ -191,14 +191,14 @@ def test_only_what_sums_cannot_say_comes_row_by_row(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys: set[str | None] = set()
-    row = auditing._Survey._row
+    row = survey._Survey._row
 
     def noted(survey: Any, columns: Any, *, marked: bool) -> Any:
         keys.add(columns[2])
         return row(survey, columns, marked=marked)
 
-    monkeypatch.setattr(auditing._Survey, "_row", noted)
-    monkeypatch.setattr(auditing, "WINDOW_MAX", 2)
+    monkeypatch.setattr(survey._Survey, "_row", noted)
+    monkeypatch.setattr(survey, "WINDOW_MAX", 2)
     planted(system)
     report = system.audit()
     assert (report.clean, report.rows) == (True, 11)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from audited import System, flags, kinds, of
-from oncebox import examine
-from oncebox.desk import now_ms
+from oncebox.audit import examine
 from oncebox.envelope import STAMP_UNITS_PER_US
+from oncebox.operate.desk import now_ms
 from oncebox.outbox import void
 from oncebox.program import drive
 from oncebox.statements import statements

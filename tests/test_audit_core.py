@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oncebox.audit import (
+from oncebox.audit.examine import MARGIN, Cases, examine
+from oncebox.audit.facts import (
     IN_OUTBOX,
     Bounds,
     Finding,
@@ -26,8 +27,7 @@ from oncebox.audit import (
     Sums,
     mark,
 )
-from oncebox.audit_keys import Tally
-from oncebox.examine import MARGIN, Cases, examine
+from oncebox.audit.keys import Tally
 from oncebox.order import KeyState, Link
 from oncebox.ports import TopicPartition
 

@@ -16,17 +16,17 @@ import msgspec
 import pytest
 
 from audited import System, append, flags, header, read_all, with_header
-from oncebox import examine
-from oncebox.auditing import Side, audit
-from oncebox.connect import open_log
-from oncebox.desk import now_ms
+from oncebox.audit import examine
+from oncebox.audit.survey import Side, audit
 from oncebox.envelope import STAMP_UNITS_PER_US
 from oncebox.errors import NotFound
+from oncebox.operate.desk import now_ms
 from oncebox.outbox import void
-from oncebox.places import Place
 from oncebox.ports import Record
 from oncebox.program import drive
-from oncebox.service import Service
+from oncebox.service.connect import open_log
+from oncebox.service.places import Place
+from oncebox.service.service import Service
 from oncebox.statements import statements
 from oncebox.testing import drain
 from operating import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from audited import System
-from oncebox.desk import now_ms
+from oncebox.operate.desk import now_ms
 from oncebox.ports import Record
 from operating import Run
 

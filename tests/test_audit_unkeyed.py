@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oncebox.audit import IN_OUTBOX, Bounds, Finding, Ledger, Scope, Seen, mark
-from oncebox.audit_keys import Tally
-from oncebox.examine import MARGIN, Cases, examine
+from oncebox.audit.examine import MARGIN, Cases, examine
+from oncebox.audit.facts import IN_OUTBOX, Bounds, Finding, Ledger, Scope, Seen, mark
+from oncebox.audit.keys import Tally
 from oncebox.order import KeyState
 from oncebox.reading import BY_ID
 

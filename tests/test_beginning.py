@@ -13,7 +13,7 @@ from chains import TOPIC, World
 from engines.server import free_ports
 from oncebox.errors import MissingTables
 from oncebox.program import drive
-from oncebox.running import opened, running
+from oncebox.service.running import opened, running
 from oncebox.stores.adapt import open_store
 
 NEWER = "INSERT INTO oncebox_migration (version, name) VALUES (1000, 'x')"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chains import Paid, World, make_store
-from oncebox.operate import skip
+from oncebox.operate.actions import skip
 from oncebox.program import drive
 from oncebox.statements import statements
 from oncebox.timeouts import watch

@@ -11,7 +11,7 @@ from chains import SOURCE, TOPIC, Opened, Paid, World
 from oncebox.outbox import history
 from oncebox.ports import Outgoing
 from oncebox.program import drive
-from oncebox.service import Service
+from oncebox.service.service import Service
 from oncebox.session import Session
 from oncebox.statements import statements
 from operating import Run, at, failing

@@ -18,17 +18,17 @@ from pydantic import BaseModel
 
 from oncebox import BadEvent, Service, event, evolve, rename
 from oncebox.codecs.events import event_codec, fingerprint, format_of
-from oncebox.connect import open_log
 from oncebox.envelope import read_envelope
 from oncebox.errors import MissingDependency
 from oncebox.event import EventType, event_type
 from oncebox.lens.chain import declared
-from oncebox.migrate import migrate
 from oncebox.program import drive
-from oncebox.running import check_versions
 from oncebox.schema import Digits
 from oncebox.schema.derive import schema_of
+from oncebox.service.connect import open_log
+from oncebox.service.running import check_versions
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 from oncebox.testing import deliver, drain, emitted
 from oncebox.testing.log_tools import everything
 

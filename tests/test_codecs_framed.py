@@ -28,9 +28,7 @@ from oncebox.codecs.avro import fingerprint
 from oncebox.codecs.framing import HEADER, header, prefixed, single_object
 from oncebox.codecs.protobuf import ProtobufCodec
 from oncebox.codecs.protobuf_foreign import ForeignProtobuf
-from oncebox.connect import open_log
 from oncebox.errors import ConfigurationError, UnknownSchema, Unreachable
-from oncebox.migrate import migrate
 from oncebox.ports import Outgoing
 from oncebox.program import drive
 from oncebox.registry.client import RegistryClient
@@ -38,7 +36,9 @@ from oncebox.schema.derive import schema_of
 from oncebox.schema.images.avro import avsc
 from oncebox.schema.images.json import json_text
 from oncebox.schema.images.protobuf import proto
+from oncebox.service.connect import open_log
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 from oncebox.testing import drain
 from oncebox.testing.log_tools import everything
 from registry_server import serving

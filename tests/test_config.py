@@ -14,7 +14,8 @@ import pytest
 from msgspec import json
 
 from oncebox.cli import main
-from oncebox.config import (
+from oncebox.errors import ConfigurationError
+from oncebox.service.config import (
     Sources,
     check_variables,
     find_services,
@@ -22,7 +23,6 @@ from oncebox.config import (
     shown,
     variable,
 )
-from oncebox.errors import ConfigurationError
 
 Show = Callable[..., dict[str, tuple[Any, str]]]
 

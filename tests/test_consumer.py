@@ -16,7 +16,7 @@ from oncebox.consumer import DRAIN_MAX
 from oncebox.context import Context
 from oncebox.envelope import Reference
 from oncebox.event import event
-from oncebox.operate import redrive
+from oncebox.operate.actions import redrive
 from oncebox.program import drive
 from oncebox.stores.postgres import TOGETHER_MAX
 from operating import desk_of, failing_for_all, only, wait_list

@@ -20,11 +20,11 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from chains import TOPIC, Noted, Paid, World, make_store
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
-from oncebox.operate import redrive
+from oncebox.operate.actions import redrive
+from oncebox.operate.rewind import rebuild
 from oncebox.program import drive, drive_async
 from oncebox.reading import Reading
-from oncebox.rewind import rebuild
-from oncebox.service import Service
+from oncebox.service.service import Service
 from oncebox.statements import statements
 from oncebox.stores.adapt import open_store
 from oncebox.timeouts import limited_async

@@ -24,7 +24,7 @@ from oncebox.errors import HandlerTimeout, StoreUnavailable
 from oncebox.logs.embedded import EmbeddedLog
 from oncebox.ports import Extent, Topic
 from oncebox.program import call, drive, drive_async
-from oncebox.service import Consumer
+from oncebox.service.service import Consumer
 from oncebox.session import COMMIT, Statement
 from oncebox.stores.adapt import open_store
 from oncebox.timeouts import Watch, _interrupt, watch

@@ -21,7 +21,7 @@ from sqlalchemy import orm
 from chains import Paid, World, make_store
 from made_stores import BARE, STORES, Made
 from oncebox.errors import TransactionEnded
-from oncebox.operate import redrive
+from oncebox.operate.actions import redrive
 from oncebox.program import drive
 from oncebox.stores.adapt import open_store
 from operating import desk_of, wait_list

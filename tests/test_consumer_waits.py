@@ -12,7 +12,7 @@ from chains import Paid, Sent, World
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
 from oncebox.effects import DEATHS_MAX
-from oncebox.operate import redrive
+from oncebox.operate.actions import redrive
 from oncebox.program import drive
 from oncebox.suspects import DEADLY
 from operating import desk_of, one_waiting, only, wait_list

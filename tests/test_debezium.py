@@ -17,9 +17,9 @@ from psycopg.conninfo import conninfo_to_dict
 from engines.connect import Connect, connect
 from engines.kafka import Kafka
 from oncebox import Context, Service, event
-from oncebox.migrate import migrate
 from oncebox.program import drive
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 from oncebox.testing import drain
 from operating import Run
 

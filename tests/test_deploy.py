@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from at_work import Place, at_work, emit, until
 from oncebox.cli import COMMANDS, make_app
-from oncebox.config import Sources
+from oncebox.service.config import Sources
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 ADDED = {"instance", "job"}

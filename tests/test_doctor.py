@@ -16,9 +16,9 @@ from at_work import Place
 from engines.kafka import Kafka
 from oncebox import Service
 from oncebox.cli import main
-from oncebox.config import SOURCES, Sources
-from oncebox.doctor import Finding, connections, examine
 from oncebox.event import new_id
+from oncebox.service.config import SOURCES, Sources
+from oncebox.service.doctor import Finding, connections, examine
 
 WEEK_MS = str(7 * 24 * 3600 * 1000)
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from oncebox.connect import open_log
-from oncebox.migrate import migrate
 from oncebox.program import drive
+from oncebox.service.connect import open_log
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 
 APP = """
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def write(tx, billed: OrderBilled) -> None:
 RUN = """
 import asyncio, signal, sys
 import app
-from oncebox.running import running
+from oncebox.service.running import running
 
 async def main():
     stop = asyncio.Event()

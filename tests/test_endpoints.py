@@ -27,7 +27,7 @@ from oncebox.errors import ConfigurationError
 from oncebox.health import ready
 from oncebox.metrics import FAMILIES, collector
 from oncebox.reading import Settings
-from oncebox.work import Running
+from oncebox.service.work import Running
 
 
 @pytest.fixture(params=["files", "servers"])

@@ -16,11 +16,11 @@ from engines.kafka import Kafka
 from oncebox import Context, Service, foreign
 from oncebox.errors import ConfigurationError
 from oncebox.logs.kafka import KafkaLog
+from oncebox.operate.rewind import rebuild
 from oncebox.others import part
 from oncebox.ports import Outgoing, Record
 from oncebox.program import drive
-from oncebox.rewind import rebuild
-from oncebox.service import Consumer
+from oncebox.service.service import Consumer
 from oncebox.testing import drain
 from operating import Run, at, desk_of, wait_list
 

@@ -14,13 +14,13 @@ from oncebox.batch import Batch
 from oncebox.consumer import ConsumerLoop
 from oncebox.errors import NotFound
 from oncebox.gaps import AGAIN_S, Gaps, asker
-from oncebox.operate import accept, skip
+from oncebox.operate.actions import accept, skip
+from oncebox.operate.rewind import republish
 from oncebox.outbox import PAGE_MAX, Envelopes, history
 from oncebox.ports import Outgoing, Record
 from oncebox.program import drive
 from oncebox.reading import know_subscriptions, take_in
-from oncebox.rewind import republish
-from oncebox.service import Service
+from oncebox.service.service import Service
 from oncebox.session import Session, Store
 from oncebox.statements import statements
 from oncebox.stores.postgres import PostgresStore

@@ -10,15 +10,15 @@ import psycopg
 import pytest
 
 from oncebox.abreast import AbreastLoop
-from oncebox.connect import open_log
 from oncebox.consumer import ConsumerLoop
 from oncebox.errors import ConfigurationError
-from oncebox.migrate import migrate
 from oncebox.program import drive
 from oncebox.reading import Settings
-from oncebox.running import consumer_loop, consumer_store, is_concurrent
-from oncebox.service import Service
+from oncebox.service.connect import open_log
+from oncebox.service.running import consumer_loop, consumer_store, is_concurrent
+from oncebox.service.service import Service
 from oncebox.stores.adapt import adapt, open_store
+from oncebox.tables.migrate import migrate
 from oncebox.testing.drain import drain
 
 PAGE = Path(__file__).parents[1] / "docs" / "handlers.md"

@@ -15,9 +15,9 @@ from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 from at_work import Place, at_work, emit, make_tables, until
 from conftest import hint_if_missing
 from engines.kafka import ANSWER_TIMEOUT_S, OwnKafka, kafka
-from oncebox.config import SOURCES, Sources
-from oncebox.connect import open_log
-from oncebox.doctor import examine
+from oncebox.service.config import SOURCES, Sources
+from oncebox.service.connect import open_log
+from oncebox.service.doctor import examine
 
 pytestmark = pytest.mark.long
 

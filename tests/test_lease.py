@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oncebox.lease import acquire, add_cursor, fair_share
-from oncebox.migrate import migrate
 from oncebox.ports import TopicPartition
 from oncebox.program import drive
 from oncebox.statements import statements
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 from producing import await_true
 
 NAMES = ("a", "b", "c", "d", "e")

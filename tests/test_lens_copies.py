@@ -25,17 +25,17 @@ from lensing import (
     shop,
 )
 from oncebox import Service, event, evolve, rename, split
-from oncebox.auditing import Side, audit
+from oncebox.audit.survey import Side, audit
 from oncebox.cli import main
 from oncebox.codecs.framing import HEADER
-from oncebox.connect import open_log
 from oncebox.envelope import digest, read_envelope
 from oncebox.errors import ConfigurationError
 from oncebox.lens.copies import Copies
-from oncebox.places import Place
 from oncebox.ports import Outgoing, Record
+from oncebox.service.connect import open_log
+from oncebox.service.places import Place
+from oncebox.service.translate import translator
 from oncebox.testing import drain
-from oncebox.translate import translator
 
 __all__ = ["lenses", "shop"]
 

@@ -15,10 +15,10 @@ from oncebox.errors import SchemaError
 from oncebox.lens.chain import Edge, declared
 from oncebox.lens.file import use_lock
 from oncebox.lens.steps import Step
-from oncebox.running import running
 from oncebox.schema.derive import schema_of
 from oncebox.schema.lock import Lock, lock_text
 from oncebox.schema.model import Field, Record, Schema, Str
+from oncebox.service.running import running
 from oncebox.testing import drain
 
 __all__ = ["lenses", "shop"]

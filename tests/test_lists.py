@@ -9,11 +9,11 @@ import pytest
 from chains import TOPIC, Noted, Paid, World
 from oncebox.context import Context
 from oncebox.errors import ConfigurationError
+from oncebox.operate.rewind import rebuild
 from oncebox.others import foreign
 from oncebox.program import drive
 from oncebox.reading import Handler
-from oncebox.rewind import rebuild
-from oncebox.service import Consumer, Service
+from oncebox.service.service import Consumer, Service
 from operating import desk_of
 
 

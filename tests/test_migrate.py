@@ -17,11 +17,11 @@ import pytest
 from chains import Paid
 from oncebox import Service
 from oncebox.errors import MissingTables
-from oncebox.migrate import check, migrate, status
 from oncebox.program import drive
-from oncebox.running import running
+from oncebox.service.running import running
 from oncebox.statements import Migration, migrations, statements
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import check, migrate, status
 
 WAIT_S = 30.0
 TABLES = {

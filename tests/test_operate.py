@@ -11,10 +11,10 @@ import pytest
 from chains import SOURCE, Opened, Paid, World
 from oncebox.envelope import Reference
 from oncebox.errors import Refused
-from oncebox.operate import redrive, skip
+from oncebox.operate.actions import redrive, skip
+from oncebox.operate.waiting import waiting
 from oncebox.program import drive
 from oncebox.session import Session
-from oncebox.waiting import waiting
 from operating import ALL, ask_producer, desk_of, failing, fork, one_waiting, wait_list
 
 # ---- redrive

@@ -17,9 +17,9 @@ import pytest
 
 from engines.lookup import postgres_programs
 from engines.postgres import OwnPostgres, Postgres, postgres
-from oncebox.migrate import split
 from oncebox.program import drive
 from oncebox.statements import statements
+from oncebox.tables.migrate import split
 from producing import Outbox, await_true, check_chains
 
 STRESS_S = 3.0

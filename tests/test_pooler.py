@@ -9,9 +9,9 @@ import pytest
 from conftest import hint_if_missing
 from engines.pgbouncer import PgBouncer
 from engines.postgres import OwnPostgres, postgres
-from oncebox.migrate import migrate
 from oncebox.program import drive
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 
 PREPARED_FROM = 5
 """psycopg prepares a statement that it has run so often."""

@@ -14,9 +14,9 @@ from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
 from oncebox.event import new_id
 from oncebox.inbox import claim
-from oncebox.operate import redrive, skip
+from oncebox.operate.actions import redrive, skip
+from oncebox.operate.rewind import rebuild, replay
 from oncebox.program import drive
-from oncebox.rewind import rebuild, replay
 from operating import desk_of, one_waiting, wait_list
 
 DAY_S = 86_400.0

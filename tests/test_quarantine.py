@@ -8,8 +8,8 @@ import pytest
 
 from chains import TOPIC, World
 from oncebox.errors import NotFound, Refused
+from oncebox.operate.quarantine import drop, quarantined, retry, shown
 from oncebox.program import drive
-from oncebox.quarantine import drop, quarantined, retry, shown
 from oncebox.session import Session
 from operating import desk_of, world_record
 

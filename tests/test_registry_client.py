@@ -34,7 +34,7 @@ from oncebox.program import drive
 from oncebox.registry import client as client_module
 from oncebox.registry.client import Known, RegistryClient
 from oncebox.registry.protocol import Reference, guid
-from oncebox.service import Consumer
+from oncebox.service.service import Consumer
 from registry_server import Server, serving
 
 ORDER = '{"type":"record","name":"Order","fields":[{"name":"id","type":"string"}]}'

@@ -15,8 +15,8 @@ from oncebox.lens.chain import Edge
 from oncebox.registry import locks
 from oncebox.registry.client import RegistryClient
 from oncebox.registry.locks import shared_lenses
-from oncebox.running import running
 from oncebox.schema.lock import Lock, lock_text
+from oncebox.service.running import running
 from oncebox.testing import drain
 from registry_server import Server, serving
 from test_lens_lock import STEPS, TYPE, Noted1, noting, published, schema

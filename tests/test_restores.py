@@ -22,12 +22,12 @@ from engines.lookup import postgres_programs
 from engines.postgres import OwnPostgres, Postgres, postgres
 from oncebox.errors import Refused
 from oncebox.event import event
-from oncebox.migrate import migrate
+from oncebox.operate.waiting import Waiting
 from oncebox.program import drive
-from oncebox.service import Service
+from oncebox.service.service import Service
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 from oncebox.testing import drain
-from oncebox.waiting import Waiting
 from operating import Run
 
 LEDGER = "CREATE TABLE ledger (n bigserial, who text, what int)"
@@ -288,7 +288,9 @@ def test_the_consumer_is_restored_and_the_log_has_dropped_what_it_lacks(
     assert trade.drain() == {}
     assert (trade.ledger("a"), trade.ledger("b")) == ([1, 2, 3, 4, 5, 6], [1])
     assert "truncated" in trade.oncebox("journal", "billing").out
-    monkeypatch.setattr("oncebox.examine.MARGIN", 0)  # an audit judges nothing of the last minute
+    monkeypatch.setattr(
+        "oncebox.audit.examine.MARGIN", 0
+    )  # an audit judges nothing of the last minute
     audit = trade.oncebox("audit", "shop", "billing", "--younger-s=0", "--json")
     (finding,) = [row for row in audit.rows() if row.get("key")]
     assert (finding["kind"], finding["key"]) == ("unapplied", "b")

@@ -17,14 +17,14 @@ import pytest
 from at_work import WAIT_S, Place, at_work, emit, until
 from oncebox import Service
 from oncebox.cli import main
-from oncebox.connect import open_log
 from oncebox.errors import MissingRight
 from oncebox.program import drive
 from oncebox.reading import Settings
 from oncebox.relay import Relay, RelaySettings
-from oncebox.roles import GRANTS, lacking, script
-from oncebox.running import running
+from oncebox.service.connect import open_log
+from oncebox.service.running import running
 from oncebox.stores.adapt import open_store
+from oncebox.tables.roles import GRANTS, lacking, script
 
 PASSWORD = "s3cret"
 

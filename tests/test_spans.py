@@ -13,7 +13,7 @@ import pytest
 from msgspec import json
 
 from at_work import Place
-from oncebox.spans import _read
+from oncebox.telemetry.spans import _read
 
 HERE = Path(__file__).parent
 

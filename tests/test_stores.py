@@ -25,16 +25,16 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from engines.postgres import Postgres
 from kinds import django_alias
 from made_stores import STORES, Made, engine
-from oncebox.desk import at_store
 from oncebox.emit import Emitter
 from oncebox.errors import ConfigurationError, CorruptStore, MissingDependency, Unreachable
 from oncebox.event import event, new_id
 from oncebox.inbox import claim
-from oncebox.migrate import check, migrate
+from oncebox.operate.desk import at_store
 from oncebox.program import Program, call, drive, drive_async
 from oncebox.session import Session, Store
 from oncebox.stores.adapt import open_store
 from oncebox.stores.base import refused, trouble, unreachable
+from oncebox.tables.migrate import check, migrate
 from tables import Tables
 
 

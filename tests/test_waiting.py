@@ -9,9 +9,9 @@ import pytest
 
 from chains import SOURCE, TOPIC, Opened, Paid, World
 from oncebox.errors import ConfigurationError
+from oncebox.operate.summary import summary, with_lag
+from oncebox.operate.waiting import PAGE_MAX, START, Where, conditions, waiting
 from oncebox.program import drive
-from oncebox.summary import summary, with_lag
-from oncebox.waiting import PAGE_MAX, START, Where, conditions, waiting
 from operating import ALL, desk_of, failing, fork, one_waiting, wait_list
 
 # ---- what waits

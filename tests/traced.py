@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from oncebox import Service, event
-from oncebox.running import running
+from oncebox.service.running import running
 from oncebox.stores.adapt import open_store
 
 STORE, LOG, STREAM, SHARE = sys.argv[1:]

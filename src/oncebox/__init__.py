@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .others import Foreign, foreign
     from .ports import Record
     from .reading import Settings
-    from .service import Consumer, Service
+    from .service.service import Consumer, Service
 
     __version__: str
 
@@ -92,7 +92,7 @@ _HOME = {
     "BadEvent": "errors",
     "Chain": "order",
     "ConfigurationError": "errors",
-    "Consumer": "service",
+    "Consumer": "service.service",
     "Context": "context",
     "Emitted": "emit",
     "Foreign": "others",
@@ -101,7 +101,7 @@ _HOME = {
     "OnceboxError": "errors",
     "Record": "ports",
     "Reference": "envelope",
-    "Service": "service",
+    "Service": "service.service",
     "Settings": "reading",
     "UnknownId": "errors",
     "Unreachable": "errors",

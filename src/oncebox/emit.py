@@ -18,10 +18,10 @@ from .errors import BadEvent, ConfigurationError
 from .event import EventType, event_type, new_id_and_text, source_name, stream_of
 from .program import Program, perform
 from .session import Session
-from .spans import created
 from .statements import statements
 from .stores.adapt import adapt
 from .stores.base import raise_explained
+from .telemetry.spans import created
 from .transaction import AsyncTransaction, SyncTransaction
 
 if TYPE_CHECKING:

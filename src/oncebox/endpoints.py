@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from .errors import ConfigurationError, MissingDependency
 from .health import Health, lines, live, ready
-from .work import Running
+from .service.work import Running
 
 logger = logging.getLogger("oncebox.http")
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from .consumer import OUTAGE_PAUSE_S, ConsumerLoop
-from .watching import LAG_EVERY, LOOK_S
-from .work import Part, Running
+from .service.watching import LAG_EVERY, LOOK_S
+from .service.work import Part, Running
 
 OLD_S = 10 * LAG_EVERY * LOOK_S
 """A look that is older says nothing any more: the store has not answered since."""

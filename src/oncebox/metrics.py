@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 from .batch import COUNTS
 from .consumer import ConsumerLoop
 from .errors import MissingDependency
+from .operate.summary import Relay, Summary
 from .relay import Relay as RelayLoop
-from .summary import Relay, Summary
-from .tally import Histogram
-from .watching import Seen, watch
-from .work import Part, Running
+from .service.watching import Seen, watch
+from .service.work import Part, Running
+from .telemetry.tally import Histogram
 
 try:
     import prometheus_client

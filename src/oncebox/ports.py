@@ -1,7 +1,7 @@
 """What oncebox needs of an engine, as small protocols, and the values that cross them.
 
 A log holds records; a relay publishes to it, a consumer reads from it. Engines are found by URL
-scheme (`connect.py`) and prove themselves by the contract suites in `oncebox.testing`.
+scheme (`service/connect.py`) and prove themselves by the contract suites in `oncebox.testing`.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from .others import IN_LINE, Foreign
 from .ports import Record
 from .program import Program, T, call
 from .session import Session, Statement
-from .tally import Done
+from .telemetry.tally import Done
 
 logger = logging.getLogger("oncebox.consumer")
 

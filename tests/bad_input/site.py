@@ -13,24 +13,24 @@ from itertools import count
 from typing import Any, NamedTuple, cast
 
 from oncebox.batch import COUNTS
-from oncebox.connect import open_log
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
-from oncebox.desk import Desk
 from oncebox.event import event
 from oncebox.gaps import Gaps, asker
-from oncebox.migrate import migrate
-from oncebox.operate import accept, consider
+from oncebox.operate.actions import accept, consider
+from oncebox.operate.desk import Desk
+from oncebox.operate.rewind import republish
+from oncebox.operate.waiting import START, Waiting, Where, waiting
 from oncebox.ports import Log, Outgoing, Record, Refusal
 from oncebox.program import drive
 from oncebox.reading import Reading, Settings, record_of
 from oncebox.relay import Relay, RelaySettings
-from oncebox.rewind import republish
-from oncebox.service import Service
+from oncebox.service.connect import open_log
+from oncebox.service.service import Service
 from oncebox.statements import statements
 from oncebox.stores.adapt import open_store
 from oncebox.stores.base import typed
-from oncebox.waiting import START, Waiting, Where, waiting
+from oncebox.tables.migrate import migrate
 from producing import WAIT_S
 
 SETTINGS = Settings(fetch_wait_s=0.05, backoff_s=1.0)

@@ -20,9 +20,9 @@ from bad_input.test_records import header
 from conftest import hint_if_missing
 from engines.postgres import OwnPostgres, postgres
 from engines.server import as_nobody
-from oncebox.connect import open_log
 from oncebox.errors import CorruptStore, StoreUnavailable
 from oncebox.program import drive
+from oncebox.service.connect import open_log
 
 SPARE_BYTES = 200_000
 PAGE_BYTES = 4096

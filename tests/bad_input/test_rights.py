@@ -19,20 +19,20 @@ from bad_input.site import Place, Site, until
 from conftest import hint_if_missing
 from engines.kafka import OwnKafka, kafka
 from engines.postgres import Postgres
-from oncebox import places
-from oncebox.auditing import Side, audit
-from oncebox.connect import open_log
+from oncebox.audit.survey import Side, audit
 from oncebox.consumer import ConsumerLoop
 from oncebox.errors import MissingRight, MissingTables, Unreachable
 from oncebox.event import event, new_id
 from oncebox.logs.kafka import KafkaLog
-from oncebox.migrate import check, migrate
 from oncebox.ports import Log, Outgoing
 from oncebox.program import call, drive
-from oncebox.running import running
-from oncebox.service import Service
+from oncebox.service import places
+from oncebox.service.connect import open_log
+from oncebox.service.running import running
+from oncebox.service.service import Service
 from oncebox.statements import migrations, statements
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import check, migrate
 
 ANSWER_TIMEOUT_S = 20.0
 PASSWORD = "s3cret"

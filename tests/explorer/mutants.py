@@ -14,8 +14,9 @@ import pytest
 
 from oncebox import batch, consumer, effects, inbox, order, relay
 from oncebox.batch import Batch, Outcome
-from oncebox.desk import Desk
 from oncebox.keys import Keys
+from oncebox.operate.desk import Desk
+from oncebox.operate.waiting import Waiting
 from oncebox.order import KeyState, Link
 from oncebox.outbox import Reached, reached_text
 from oncebox.ports import TopicPartition
@@ -23,7 +24,6 @@ from oncebox.program import Call, Program, call
 from oncebox.reading import Place, Reading
 from oncebox.session import Rows, Session, Statement
 from oncebox.session import asked as answered
-from oncebox.waiting import Waiting
 
 from . import worlds
 from .engines import Engine

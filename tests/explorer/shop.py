@@ -17,18 +17,18 @@ from msgspec import json
 
 from oncebox.codec import decode
 from oncebox.consumer import ConsumerLoop
-from oncebox.desk import Desk
 from oncebox.envelope import Reference, after_text, chain_text, event_headers
 from oncebox.event import event, event_type
 from oncebox.explorer import Actor, Blocked, Broken, Run, World, arrivals
 from oncebox.explorer.run import BEGIN_MS
 from oncebox.explorer.tape import Choices
 from oncebox.lease import Held
-from oncebox.operate import redrive
+from oncebox.operate.actions import redrive
+from oncebox.operate.desk import Desk
+from oncebox.operate.waiting import Where, waiting
 from oncebox.ports import Outgoing, Reader, TopicPartition
 from oncebox.program import Program, call
 from oncebox.reading import Handler, Reading, Settings
-from oncebox.waiting import Where, waiting
 
 from .broker import Broker
 from .engines import Engine

@@ -15,11 +15,11 @@ from oncebox.errors import Fenced
 from oncebox.event import event_type
 from oncebox.explorer import Actor, Broken, Run
 from oncebox.explorer.run import Crash
-from oncebox.operate import redrive
+from oncebox.operate.actions import redrive
+from oncebox.operate.waiting import Where, waiting
 from oncebox.program import Program, call
 from oncebox.reading import Handler, Place
 from oncebox.stores.base import trouble
-from oncebox.waiting import Where, waiting
 
 from .engines import Engine
 from .shop import QUICK, Fact, Paid, Shop, outgoing

@@ -16,9 +16,9 @@ from engines.kafka import OwnKafka
 from engines.pgbouncer import PgBouncer
 from engines.postgres import OwnPostgres
 from engines.server import LOOPBACK, free_ports
-from oncebox.migrate import migrate
 from oncebox.program import drive
 from oncebox.stores.adapt import open_store
+from oncebox.tables.migrate import migrate
 
 from .proxy import Proxy
 from .services import TABLES

@@ -70,8 +70,8 @@ def main() -> int:
 
 def install(trap: points.Trap) -> None:
     """Have oncebox's programs run by drivers that meet the trap."""
-    from oncebox import work
     from oncebox.logs import kafka
+    from oncebox.service import work
 
     drive, drive_async = points.drivers(trap)
     patched: Any = work

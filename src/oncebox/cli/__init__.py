@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from ..config import SOURCES, Sources, environment
 from ..errors import OnceboxError, redacted
+from ..service.config import SOURCES, Sources, environment
 from .options import NO_OPTIONS, Options, log_to_stderr, said
 from .output import ASKED, complain, note, on_terminal
 

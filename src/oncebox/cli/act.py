@@ -6,14 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated
 
-from .. import operate
-from ..desk import Desk
 from ..errors import ConfigurationError, Refused
-from ..operate import Given
-from ..origins import Origins, follow, forked, source_of
-from ..places import Place, locate
+from ..operate import actions
+from ..operate.actions import Given
+from ..operate.desk import Desk
+from ..operate.origins import Origins, follow, forked, source_of
+from ..operate.waiting import Waiting, Where, pages, unfit
 from ..program import Program
-from ..waiting import Waiting, Where, pages, unfit
+from ..service.places import Place, locate
 from .options import EVERY_KEY, UNSAID, Because, DryRun, Name, SourceStore, Which, said
 from .output import complain, counted, note, plain, tell
 
@@ -45,7 +45,7 @@ def redrive(
     """
 
     def act(desk: Desk, found: list[Waiting]) -> Program[int]:
-        return len((yield from operate.redrive(desk, found, because)))
+        return len((yield from actions.redrive(desk, found, because)))
 
     where = _meant(which, everything=all)
     _act("redriven", locate(consumer), consumer, where, ("poison",), act, dry_run=dry_run)
@@ -81,7 +81,7 @@ def skip(
                 ask = yield from origins.ask(one.source)
                 if ask is None:
                     note(f"{one.key}: the store of {one.source} is not known, so it is not asked")
-            given = yield from operate.skip(desk, one, ask, because)
+            given = yield from actions.skip(desk, one, ask, because)
             at = {"consumer": consumer, "source": one.source, "key": one.key}
             tell(at | plain(given), f"{one.key}: {_words(given, consumer)}")
             done += given.what in ("event", "missing", "wait")

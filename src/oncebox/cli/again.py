@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
-from .. import rewind
-from ..desk import Desk, now_ms
 from ..envelope import STAMP_UNITS_PER_US
 from ..errors import ConfigurationError, NotFound, Refused
-from ..places import Place, chosen, locate
+from ..operate import rewind
+from ..operate.desk import Desk, now_ms
+from ..operate.rewind import Moved
+from ..operate.summary import summary
 from ..ports import Extent, TopicPartition
 from ..program import Program
-from ..rewind import Moved
+from ..service.places import Place, chosen, locate
 from ..session import Session
 from ..statements import statements
-from ..summary import summary
 from .options import UNSAID, Because, DryRun, Name, Texts, said
 from .output import counted, note, progress, say, tell
 

@@ -6,14 +6,14 @@ import gc
 from contextlib import ExitStack
 from typing import Annotated, Any
 
-from ..audit import Finding
-from ..audit_report import Report
-from ..audit_topic import audit_topic
-from ..auditing import YOUNGER_S, Side, Told
-from ..auditing import audit as perform
+from ..audit.facts import Finding
+from ..audit.report import Report
+from ..audit.survey import YOUNGER_S, Side, Told
+from ..audit.survey import audit as perform
+from ..audit.topic import audit_topic
 from ..others import is_foreign
-from ..places import Place, configured, distinct, everywhere, locate
 from ..ports import Log
+from ..service.places import Place, configured, distinct, everywhere, locate
 from .again import when_ms
 from .options import said
 from .output import clipped, counted, plain, progress, remark, say, table, tell

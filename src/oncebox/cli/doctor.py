@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
-from ..config import SOURCES
-from ..doctor import Finding, examine
-from ..places import chosen, services
+from ..service.config import SOURCES
+from ..service.doctor import Finding, examine
+from ..service.places import chosen, services
 from .options import said
 from .output import counted, remark, say, tell
 from .tables import Parts

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..summary import Relay, Summary
-from ..watching import LOOK_S
+from ..operate.summary import Relay, Summary
+from ..service.watching import LOOK_S
 from .look import Facts, facts
 from .output import ASKED, counted, on_terminal, tell
 

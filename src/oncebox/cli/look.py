@@ -7,13 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
-from ..desk import Desk, now_ms
-from ..desk import journal as notes
 from ..errors import NotFound, OnceboxError
-from ..places import Place, distinct, everywhere, locate
+from ..operate.desk import Desk, now_ms
+from ..operate.desk import journal as notes
+from ..operate.summary import Relay, Summary, consumers, relays, summary, with_lag
+from ..operate.waiting import Waiting, pages
 from ..program import Program
-from ..summary import Relay, Summary, consumers, relays, summary, with_lag
-from ..waiting import Waiting, pages
+from ..service.places import Place, distinct, everywhere, locate
 from .options import EVERY_KEY, Name, Which, said
 from .output import ASKED, clipped, counted, moment, note, plain, remark, say, span, table, tell
 

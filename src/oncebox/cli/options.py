@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 if TYPE_CHECKING:
-    from ..waiting import Where
+    from ..operate.waiting import Where
 
 UNSAID = "no reason given"
 
@@ -59,7 +59,7 @@ class Which:
 
     def chosen(self) -> Where:
         """As the list of what waits takes it. Raises ConfigurationError."""
-        from ..waiting import Where, conditions
+        from ..operate.waiting import Where, conditions
 
         reason = () if self.reason is None else (f"reason~{self.reason}",)
         return Where(self.source, self.key, conditions((*reason, *(self.where or ()))))
@@ -72,7 +72,7 @@ def log_to_stderr(*, verbose: bool, format: str = "text") -> None:
     """Our loggers' lines on standard error, with times in UTC."""
     handler = logging.StreamHandler(sys.stderr)
     if format == "json":
-        from ..lines import JsonLines
+        from ..telemetry.lines import JsonLines
 
         handler.setFormatter(JsonLines())
     else:

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from cyclopts import App
 
-from .. import quarantine
-from ..desk import Desk
 from ..errors import ConfigurationError, OnceboxError
-from ..places import locate
+from ..operate import quarantine
+from ..operate.desk import Desk
 from ..ports import Record
 from ..program import Program
+from ..service.places import locate
 from .options import UNSAID, Because, Name, said
 from .output import complain, listing, moment, plain, say, tell
 

@@ -14,15 +14,15 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from ..config import SOURCES, configure, imported, of_the_application, with_settings
 from ..endpoints import serving
 from ..errors import ConfigurationError, Unreachable
-from ..places import Place, chosen, in_loop, place_of
 from ..reading import Settings
-from ..running import check_runnable, running
-from ..service import Service
-from ..watching import watch
-from ..work import STOP_S
+from ..service.config import SOURCES, configure, imported, of_the_application, with_settings
+from ..service.places import Place, chosen, in_loop, place_of
+from ..service.running import check_runnable, running
+from ..service.service import Service
+from ..service.watching import watch
+from ..service.work import STOP_S
 from .live import Changes, display
 from .options import said
 from .output import note, remark

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from ..contracts import modules_of
 from ..errors import NotFound
 from ..lens.chain import declared
 from ..lens.file import NAME, use_lock
-from ..places import services
+from ..service.contracts import modules_of
+from ..service.places import services
 from .options import said
 from .output import tell
 from .schema_lock import Contracts, File

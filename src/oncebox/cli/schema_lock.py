@@ -11,8 +11,6 @@ from typing import Annotated, Any
 
 from msgspec import json, to_builtins
 
-from ..config import SOURCES, find_services
-from ..contracts import Classes, code_of, outcome
 from ..errors import ConfigurationError, SchemaError, redacted
 from ..schema.check import (
     Code,
@@ -28,6 +26,8 @@ from ..schema.check import (
     unreleased,
 )  # fmt: skip
 from ..schema.lock import BYTES_MAX, NAME, Known, Lock, lock_text, read_lock
+from ..service.config import SOURCES, find_services
+from ..service.contracts import Classes, code_of, outcome
 from .options import Texts, said
 from .output import counted, remark, say, tell
 from .schema_push import client_of

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..errors import ConfigurationError
-from ..places import configured, unknown
+from ..service.places import configured, unknown
 from .options import said
 from .output import note, tell
 

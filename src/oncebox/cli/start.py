@@ -10,9 +10,17 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from ..config import SERVICE_FIELDS, SOURCES, Value, configure, find_services, setting_names, shown
 from ..errors import ConfigurationError
 from ..reading import Settings
+from ..service.config import (
+    SERVICE_FIELDS,
+    SOURCES,
+    Value,
+    configure,
+    find_services,
+    setting_names,
+    shown,
+)
 from .options import said
 from .output import ASKED, listing, say, tell
 

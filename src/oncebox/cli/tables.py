@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from cyclopts import App
 
-from .. import migrate as tables
-from ..adopt import Backlog, Columns, adopt
-from ..config import shown
 from ..errors import ConfigurationError, MissingRight, OnceboxError
 from ..inbox import prune_claims
-from ..places import Place, configured, everywhere, locate
-from ..roles import lacking, script
+from ..service.config import shown
+from ..service.places import Place, configured, everywhere, locate
+from ..tables import migrate as tables
+from ..tables.adopt import Backlog, Columns, adopt
+from ..tables.roles import lacking, script
 from .again import when_ms
 from .options import Name, said
 from .output import complain, counted, listing, tell

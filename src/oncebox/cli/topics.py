@@ -8,8 +8,8 @@ from typing import Annotated
 from cyclopts import App
 
 from ..errors import NotFound
-from ..places import Place, chosen, configured, place_of, streams, unknown
 from ..ports import Log
+from ..service.places import Place, chosen, configured, place_of, streams, unknown
 from .options import said
 from .output import tell
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import Annotated
 
-from ..config import SOURCES, configure
 from ..errors import ConfigurationError
 from ..lens.copies import Copies
-from ..places import in_loop, place_of, services
-from ..running import check_runnable
-from ..service import Service
-from ..translate import make_topic, translator
-from ..work import STOP_S
+from ..service.config import SOURCES, configure
+from ..service.places import in_loop, place_of, services
+from ..service.running import check_runnable
+from ..service.service import Service
+from ..service.translate import make_topic, translator
+from ..service.work import STOP_S
 from .options import Texts, said
 from .run import Http, Lock, Migrate, Stop, make_ready, serve
 from .topics import PARTITIONS

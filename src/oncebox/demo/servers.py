@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
-from oncebox.connect import open_log
 from oncebox.errors import ConfigurationError, MissingRight
 from oncebox.ports import Log
+from oncebox.service.connect import open_log
 from oncebox.stores.adapt import open_store
 
 from .contracts import STREAMS

@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from oncebox.connect import open_log
 from oncebox.errors import OnceboxError
 from oncebox.ports import Log
+from oncebox.service.connect import open_log
 from oncebox.stores import sqlite
 
 from . import tables
@@ -97,9 +97,9 @@ def open_shop(process: Process) -> None:
 
 def make_oncebox_tables() -> None:
     """What `oncebox db migrate` does."""
-    from oncebox.migrate import migrate
     from oncebox.program import call, drive
     from oncebox.stores.adapt import open_store
+    from oncebox.tables.migrate import migrate
 
     from . import with_oncebox
 
@@ -234,8 +234,8 @@ async def run_oncebox(process: Process) -> None:
     """What `oncebox run` does, with faults around the handlers and the log."""
     from asyncio import sleep
 
-    from oncebox import running, work
     from oncebox.relay import RelaySettings
+    from oncebox.service import running, work
 
     from . import with_oncebox
 

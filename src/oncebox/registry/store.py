@@ -15,12 +15,12 @@ from typing import Any, NamedTuple, TypeVar
 from msgspec import json
 
 from ..errors import OnceboxError, StoreUnavailable
-from ..migrate import migrate
 from ..program import drive
 from ..session import Session
 from ..statements import Migration, migrations, statements
 from ..stores.adapt import open_store
 from ..stores.base import trouble, typed
+from ..tables.migrate import migrate
 from .forms import Candidate
 from .protocol import (
     DEFAULT_LEVEL,

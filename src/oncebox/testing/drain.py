@@ -16,17 +16,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..connect import open_log
 from ..consumer import ConsumerLoop
-from ..desk import Desk
 from ..errors import Unreachable
+from ..operate.desk import Desk
+from ..operate.waiting import Waiting, Where, waiting
 from ..ports import Log
 from ..program import Program, drive, drive_async
 from ..relay import Relay
-from ..running import check_runnable, check_versions, consumer_loop, consumer_store, relay_settings
-from ..service import Service
+from ..service.connect import open_log
+from ..service.running import (
+    check_runnable,
+    check_versions,
+    consumer_loop,
+    consumer_store,
+    relay_settings,
+)
+from ..service.service import Service
 from ..stores.adapt import open_store
-from ..waiting import Waiting, Where, waiting
 
 FETCH_WAIT_S = 0.05
 HOLDER = "drain"

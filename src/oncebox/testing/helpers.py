@@ -29,8 +29,8 @@ from ..event import EventType, event_type, new_id
 from ..ports import Outgoing, Record
 from ..program import Program, call, drive, drive_async, perform
 from ..reading import BY_ID, Reading, subscribe, subscribe_first, take_in, transact
-from ..running import reading_of
-from ..service import Consumer, Service
+from ..service.running import reading_of
+from ..service.service import Consumer, Service
 from ..session import Session, keys_value
 from ..statements import statements
 from ..stores.adapt import adapt, open_store

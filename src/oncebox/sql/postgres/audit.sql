@@ -41,7 +41,7 @@ select min(n), max(n) from oncebox.chain where position > $1 and position <= $2;
 -- name: audit_sums
 -- What is at positions above $1 up to $2, with n from $3 to $4, added up by source (its place among
 -- the [name, stamp] of the JSON array $5) and key: how many there are, the first number and the stamp
--- before it, and all `mark`s (audit.py, with the seed $8), joined. Only what is within what both sides
+-- before it, and all `mark`s (facts.py, with the seed $8), joined. Only what is within what both sides
 -- cover: from that stamp on, below stamp $6 and position $7. Under no key there is what is not, or has
 -- none: how many, and the first position.
 select i, key, count(*), case when key is null then min(position) else min(sequence) end, min(previous),
