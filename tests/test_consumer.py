@@ -533,13 +533,16 @@ def test_in_a_pipeline_rowcount_and_caught_errors_are_as_without(world: World) -
 
 @only("postgres")
 def test_statements_of_handlers_travel_together(world: World) -> None:
-    """Whoever reads an answer has it, and what was written before it is seen."""
+    """Whoever asks has his answer, or lock; what was written before is seen."""
     waiting, seen = [], []
 
     @world.consumer.on(Paid)
     def pay(tx: Any, paid: Paid) -> None:
         world.record(tx, paid.order, paid.cents)
         waiting.append(len(tx._pipeline.command_queue))
+        if paid.cents == TOGETHER_MAX // 4:
+            tx.execute("SELECT pg_advisory_xact_lock(7)")
+            seen.append(world.rows("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"))
         if paid.cents == 5 * TOGETHER_MAX // 2:
             seen.append(tx.execute("SELECT count(*) FROM ledger").fetchone()[0])
 
@@ -547,7 +550,7 @@ def test_statements_of_handlers_travel_together(world: World) -> None:
     world.deliver(*world.producer.paid("a", *range(1, count + 1)))
     world.settle()
     assert world.of("a") == [*range(1, count + 1)]
-    assert seen == [5 * TOGETHER_MAX // 2]
+    assert seen == [[(1,)], 5 * TOGETHER_MAX // 2]
     assert TOGETHER_MAX // 2 < max(waiting) < TOGETHER_MAX
 
 

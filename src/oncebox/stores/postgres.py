@@ -54,6 +54,16 @@ _execute: Any = psycopg.Cursor.execute
 _HARMLESS = frozenset("SsIiUuDdWw")
 """How SELECT, INSERT, UPDATE, DELETE and WITH begin, and nothing that ends a transaction."""
 
+_CHANGES = frozenset("IiUuDd")
+"""How those begin that are not waited for in a pipeline."""
+
+
+def _text(query: Any) -> str:
+    """SQL that is no `str`: composed, bytes, or a template string."""
+    if isinstance(query, Composable):
+        return query.as_string()
+    return query.decode() if isinstance(query, bytes) else "".join(query.strings)
+
 
 class OwnCursor(psycopg.RawCursor[tuple[Any, ...]]):
     """A cursor for our statements on any connection."""
@@ -75,17 +85,24 @@ class ExactCursor(psycopg.Cursor[Any]):
     """What handlers on our own connections get: what tells of the answer waits for it in a
     pipeline, where the driver alone would say -1 for `rowcount`, or count what is answered of many,
     and a handler that compares it would go wrong silently.
-    There, too, the driver learns too late that SQL has ended our transaction: that is refused.
+    There, too, the driver learns too late that SQL has ended our transaction: that is refused. And
+    whoever asks has his answer, and its lock, when `execute` returns.
     """
 
     def execute(
         self, query: Any, params: Any = None, *, prepare: Any = None, binary: Any = None
     ) -> Any:
+        text = query if query.__class__ is str else _text(query)
+        begins = text[:1]
         # Nearly every statement shows by its first letter that it ends nothing.
-        harmless = query.__class__ is str and query[:1] in _HARMLESS
-        if not harmless and BEGIN in vars(self.connection):
-            refuse_end(query.as_string() if isinstance(query, Composable) else query)
-        return _execute(self, query, params, prepare=prepare, binary=binary)
+        if begins not in _HARMLESS:
+            begins = text.lstrip()[:1]
+            if BEGIN in vars(self.connection):
+                refuse_end(text)
+        _execute(self, query, params, prepare=prepare, binary=binary)
+        if begins not in _CHANGES:
+            self._wait()
+        return self
 
     def executemany(self, query: Any, params_seq: Any, *, returning: bool = False) -> None:
         super().executemany(query, params_seq, returning=returning)
