@@ -14,7 +14,6 @@ from hypothesis import strategies as some
 from oncebox.order import (
     UNSEEN,
     Accepted,
-    Action,
     Chain,
     Doubt,
     KeyState,
@@ -23,10 +22,8 @@ from oncebox.order import (
     Undecided,
     Verdict,
     accept,
-    action,
     advance,
     ask,
-    floor_may_rise,
     following,
     fork,
     gap,
@@ -34,7 +31,6 @@ from oncebox.order import (
     is_sound,
     judge,
     poison,
-    prunable,
     redrive,
     skip,
 )
@@ -207,13 +203,6 @@ def test_the_states_of_a_key() -> None:
     assert gap(KeyState(kept=(third,)), 0) == (1, 2)
 
 
-def test_actions() -> None:
-    link = chain(10)[0]
-    assert action(link, handled=True) is Action.APPLY
-    assert action(link, handled=False) is Action.IGNORE
-    assert action(link._replace(void=True), handled=True) is Action.VOID
-
-
 @pytest.mark.parametrize(
     ("numbers", "sound"),
     [
@@ -333,27 +322,3 @@ def test_accept_does_not_guess_where_dropped_events_parted() -> None:
     assert anew.state.kept == (theirs[2], theirs[3])
     beyond = accept(state, theirs[2:], 0, after=5)
     assert beyond == Undecided(Doubt.NOT_IN_HISTORY, ())
-
-
-# --- floors
-
-
-def test_a_row_is_prunable_when_all_below_the_floor_is_done() -> None:
-    first, second, third = chain(10, 20, 30)
-    assert prunable(row(second), [first, second], 25)
-    assert prunable(row(second), [second, third], 30)
-    assert not prunable(row(second), [first, second], 20)
-    assert not prunable(row(second), [second, third], 31)
-    assert not prunable(row(second, third), [first, second, third], 25)
-    assert not prunable(row(second)._replace(cutoff=26), [second], 25)
-    assert not prunable(row(second), chain(10, 21), 25)
-    assert not prunable(KeyState(), [], 25)
-
-
-def test_a_floor_may_not_pass_what_an_unseen_key_waits_for() -> None:
-    first, second = chain(10, 20)
-    assert floor_may_rise(row(first), [first, second], 0, 50)
-    assert floor_may_rise(KeyState(), [], 0, 50)
-    assert floor_may_rise(KeyState(), [first], 11, 50)
-    assert not floor_may_rise(KeyState(), [first, second], 0, 50)
-    assert not floor_may_rise(KeyState(kept=(second,)), [], 0, 50)

@@ -34,7 +34,6 @@ from oncebox.order import (
     Undecided,
     Verdict,
     accept,
-    action,
     advance,
     ask,
     following,
@@ -42,10 +41,13 @@ from oncebox.order import (
     is_next,
     judge,
     poison,
-    prunable,
     redrive,
     skip,
 )
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from model.world import prunable
 
 VERDICTS = {
     "duplicate": Verdict.DUPLICATE,
@@ -58,7 +60,6 @@ VERDICTS = {
     "keep": Verdict.KEEP,
     "ok": Verdict.KEEP,
 }
-LETTERS = {"apply": "A", "ignore": "I", "void": "V"}  # how the model writes actions; S: skipped
 UNSEEN_ROW = (-1, 0, 0, 0)
 
 counts: Counter[str] = Counter()
@@ -138,7 +139,7 @@ class Beside(_Base):  # type: ignore[misc]
                 state = fork(state)
                 continue
             number = int(str(step.id))
-            letter = LETTERS[action(step, handled=number not in self.ignoreds)]
+            letter = "V" if step.void else "I" if number in self.ignoreds else "A"
             if letter == "A" and number in self.poisons:
                 if not how:
                     state = poison(state, step)

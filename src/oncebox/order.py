@@ -64,14 +64,6 @@ class Verdict(StrEnum):
     FORK = "fork"  # contradicts what is known; kept, and the key is parked
 
 
-class Action(StrEnum):
-    """What to do with the event that is next."""
-
-    APPLY = "apply"
-    IGNORE = "ignore"  # this consumer has no handler for its type
-    VOID = "void"  # erased, skipped at the source, or gone
-
-
 class Chain(NamedTuple):
     """An event's place among the events of its key, as the producer gave it.
 
@@ -185,13 +177,6 @@ def following(state: KeyState, floor: int) -> Link | Literal[Park.FORK] | None:
     if state.sequence >= 0 and _contradicts(state.sequence, state.stamp, first):
         return Park.FORK
     return None
-
-
-def action(link: Link, *, handled: bool) -> Action:
-    """What to do with the event that is next, given whether the consumer handles its type."""
-    if link.void:
-        return Action.VOID
-    return Action.APPLY if handled else Action.IGNORE
 
 
 def advance(state: KeyState, link: Link) -> KeyState:
@@ -369,27 +354,6 @@ def accept(
     skipped = _up_to(state.skipped, row.sequence)
     row = row._replace(cutoff=cutoff, park=None, skipped=skipped, kept=kept)
     return Accepted(row, tuple(lost), low=cutoff)
-
-
-def prunable(state: KeyState, history: Sequence[Link], floor: int) -> bool:
-    """Whether a key's row may be forgotten when the floor is raised to `floor`.
-
-    The caller makes sure of three things that are not in these values: the source has promised no
-    stamp below `floor`, the log holds no event of the key any more, and `floor_may_rise` is true
-    of every key of the source. `history` needs no more than the key's last event.
-    """
-    if state.sequence <= 0 or state.park is not None or state.kept:
-        return False
-    if state.stamp >= floor or state.cutoff > floor or not _has_row(history, state):
-        return False
-    return all(link.stamp >= floor for link in _behind(history, state.sequence))
-
-
-def floor_may_rise(state: KeyState, history: Sequence[Link], floor: int, to: int) -> bool:
-    """Whether a key loses nothing when the floor rises: a row protects it, or it has no event."""
-    if state.sequence >= 0:
-        return True
-    return not state.kept and not any(floor <= link.stamp < to for link in history)
 
 
 def _branch(

@@ -117,16 +117,6 @@ MUTANTS = [
     Mutant("skipping asks nobody", (
         ("    if forked is not None:\n        return forked, None\n", ""),),
         "c R0 c c c", Setup(skips=1)),
-    Mutant("pruning looks at no other event", (
-        ("    return all(link.stamp >= floor for link in _behind(history, state.sequence))\n",
-         "    return True\n"),), "c c", Setup(prunes=1)),
-    Mutant("pruning asks nobody for the row", (
-        (" or not _has_row(history, state):\n        return False\n",
-         ":\n        return False\n"),),
-        "c c R1 c c", Setup(prunes=1)),
-    Mutant("pruning forgets that something is kept", (
-        ("    if state.sequence <= 0 or state.park is not None or state.kept:\n",
-         "    if False:\n"),), "c R0! c c", Setup(prunes=1)),
     Mutant("a gap has no name", (
         ("    return max(state.sequence, 0) + 1, state.kept[0].sequence - 1\n",
          "    return None\n"),)),

@@ -22,6 +22,7 @@ A broken promise raises `Broken`. What is checked where: effects in `Consumer.do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -197,6 +198,20 @@ class Consumer(NamedTuple):
 PLAIN = Setup()
 
 
+def prunable(state: Any, history: Sequence[Any], floor: int) -> bool:
+    """Whether a key's row may be forgotten when the floor rises to `floor`: the rule that the
+    statement `prune_keys` keeps, with what its callers make sure of.
+
+    Two things are not in these values: the source has promised no stamp below `floor`, and the log
+    holds no event of the key any more.
+    """
+    if state.sequence <= 0 or state.park is not None or state.kept:
+        return False
+    if state.stamp >= floor or state.cutoff > floor or not order._has_row(history, state):
+        return False
+    return all(link.stamp >= floor for link in order._behind(history, state.sequence))
+
+
 class Rig:
     """A consumer and its operator, deciding by `rules`: `oncebox.order`, or a broken copy."""
 
@@ -235,7 +250,8 @@ class Rig:
                 return consumer._replace(state=state)
             if step == "fork":
                 return consumer._replace(state=self.rules.fork(state))
-            action = self.rules.action(step, handled=step.sequence != self.setup.ignored)
+            ignored = step.sequence == self.setup.ignored
+            action = "void" if step.void else "ignore" if ignored else "apply"
             if action == "apply" and step.sequence == self.setup.poison:
                 if not how:
                     return consumer._replace(state=self.rules.poison(state, step))
@@ -338,7 +354,7 @@ class Rig:
             return None
         floor = max(producer.clock * TICK + 5000, consumer.state.stamp + 1)
         history = producer.links()
-        if floor <= consumer.floor or not self.rules.prunable(consumer.state, history, floor):
+        if floor <= consumer.floor or not prunable(consumer.state, history, floor):
             return None
         if consumer.state.kept or consumer.state.park:
             raise Broken("a row was pruned, and with it what was kept behind it")
