@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from at_work import WAIT_S, Place, make_tables, run_sql
+from at_work import WAIT_S, Place, run_sql
 from chains import TOPIC, World
 from engines.server import free_ports
 from oncebox.errors import MissingTables
-from oncebox.program import drive
-from oncebox.service.running import opened, running
+from oncebox.program import call, drive
+from oncebox.service.running import running, waited
 from oncebox.stores.adapt import open_store
 
 NEWER = "INSERT INTO oncebox_migration (version, name) VALUES (1000, 'x')"
@@ -22,12 +23,11 @@ NEWER = "INSERT INTO oncebox_migration (version, name) VALUES (1000, 'x')"
 def test_a_consumer_waits_for_a_store_that_is_away_from_the_start(postgres_url: str) -> None:
     (port,) = free_ports(1)
     store: Any = open_store(f"postgresql://nobody@127.0.0.1:{port}/nothing")
-    make_tables(postgres_url)
 
     def comes_back(_: float) -> None:
         store.url = postgres_url
 
-    session: Any = drive(opened(store, "billing", lambda: False, comes_back))
+    session: Any = drive(waited(partial(call, store.open), "billing", lambda: False, comes_back))
     assert session.run("select 1") == [(1,)]
     session.close()
 

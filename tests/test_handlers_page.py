@@ -9,7 +9,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from at_work import make_tables
 from oncebox.abreast import AbreastLoop
 from oncebox.consumer import ConsumerLoop
 from oncebox.errors import ConfigurationError
@@ -61,7 +60,6 @@ def test_the_examples_do_what_the_page_says(postgres_url: str, tmp_path: Path) -
 def test_what_works_side_by_side(postgres_url: str, tmp_path: Path) -> None:
     log_url = f"sqlite:///{tmp_path}/events.db"
     log = open_log(log_url)
-    make_tables(postgres_url)
     page = examples(store=postgres_url, log=log_url)
     kinds = {}
     for name, consumer in page["billing"].consumers.items():

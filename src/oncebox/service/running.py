@@ -26,7 +26,7 @@ from ..lens.chain import declared
 from ..lens.file import use_lock
 from ..operate.desk import at_store, now_ms
 from ..ports import Log
-from ..program import Program, call, drive, drive_async
+from ..program import Program, T, call, drive, drive_async
 from ..reading import EVERY, Handler, Reading
 from ..relay import Relay, RelaySettings
 from ..session import Session, Store
@@ -145,8 +145,7 @@ def start_relay(work: Running, service: Service, holder: str) -> None:
     def program() -> Program[None]:
         stopping = part.noting(work.stopping)
         try:
-            relay.session = yield from opened(store, f"relay:{service.name}", stopping, sleep)
-            relay.is_open = True
+            yield from waited(partial(fitting, store), f"relay:{service.name}", stopping, sleep)
             yield from relay.run(stopping)
         except Unreachable:
             if not stopping():
@@ -173,11 +172,13 @@ def start_consumer(
     part.late_s = HANGS_S + settings.handler_timeout_s + settings.batch_time_s
 
     def program() -> Program[None]:
+        stopping = part.noting(work.stopping)
+        sleep = work.sleeper(asynchronous=store.asynchronous)
         try:
+            yield from waited(partial(fitting, store), consumer.name, stopping, sleep)
             loop = part.loop = yield from consumer_loop(
                 service, consumer, store, log, holder, state, part,
-                stopping=part.noting(work.stopping),
-                sleep=work.sleeper(asynchronous=store.asynchronous),
+                stopping=stopping, sleep=sleep,
             )  # fmt: skip
         except Unreachable:
             if work.stopping():
@@ -215,7 +216,7 @@ def consumer_loop(
     sleep: Callable[[float], Awaitable[None] | None],
 ) -> Program[ConsumerLoop]:
     """The loop of a consumer, with a session of its own; `part` gets its handlers' times."""
-    session = yield from opened(store, consumer.name, stopping, sleep)
+    session = yield from waited(partial(call, store.open), consumer.name, stopping, sleep)
     reading = reading_of(service, consumer, store, session, state)
     limited = limited_async if consumer.asynchronous else watch.limited
     limit_s = consumer.settings.handler_timeout_s
@@ -266,20 +267,17 @@ def is_concurrent(consumer: Consumer, store: Store) -> bool:
     return True
 
 
-def opened(
-    store: Store,
+def waited(
+    make: Callable[[], Program[T]],
     name: str,
     stopping: Callable[[], bool],
     sleep: Callable[[float], Awaitable[None] | None],
-) -> Program[Session]:
-    """A first session, once the store answers. Raises Unreachable if it is to stop before, and
-    MissingTables: whoever looked earlier may have found nobody there.
-    """
+) -> Program[T]:
+    """What a program gives once its store answers. Raises Unreachable if it is to stop before."""
     pause_s = OUTAGE_PAUSE_S
     while True:
         try:
-            yield from fitting(store)
-            return (yield from call(store.open))
+            return (yield from make())
         except Unreachable as error:
             if stopping():
                 raise
