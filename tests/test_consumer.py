@@ -18,7 +18,7 @@ from oncebox.envelope import Reference
 from oncebox.event import event
 from oncebox.operate.actions import redrive
 from oncebox.program import drive
-from oncebox.stores.postgres import TOGETHER_MAX
+from oncebox.stores.postgres import GATHERS, TOGETHER_MAX
 from operating import desk_of, failing_for_all, only, wait_list
 
 
@@ -534,6 +534,7 @@ def test_in_a_pipeline_rowcount_and_caught_errors_are_as_without(world: World) -
 @only("postgres")
 def test_statements_of_handlers_travel_together(world: World) -> None:
     """Whoever asks has his answer, or lock; what was written before is seen."""
+    assert GATHERS, "this release of psycopg has other methods"
     waiting, seen = [], []
 
     @world.consumer.on(Paid)

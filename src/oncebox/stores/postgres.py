@@ -133,8 +133,7 @@ class Gathering(psycopg.Pipeline):
     """A pipeline that sends TOGETHER_MAX statements at once while it `gathers`, or all that there
     are when somebody waits for an answer; the driver's own sends each by itself.
 
-    Its three methods have no public names. Where a release of the driver calls them otherwise, it
-    sends each by itself again.
+    Its three methods have no public names: see `GATHERS`.
     """
 
     gathers = True
@@ -154,6 +153,12 @@ class Gathering(psycopg.Pipeline):
         if self.command_queue:
             yield from super()._communicate_gen()
         yield from super()._fetch_gen(flush=flush)
+
+
+GATHERS = all(
+    hasattr(psycopg.Pipeline, n) for n in vars(Gathering) if n.endswith(("_gen", "_sync"))
+)
+"""Whether the driver has the methods that `Gathering` replaces; else it sends each by itself."""
 
 
 class PsycopgSession(Session):
@@ -281,7 +286,7 @@ class PsycopgSession(Session):
         if on and self._pipeline is None and self._own:
             self._pipeline = self.handle.pipeline()
             entered = yield from self._enter(self._pipeline)
-            if not self.asynchronous:
+            if GATHERS and not self.asynchronous:
                 entered.__class__ = Gathering
                 self._gathering = entered
         elif not on and self._pipeline is not None:
