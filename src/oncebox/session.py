@@ -178,16 +178,14 @@ def commit(session: Session, meanwhile: Callable[[], Program[None]]) -> Program[
     yield from call(session.commit)
 
 
-def bulk(
-    session: Session, sql: str, rows: Sequence[Sequence[Any]], head: Sequence[Any] = ()
-) -> Program[None]:
+def bulk(session: Session, sql: str, rows: Sequence[Sequence[Any]]) -> Program[None]:
     """One statement for many rows: arrays by column on PostgreSQL, once per row on SQLite."""
     if not rows:
         return
     if session.dialect == "postgres":
-        yield from call(session.send, *query(session, sql, rows, head))
+        yield from call(session.send, *query(session, sql, rows))
     else:
-        yield from call(session.run_many, sql, [(*head, *row) for row in rows] if head else rows)
+        yield from call(session.run_many, sql, rows)
 
 
 def lookup(

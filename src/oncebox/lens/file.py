@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from .chain import Lenses, declared
+from .chain import declared
 
 logger = logging.getLogger("oncebox")
 
@@ -15,9 +15,8 @@ NAME = "oncebox.lock"
 class LockFile:
     """A lock as a process knows it: read anew when the file has changed."""
 
-    def __init__(self, path: Path, lenses: Lenses) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.lenses = lenses
         self.known: tuple[int, int] | None = None
 
     def look(self) -> bool:
@@ -36,18 +35,18 @@ class LockFile:
             logger.warning("%s cannot be read: %s", self.path, error)
             return False
         self.known = at
-        self.lenses.learn(
+        declared.learn(
             lock.schemas.values(), ((type, edge) for (type, _), edge in lock.edges.items())
         )
         return True
 
 
-def use_lock(path: str | None = None, lenses: Lenses = declared) -> None:
+def use_lock(path: str | None = None) -> None:
     """Know the lenses and schemas of a lock: the one of this path, or `oncebox.lock` where the
     process runs, if there is one. It is looked at again when an event comes in a version that is
     not known. Raises SchemaError.
     """
-    file = LockFile(Path(path or NAME).absolute(), lenses)
+    file = LockFile(Path(path or NAME).absolute())
     if path is not None or file.path.exists():
         file.look()
-        lenses.look_again = file.look
+        declared.look_again = file.look

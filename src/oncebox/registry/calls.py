@@ -442,10 +442,10 @@ def _config(store: RegistryStore, asked: Asked) -> dict[str, Any]:
     return _config_told(_settings(store, asked, "compatibility", LEVEL_NOT_CONFIGURED))
 
 
-def _config_told(settings: Mapping[str, str], level: str = "compatibilityLevel") -> dict[str, Any]:
+def _config_told(settings: Mapping[str, str]) -> dict[str, Any]:
     told: dict[str, Any] = {}
     if "compatibility" in settings:
-        told[level] = settings["compatibility"]
+        told["compatibilityLevel"] = settings["compatibility"]
     if settings.get("normalize") == "true":
         told["normalize"] = True
     return told

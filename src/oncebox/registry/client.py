@@ -236,11 +236,9 @@ class RegistryClient:
             raise self._no_registry("a registration without id")
         return id
 
-    def compatible(
-        self, subject: str, format: Format, text: str, references: Sequence[Reference] = ()
-    ) -> list[str]:
+    def compatible(self, subject: str, format: Format, text: str) -> list[str]:
         """What a schema would break of the subject's versions, by its level; empty: nothing."""
-        body = Body(text, TYPES[format], list(references))
+        body = Body(text, TYPES[format], [])
         path, query = f"/compatibility/subjects/{_quoted(subject)}/versions", {"verbose": "true"}
         answer: dict[str, Any] = self._ask("POST", path, dict[str, Any], body=body, query=query)
         if answer.get("is_compatible") is True:

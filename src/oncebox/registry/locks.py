@@ -17,7 +17,7 @@ from msgspec import MsgspecError, json
 
 from ..errors import NotFound, OnceboxError, SchemaError
 from ..event import check_name
-from ..lens.chain import Lenses, declared
+from ..lens.chain import declared
 from ..schema.lock import NAME, Known, Lock, read_lock
 from .client import RegistryClient
 
@@ -66,9 +66,8 @@ class SharedLocks:
     the others.
     """
 
-    def __init__(self, client: RegistryClient, lenses: Lenses, own: Path) -> None:
+    def __init__(self, client: RegistryClient, own: Path) -> None:
         self.client = client
-        self.lenses = lenses
         self.own = own
         self.raw: dict[str, str] = {}
         self.known: tuple[dict[str, str], str] | None = None
@@ -94,7 +93,7 @@ class SharedLocks:
         locks = [*self._readable()] + ([read_lock(own, str(self.own))] if own else [])
         schemas = [schema for lock in locks for schema in lock.schemas.values()]
         edges = ((type, edge) for lock in locks for (type, _), edge in lock.edges.items())
-        self.lenses.learn(schemas, edges)
+        declared.learn(schemas, edges)
         return True
 
     def _readable(self) -> Iterator[Lock]:
@@ -106,19 +105,19 @@ class SharedLocks:
 
 
 @contextmanager
-def shared_lenses(url: str, lenses: Lenses = declared) -> Iterator[None]:
+def shared_lenses(url: str) -> Iterator[None]:
     """Know the lenses and schemas of the locks that a registry has, and of the one where the
     process runs. Within the block they are looked at again when an event comes in a version that
     is not known.
     """
     with RegistryClient(url) as client:
-        known = SharedLocks(client, lenses, Path(NAME).absolute())
+        known = SharedLocks(client, Path(NAME).absolute())
         known.look()
-        before, lenses.look_again = lenses.look_again, known.look
+        before, declared.look_again = declared.look_again, known.look
         try:
             yield
         finally:
-            lenses.look_again = before
+            declared.look_again = before
 
 
 def _text_of(subject: str, raw: str) -> str:

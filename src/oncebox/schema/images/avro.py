@@ -105,8 +105,8 @@ class _Image:
         self.names = names_of(schema, "Avro")
         self.seen: set[str] = set()
 
-    def type(self, type: Type, *, absent: bool = False) -> Any:
-        return self.union(branches_of(self.schema, type, absent=absent))
+    def type(self, type: Type) -> Any:
+        return self.union(branches_of(self.schema, type))
 
     def union(self, branches: list[Branch]) -> Any:
         nullable = any(branch.type is None and not branch.left_out for branch in branches)
