@@ -18,7 +18,7 @@ from oncebox.audit.survey import Side, audit
 from oncebox.cli.run import GARBAGE_MIN
 from oncebox.event import new_id
 from oncebox.program import drive
-from oncebox.relay import RelaySettings, relay_program
+from oncebox.relay import Relay, RelaySettings
 from oncebox.service.connect import open_log
 from oncebox.service.places import Place
 from oncebox.statements import statements
@@ -89,10 +89,10 @@ def one(store_url: str, log_url: str, stream: str, kind: str) -> list[Figure]:
     drive(migrate(session))
     fill(session, sql, stream)
     turns = count()
-    drive(relay_program(
-        store, log, "shop", "bench", sleep=lambda _: None, settings=RelaySettings(),
-        stopping=lambda: next(turns) % 50 == 49
-        and sum(extent.end for extent in log.extents(stream)) >= COUNT,
+    relay = Relay(store, log, "shop", "bench", RelaySettings(), time.time, lambda _: None)
+    drive(relay.run(
+        lambda: next(turns) % 50 == 49
+        and sum(extent.end for extent in log.extents(stream)) >= COUNT
     ))  # fmt: skip
     done(session, log, stream)
     session.close()

@@ -20,7 +20,7 @@ from bench.measure import Figure, figure, paired, percentile
 from oncebox.event import new_id
 from oncebox.ports import Log
 from oncebox.program import drive
-from oncebox.relay import RelaySettings, relay_program
+from oncebox.relay import Relay, RelaySettings
 from oncebox.service.connect import open_log
 from oncebox.statements import statements
 from oncebox.stores.adapt import open_store
@@ -109,12 +109,10 @@ def relay_backlog(url: str, log: Log, topic: str, many: int) -> float:
     session: Any = store.open()
     session.run(f"delete from oncebox{'.' if store.dialect == 'postgres' else '_'}cursor")
     session.close()
-    program = relay_program(
-        store, counting, "shop", "bench", stopping=lambda: counting.taken >= many,
-        sleep=time.sleep, settings=RelaySettings(topics={"orders": topic}),
-    )  # fmt: skip
+    settings = RelaySettings(topics={"orders": topic})
+    relay = Relay(store, counting, "shop", "bench", settings, time.time, time.sleep)
     began = time.perf_counter()
-    drive(program)
+    drive(relay.run(lambda: counting.taken >= many))
     return many / (time.perf_counter() - began)
 
 
@@ -160,12 +158,9 @@ def select_only(url: str) -> Callable[[], float]:
 
 
 def relay_process(store_url: str, log_url: str, stop: Any) -> None:
-    drive(
-        relay_program(
-            open_store(store_url), open_log(log_url), "shop", "bench",
-            stopping=stop.is_set, sleep=time.sleep,
-        )
-    )  # fmt: skip
+    store, log = open_store(store_url), open_log(log_url)
+    relay = Relay(store, log, "shop", "bench", RelaySettings(), time.time, time.sleep)
+    drive(relay.run(stop.is_set))
 
 
 @contextmanager

@@ -12,7 +12,6 @@ still sends, consumers drop.
 from __future__ import annotations
 
 import logging
-import time
 from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -101,29 +100,10 @@ class Refused(NamedTuple):
         return self.source, self.position if self.key is None else self.key
 
 
-def relay_program(
-    store: Store,
-    log: Log,
-    service: str,
-    holder: str,
-    *,
-    stopping: Callable[[], bool],
-    sleep: Callable[[float], Awaitable[None] | None],
-    settings: RelaySettings | None = None,
-    clock: Callable[[], float] = time.time,
-) -> Program[None]:
-    """Relay a service's events until `stopping`. `holder` names this process among its relays;
-    `sleep` returns early when it is to stop; `clock` gives Unix seconds.
-
-    Outages of store and log are waited out. Raises MissingTables, MissingRight, errors of
-    statements, ConfigurationError.
-    """
-    relay = Relay(store, log, service, holder, settings or RelaySettings(), clock, sleep)
-    return relay.run(stopping)
-
-
 class Relay:
-    """The relay of one service in one process."""
+    """The relay of one service in one process, which `holder` names among its relays. `clock` gives
+    Unix seconds, `sleep` returns early when it is to stop.
+    """
 
     def __init__(
         self,
@@ -163,7 +143,9 @@ class Relay:
     # ---- the loop
 
     def run(self, stopping: Callable[[], bool]) -> Program[None]:
-        """Relay until `stopping`, then give the lease back."""
+        """Relay until `stopping`, then give the lease back. Outages of store and log are waited
+        out. Raises MissingTables, MissingRight, errors of statements, ConfigurationError.
+        """
         try:
             while not stopping():
                 try:

@@ -12,7 +12,7 @@ from oncebox.emit import Emitter
 from oncebox.explorer import Actor, Broken, Run
 from oncebox.ports import Record
 from oncebox.program import Program, call
-from oncebox.relay import RelaySettings, relay_program
+from oncebox.relay import Relay, RelaySettings
 
 from .engines import Engine
 from .shop import TOPIC, Fact, Paid, Shop
@@ -114,11 +114,11 @@ class Relaying(Shop):
             return self.till.emit(tx, paid)
 
     def relay(self, actor: Actor) -> Program[None]:
-        return relay_program(
-            self.engine.store(actor), self.broker, "shop", actor.name,
-            stopping=lambda: self.stopping(actor), sleep=actor.rest,
-            settings=self.relay_settings, clock=lambda: self.run.now_ms / 1000,
+        relay = Relay(
+            self.engine.store(actor), self.broker, "shop", actor.name, self.relay_settings,
+            lambda: self.run.now_ms / 1000, actor.rest,
         )  # fmt: skip
+        return relay.run(lambda: self.stopping(actor))
 
     # ---- the end
 
