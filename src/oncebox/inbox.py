@@ -14,8 +14,8 @@ from uuid import RFC_4122, UUID
 from .envelope import ATTRIBUTE_BYTES_MAX, NUMBER_MAX, STAMP_UNITS_PER_US
 from .errors import BadEvent, ConfigurationError, StoreUnavailable, UnknownId
 from .event import check_name, key_text
-from .program import Program, T, call, drive, drive_async
-from .session import Session
+from .program import Program, call, drive, drive_async
+from .session import Session, in_transaction
 from .statements import statements
 from .stores.adapt import adapt
 from .stores.base import raise_explained
@@ -122,11 +122,11 @@ def prune_claims(
     claimed = None if source is None else source + CLAIMED
     raising = raise_claim_floors(session, sql, consumer, claimed, before_ms)
     forgotten = 0
-    for subscription in (yield from _in_transaction(session, raising)):
+    for subscription in (yield from in_transaction(session, raising)):
         until: str | None = ""
         while until is not None:
             page = prune_page(session, sql, CLAIMS, subscription, until, PRUNE_MAX)
-            until, gone = yield from _in_transaction(session, page)
+            until, gone = yield from in_transaction(session, page)
             forgotten += gone
     return forgotten
 
@@ -163,17 +163,6 @@ def prune_page(
     until = ends[0][0] if ends else None
     gone = yield from call(session.run, sql[prune], (subscription, after, until))
     return until, len(gone)
-
-
-def _in_transaction(session: Session, program: Program[T]) -> Program[T]:
-    yield from call(session.begin)
-    try:
-        result = yield from program
-        yield from call(session.commit)
-    except BaseException:
-        yield from call(session.rollback)
-        raise
-    return result
 
 
 def _claim(

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from msgspec.json import encode as json_encode
 
 from .errors import NoTransaction
-from .program import Program, call
+from .program import Program, T, call
 
 Dialect = Literal["sqlite", "postgres"]
 Rows = list[tuple[Any, ...]]
@@ -176,6 +176,18 @@ def commit(session: Session, meanwhile: Callable[[], Program[None]]) -> Program[
     else:
         yield session.pipeline, (False,)
     yield from call(session.commit)
+
+
+def in_transaction(session: Session, work: Program[T]) -> Program[T]:
+    """Work in a transaction of its own; none of it where it fails."""
+    yield from call(session.begin)
+    try:
+        result = yield from work
+        yield from call(session.commit)
+    except BaseException:
+        yield from call(session.rollback)
+        raise
+    return result
 
 
 def bulk(session: Session, sql: str, rows: Sequence[Sequence[Any]]) -> Program[None]:

@@ -29,7 +29,7 @@ from ..envelope import NUMBER_MAX, STAMP_UNITS_PER_US, TIME_MS_MAX, read_core, r
 from ..errors import BadRecord, NotFound
 from ..event import stream_of
 from ..inbox import CLAIMED
-from ..operate.desk import Desk, now_ms
+from ..operate.desk import Desk, belongs, now_ms
 from ..order import KeyState, Link, Park
 from ..others import is_foreign
 from ..outbox import Reached, read_reached
@@ -75,11 +75,7 @@ class Side(NamedTuple):
 
     def means(self, name: str) -> bool:
         """Whether a service or consumer is one of those that are meant."""
-        return not self.names or any(_belongs(name, one) for one in self.names)
-
-
-def _belongs(name: str, to: str) -> bool:
-    return name == to or name.startswith(f"{to}.")
+        return not self.names or any(belongs(name, one) for one in self.names)
 
 
 def audit(
@@ -224,7 +220,7 @@ class _Survey:
             side.at_desk(partial(self._look, side=side))
         met = {source.split("/")[1] for source in self.outboxes} | self.positions.keys()
         for name in {name for side in self.sides for name in side.names}:
-            if not any(_belongs(one, name) for one in met):
+            if not any(belongs(one, name) for one in met):
                 raise NotFound(f"{name} has no rows here", hint="it appears when it has run once")
         logs, empty = dict[str, tuple[int, int]](), dict[str, list[int]]()
         homes = dict[str, Callable[[bytes], list[int]]]()

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from ..errors import NotFound, OnceboxError
-from ..operate.desk import Desk, now_ms
+from ..operate.desk import Desk, belongs, now_ms
 from ..operate.desk import journal as notes
 from ..operate.summary import Relay, Summary, consumers, relays, summary, with_lag
 from ..operate.waiting import Waiting, pages
@@ -48,7 +48,7 @@ def status(*names: Names) -> int:
                 found.append(one)
                 exit_code = error.exit_code
     shown = [*(one.name for one in found), *(one.service for one in outboxes)]
-    missing = [name for name in names if not any(_belongs(one, name) for one in shown)]
+    missing = [name for name in names if not any(belongs(one, name) for one in shown)]
     if missing:
         raise NotFound(
             f"{', '.join(missing)} has no rows yet", hint="it appears when it has run once"
@@ -66,14 +66,10 @@ def status(*names: Names) -> int:
     return exit_code
 
 
-def _belongs(consumer: str, name: str) -> bool:
-    return consumer == name or consumer.startswith(f"{name}.")
-
-
 def _summaries(desk: Desk, names: tuple[str, ...]) -> Program[tuple[list[Summary], list[Relay]]]:
     found = []
     for consumer in (yield from consumers(desk)):
-        if not names or any(_belongs(consumer, name) for name in names):
+        if not names or any(belongs(consumer, name) for name in names):
             found.append((yield from summary(replace(desk, consumer=consumer))))
     outboxes = yield from relays(desk)
     return found, [one for one in outboxes if not names or one.service in names]

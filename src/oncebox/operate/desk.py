@@ -110,6 +110,11 @@ def desk_at(store: Store, session: Session, consumer: str, by: str = "") -> Desk
     return Desk(consumer, session, sql, now_ms, by)
 
 
+def belongs(consumer: str, name: str) -> bool:
+    """Whether a consumer, `billing.mail`, is of that name, or of the service of that name."""
+    return consumer == name or consumer.startswith(f"{name}.")
+
+
 def now_ms() -> int:
     """Unix milliseconds."""
     return time.time_ns() // 1_000_000

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..errors import ConfigurationError
 from ..event import check_name, check_type, source_name
 from ..program import Program, call
-from ..session import Dialect, Session
+from ..session import Dialect, Session, in_transaction
 from ..statements import statements
 from ..stores.base import trouble
 
@@ -64,19 +64,16 @@ def adopt(
     A row that cannot be an event (no JSON, a type that is no dotted words) fails where it is
     inserted. Raises ConfigurationError for names that are not there.
     """
-    yield from call(session.begin)
+    work = _adopt(session, schema, service, table, columns, backlog)
     try:
-        count = yield from _adopt(session, schema, service, table, columns, backlog)
-        yield from call(session.commit)
-    except BaseException as error:
-        yield from call(session.rollback)
-        if isinstance(error, Exception) and trouble(error) == "other":
+        return (yield from in_transaction(session, work))
+    except Exception as error:
+        if trouble(error) == "other":
             said = str(error).split("\n")[0]
             raise ConfigurationError(
                 f"table {table}: {said}", hint="nothing was changed"
             ) from error
         raise
-    return count
 
 
 def script(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..errors import MissingRight, MissingTables
 from ..program import Program, call
-from ..session import Dialect, Session
+from ..session import Dialect, Session, in_transaction
 from ..statements import Migration, check_schema, migrations, statements
 from ..stores.base import explained, typed
 
@@ -40,28 +40,30 @@ def migrate(
     Raises MissingTables for tables of a version that this code does not know, MissingRight, and
     the driver's error when a lock is not to be had in time: nothing is changed then.
     """
-    sql = statements(session.dialect, schema)
     known = known or migrations(session.dialect, schema)
-    yield from call(session.begin)
     try:
-        yield from call(session.run, sql["begin_migration"], (str(int(lock_wait_s * 1000)),))
-        versions = yield from _versions(session, schema)
-        _check_known(versions, known)
-        if not versions:
-            yield from _begin(session, schema)
-        pending = [m for m in known if m.version not in versions]
-        for migration in pending:
-            for statement in split(migration.sql):
-                yield from call(session.run, statement)
-            parameters = (migration.version, migration.name)
-            yield from call(session.run, sql["add_migration"], parameters)
-        yield from call(session.commit)
-    except BaseException as error:
-        yield from call(session.rollback)
-        ours = explained(error, session) if isinstance(error, Exception) else None
+        return (yield from in_transaction(session, _migrate(session, schema, lock_wait_s, known)))
+    except Exception as error:
+        ours = explained(error, session)
         if ours is not None:
             raise ours from error
         raise
+
+
+def _migrate(
+    session: Session, schema: str, lock_wait_s: float, known: tuple[Migration, ...]
+) -> Program[list[Migration]]:
+    sql = statements(session.dialect, schema)
+    yield from call(session.run, sql["begin_migration"], (str(int(lock_wait_s * 1000)),))
+    versions = yield from _versions(session, schema)
+    _check_known(versions, known)
+    if not versions:
+        yield from _begin(session, schema)
+    pending = [m for m in known if m.version not in versions]
+    for migration in pending:
+        for statement in split(migration.sql):
+            yield from call(session.run, statement)
+        yield from call(session.run, sql["add_migration"], (migration.version, migration.name))
     return pending
 
 

@@ -24,6 +24,7 @@ from contextlib import closing
 from functools import partial
 
 from ..errors import ConfigurationError, NotFound
+from ..operate.desk import now_ms
 from ..ports import Extent, Outgoing, Record, TopicPartition
 from .log_tools import (
     BYTES_MAX,
@@ -38,7 +39,6 @@ from .log_tools import (
     everything_at_rest,
     filled,
     new_topic,
-    now_ms,
     numbers,
     publish,
     publish_calls,

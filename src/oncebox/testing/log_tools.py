@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from ..errors import LogTruncated
+from ..operate.desk import now_ms
 from ..ports import Extent, Log, Outgoing, Reader, Record, TopicPartition
 
 PATIENCE_S = 60.0
@@ -251,8 +252,3 @@ def raises(kind: type[BaseException], call: Callable[[], object]) -> None:
     except kind:
         return
     raise AssertionError(f"no {kind.__name__}")
-
-
-def now_ms() -> int:
-    """This machine's clock, Unix ms."""
-    return time.time_ns() // 1_000_000
