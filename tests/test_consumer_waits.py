@@ -15,7 +15,7 @@ from oncebox.effects import DEATHS_MAX
 from oncebox.operate.actions import redrive
 from oncebox.program import drive
 from oncebox.suspects import DEADLY
-from operating import desk_of, one_waiting, only, wait_list
+from operating import desk_of, failing, one_waiting, only, wait_list
 
 # ---- what fails at the commit
 
@@ -187,6 +187,30 @@ def test_an_effect_with_a_name_that_no_store_takes_holds_its_key(world: World, s
     world.deliver(*world.producer.paid("a", 1))
     world.settle()
     assert "printable letters" in world.parked()["a"][1]
+
+
+@only("postgres")
+def test_an_outage_spends_no_last_try(world: World) -> None:
+    """The store goes away when the try is counted, and its handler has not run."""
+    broken = {"a"}
+    failing(world, broken)
+
+    world.deliver(*world.producer.paid("a", 1))
+    loop = world.settle(world.loop(attempts_max=2))
+    broken.clear()
+    drain = loop.drain
+
+    def goes_away(*arguments: Any, **more: Any) -> Any:
+        loop.drain = drain  # type: ignore[method-assign]
+        world.rows(
+            f"select pg_terminate_backend({loop.reading.session.handle.info.backend_pid}, 10000)"
+        )
+        return drain(*arguments, **more)
+
+    loop.drain = goes_away  # type: ignore[method-assign]
+    world.after(600.0, loop)
+    assert loop.reading.done.outages == 1
+    assert world.of("a") == [1]
 
 
 # ---- keys that others wait for

@@ -480,10 +480,13 @@ class ConsumerLoop:
             if self.reading.now_ms() >= self.next_upkeep_ms:
                 return True
         drains = dict(list(self.drains.items())[:DRAIN_MAX])
-        for place in drains:
-            del self.drains[place]
+        self.drains = {place: r for place, r in self.drains.items() if place not in drains}
         if drains:
-            yield from self.drain(drains)
+            try:
+                yield from self.drain(drains)
+            except Exception:
+                self.drains = drains | self.drains  # their tries are counted, and were not made
+                raise
         return busy
 
     def drain(
