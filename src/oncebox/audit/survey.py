@@ -537,21 +537,11 @@ def _refused(desk: Desk, id: int, source: str, consumer: str, row: Any) -> Progr
     kept = yield from call(desk.session.run, desk.sql["audit_kept"], (id, key))
     return [
         Finding(
-            "undecodable",
-            False,
-            source,
-            key,
-            sequence,
-            stamp,
-            event,
-            None,
-            None,
-            consumer,
-            why,
+            "undecodable", False, source, key, sequence, stamp, event, None, None, consumer, why,
             decide,
         )
         for sequence, stamp, _, event, *_ in kept[:1]
-    ]
+    ]  # fmt: skip
 
 
 def _state(desk: Desk, id: int, row: Any, *, detailed: bool) -> Program[KeyState]:
