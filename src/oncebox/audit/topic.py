@@ -55,19 +55,8 @@ class _Topic:
             made = hash((number, id, hashed))
             at = record[:2], record.offset
             yield (
-                *name,
-                number,
-                stamp,
-                previous,
-                id,
-                made,
-                "",
-                "",
-                record.value,
-                hashed,
-                void,
-                *at,
-            )
+                *name, number, stamp, previous, id, made, "", "", record.value, hashed, void, *at,
+            )  # fmt: skip
 
     def read(self, record: Record) -> tuple[tuple[str, str], Link]:
         """A record as an event: of its key where keys have numbers, else known by its id."""
