@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import json
 
 from bench.measure import Figure, paired
-from oncebox.codec import decode
+from oncebox.codecs.payload import decode
 from oncebox.consumer import ConsumerLoop
 from oncebox.envelope import chain_text, event_headers
 from oncebox.event import event, event_type, new_id

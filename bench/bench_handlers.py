@@ -17,7 +17,7 @@ from msgspec import json
 from bench.bench_consumer import KAFKA_KEYS, Placed, backlog, postgres_tables
 from bench.measure import Figure, figure, paired
 from oncebox.abreast import AbreastLoop
-from oncebox.codec import decode
+from oncebox.codecs.payload import decode
 from oncebox.consumer import ConsumerLoop
 from oncebox.event import event_type, new_id
 from oncebox.program import drive, drive_async

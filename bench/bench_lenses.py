@@ -14,7 +14,7 @@ from msgspec import json
 
 from bench.bench_consumer import KEYS, UPDATE, fresh_store
 from bench.measure import Figure, paired, stopwatch
-from oncebox.codec import decode
+from oncebox.codecs.payload import decode
 from oncebox.consumer import ConsumerLoop
 from oncebox.envelope import chain_text, event_headers
 from oncebox.event import event, event_type, new_id

@@ -23,7 +23,7 @@ from bench import bench_consumer as consuming
 from bench import bench_emit as emitting
 from bench.bench_relay import cpu_s
 from bench.measure import Figure, figure
-from oncebox.codec import decode
+from oncebox.codecs.payload import decode
 from oncebox.envelope import digest, read_core
 from oncebox.event import new_id
 from oncebox.logs.embedded import EmbeddedLog

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from oncebox.codec import DEPTH_MAX, codec_of, decode, encode
+from oncebox.codecs.payload import DEPTH_MAX, codec_of, decode, encode
 from oncebox.envelope import VALUE_BYTES_MAX
 from oncebox.errors import BadEvent, ConfigurationError, DecodeFailed
 

@@ -18,7 +18,6 @@ LAYERS = (
     ("event", "order", "ports", "program", "transaction", "session", "statements"),
     (
         "envelope",
-        "codec",
         "codecs",
         "schema",
         "lens",

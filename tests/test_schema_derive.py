@@ -22,7 +22,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, json
 
 from every_type import ALL, AllDataclass, AllPydantic, AllStruct, Card
 from oncebox import event
-from oncebox.codec import decode, encode
+from oncebox.codecs.payload import decode, encode
 from oncebox.errors import ConfigurationError, SchemaError
 from oncebox.schema import Digits
 from oncebox.schema.derive import schema_of

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from uuid import UUID
 
-from .codec import codec_of, encode
+from .codecs.payload import codec_of, encode
 from .context import rebuilding
 from .envelope import Reference
 from .errors import BadEvent, ConfigurationError

@@ -8,7 +8,7 @@ import pytest
 
 from bad_input.site import Site
 from bad_input.test_records import header
-from oncebox.codec import DEPTH_MAX
+from oncebox.codecs.payload import DEPTH_MAX
 from oncebox.envelope import STAMP_UNITS_PER_US, VALUE_BYTES_MAX
 from oncebox.errors import BadEvent, ConfigurationError, Refused
 from oncebox.event import event

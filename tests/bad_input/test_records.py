@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from bad_input.site import Site
-from oncebox.codec import DEPTH_MAX
+from oncebox.codecs.payload import DEPTH_MAX
 from oncebox.envelope import HEADER_BYTES_MAX, HEADERS_MAX, VALUE_BYTES_MAX
 from oncebox.ports import Outgoing, Record
 

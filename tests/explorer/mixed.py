@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import json
 
-from oncebox.codec import decode
+from oncebox.codecs.payload import decode
 from oncebox.event import event, event_type
 from oncebox.explorer import Actor, Broken, Run
 from oncebox.lens.chain import Edge, Lenses

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 from msgspec import json
 
-from oncebox.codec import decode
+from oncebox.codecs.payload import decode
 from oncebox.consumer import ConsumerLoop
 from oncebox.envelope import Reference, after_text, chain_text, event_headers
 from oncebox.event import event, event_type

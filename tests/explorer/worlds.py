@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Self
 
 from oncebox import inbox
-from oncebox.codec import decode
+from oncebox.codecs.payload import decode
 from oncebox.consumer import ConsumerLoop
 from oncebox.context import Context
 from oncebox.errors import Fenced

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from msgspec import UNSET, json
 
-from ..codec import codec_of, decode, document_of, encode, event_of
 from ..envelope import JSON
 from ..errors import BadEvent, DecodeFailed
 from ..event import EventType
@@ -26,6 +25,7 @@ from ..schema.model import Enum, Record, Schema, Union
 from .codec import FORMATS, SchemaCodec, codec_for
 from .convert import FAILURES, at
 from .framing import GUID, prefixed, read_framing
+from .payload import codec_of, decode, document_of, encode, event_of
 
 CONTENT_TYPES: dict[str, str] = {
     "json": JSON,

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from ..codec import document_of, event_of
 from ..errors import DecodeFailed, SchemaError, UnknownSchema
 from ..ports import Record
 from .framing import Framed, SchemaId, read_framing
+from .payload import document_of, event_of
 
 E = TypeVar("E")
 

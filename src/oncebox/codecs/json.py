@@ -1,4 +1,4 @@
-"""JSON by a schema: documents in their one form. Events of a class go through `oncebox.codec`."""
+"""JSON by a schema: documents in their one form. Events of a class go through `payload.py`."""
 
 from __future__ import annotations
 

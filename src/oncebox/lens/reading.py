@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..codec import document_of, event_of
 from ..codecs.events import EventReader, document_in
+from ..codecs.payload import document_of, event_of
 from ..envelope import JSON, KAFKA
 from ..errors import DecodeFailed
 from ..event import EventType

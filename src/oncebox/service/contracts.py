@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import json
 
-from ..codec import decode
+from ..codecs.payload import decode
 from ..errors import DecodeFailed, SchemaError
 from ..event import EventType, event_type
 from ..lens.chain import declared

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, TypeVar
 
-from ..codec import codec_of, decode
 from ..codecs.events import EventReader
+from ..codecs.payload import codec_of, decode
 from ..emit import Emitter
 from ..errors import ConfigurationError
 from ..event import check_name, event_type, source_name

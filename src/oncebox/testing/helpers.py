@@ -19,8 +19,8 @@ from msgspec import json
 
 from ..batch import Batch
 from ..calling import Setback
-from ..codec import encode
 from ..codecs.events import document_in, event_codec
+from ..codecs.payload import encode
 from ..consumer import CAREFUL_MAX
 from ..effects import have_effect
 from ..envelope import JSON, STAMP_UNITS_PER_US, chain_text, event_headers

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from .codecs import bounds
-from .codecs.bounds import check_json, is_deeper
-from .envelope import VALUE_BYTES_MAX
-from .errors import BadEvent, ConfigurationError, DecodeFailed
+from ..envelope import VALUE_BYTES_MAX
+from ..errors import BadEvent, ConfigurationError, DecodeFailed
+from . import bounds
+from .bounds import check_json, is_deeper
 
 T = TypeVar("T")
 
