@@ -396,8 +396,8 @@ def test_what_is_emitted_as_a_replica_is_numbered_and_published(postgres: Outbox
         session.commit()
     check_chain(postgres, "a", 3)
     check_chain(postgres, "b", 2)
-    postgres.run("select oncebox.add_partition('event', 100000, 200000)")
-    postgres.run("select setval('oncebox.event_n', 150000)")
+    postgres.run("select oncebox.add_partition('event', 1000000, 2000000)")
+    postgres.run("select setval('oncebox.event_n', 1500000)")
     session.begin()
     postgres.put(session, "b")
     session.commit()
@@ -474,7 +474,7 @@ def test_a_subscriber_of_the_events_numbers_its_own_only(tmp_path: Path) -> None
 def test_events_go_somewhere_when_nobody_made_partitions(postgres: Outbox) -> None:
     postgres.emit("a")
     for sequence in ("event_n", "chain_position"):
-        postgres.run(f"select setval('oncebox.{sequence}', 150000)")
+        postgres.run(f"select setval('oncebox.{sequence}', 1500000)")
     postgres.emit("a", "b")
     postgres.emit("a")
     check_chain(postgres, "a", 3)

@@ -9,6 +9,7 @@ import random
 import subprocess
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,31 @@ def test_property_02_keys_are_in_the_order_of_commits(on_postgres: Outbox, batch
     early.commit()
     outbox.settle(relay)
     assert [one.envelope.id for one in outbox.of_key("k")] == [second, first]
+    check_chains(outbox.published())
+
+
+def test_property_02_a_position_that_was_drawn_too_early_is_drawn_again(
+    on_postgres: Outbox,
+) -> None:
+    """It is drawn before the key is locked; somebody who draws later may be first."""
+    outbox = on_postgres
+    ids = outbox.emit("k")
+    relay = outbox.settle(outbox.relay())
+    holder, waiter = outbox.open(), outbox.open()
+    holder.begin()
+    ids.append(outbox.put(holder, "k"))
+    holder.run("set constraints all immediate")
+    waiter.begin()
+    last = outbox.put(waiter, "k")
+    committing = threading.Thread(target=waiter.commit)
+    committing.start()
+    await_true(lambda: waits_for(outbox, 1), "the commit to wait for the key")
+    ids.append(outbox.put(holder, "k"))
+    holder.commit()
+    committing.join()
+    outbox.settle_holes(relay)
+    assert [sequence for sequence, _, _ in outbox.chains("k")] == [1, 2, 3, 4]
+    assert [one.envelope.id for one in outbox.of_key("k")] == [*ids, last]
     check_chains(outbox.published())
 
 
@@ -483,6 +509,34 @@ def test_property_10_opposite_orders_do_not_deadlock(on_postgres: Outbox) -> Non
         thread.join()
     assert failures == []
     assert outbox.run("select min(sequence), max(sequence) from oncebox.counter") == [(201, 201)]
+
+
+def test_property_10_few_and_many_do_not_deadlock_over_a_new_key(on_postgres: Outbox) -> None:
+    """Both make new keys and lock old ones in one order. Who made all new ones first would not."""
+    outbox = on_postgres
+    outbox.emit("a", "b")
+    gate, few, many = outbox.open(), outbox.open(), outbox.open()
+    gate.begin()
+    outbox.put(gate, "b")
+    gate.run("set constraints all immediate")
+    committing = []
+    for waiting, (session, keys) in enumerate(((few, "abz"), (many, ["z", "a", *["y"] * 40])), 1):
+        session.begin()
+        for key in keys:
+            outbox.put(session, key)
+        committing.append(threading.Thread(target=session.commit))
+        committing[-1].start()
+        await_true(partial(waits_for, outbox, waiting), "the commit to wait for a key")
+    gate.commit()
+    for thread in committing:
+        thread.join()
+    assert [len(outbox.chains(key)) for key in "abyz"] == [3, 3, 40, 2]
+
+
+def waits_for(outbox: Outbox, count: int) -> bool:
+    """Whether so many transactions wait for another one."""
+    waits = "select count(*) from pg_locks where locktype = 'transactionid' and not granted"
+    return outbox.run(waits) == [(count,)]
 
 
 def test_property_10_new_sources_in_opposite_orders_hold_nobody(on_postgres: Outbox) -> None:

@@ -5,7 +5,7 @@
 
 create table oncebox.source (
   id     int    generated always as identity primary key,
-  name   text   not null unique,          -- '/shop/orders'
+  name   text   collate "C" not null unique,  -- '/shop/orders'
   low    bigint not null default 0,       -- stamps to come are above it
   check (name ~ '^/[^/]+(/[^/]+)?/[^/]+$')
 );
@@ -16,7 +16,7 @@ create table oncebox.event (
   n            bigint   not null default nextval('oncebox.event_n') primary key,
   xid          xid8     not null default pg_current_xact_id(),
   id           uuid     not null,
-  source       text     not null,
+  source       text     collate "C" not null,
   version      smallint,
   type         text     not null,
   key          text     collate "C",       -- null: un-keyed
@@ -41,7 +41,7 @@ create table oncebox.counter (
   primary key (source_id, key)
 ) with (fillfactor = 50);
 
--- Drawn while the key's counter is locked: along a key, positions rise as sequences do.
+-- Along a key, positions rise as sequences do.
 create sequence oncebox.chain_position;
 
 create table oncebox.chain (
@@ -91,12 +91,7 @@ begin
   insert into oncebox.partition (parent, lower, upper) values (parent, lower, upper);
 end $$;
 
-select oncebox.add_partition('event', 0, 100000), oncebox.add_partition('chain', 0, 100000);
-
--- Microseconds since 1970 * 1024 and ten random bits.
-create function oncebox.clock_stamp() returns bigint language sql as $$
-  select (date_part('epoch', clock_timestamp()) * 1e6)::bigint * 1024 + (random() * 1023)::bigint
-$$;
+select oncebox.add_partition('event', 0, 1000000), oncebox.add_partition('chain', 0, 1000000);
 
 -- The stamp of the last event of a key, for `after`.
 create function oncebox.last_stamp(source text, key text) returns bigint language plpgsql as $$
@@ -114,29 +109,14 @@ begin
   return last;
 end $$;
 
--- Counters of keys that have none, for the events from `first` to `last` of this transaction: in
--- sorted order, so that two transactions that make the same ones cannot deadlock. (Not in plain SQL,
--- which PostgreSQL would plan at each call.)
-create function oncebox.make_counters(first bigint, last bigint) returns void
-language plpgsql as $$
-begin
-  insert into oncebox.counter (source_id, key, sequence, stamp, position)
-    select distinct s.id, e.key, 0, 0, 0
-    from oncebox.event e join oncebox.source s on s.name = e.source
-    where e.n between first and last and e.xid = pg_current_xact_id() and e.key is not null
-      and not exists (  -- by `offset 0` a look-up of one row; a join may read all keys of a source
-        select from oncebox.counter c where c.source_id = s.id and c.key = e.key offset 0)
-    order by s.id, e.key
-    on conflict do nothing;
-end $$;
-
--- Numbers all events of this transaction from `first` on: sources and keys in sorted order, so that
--- two transactions cannot deadlock, and each key's events in the order of their emits.
+-- Numbers all events of this transaction from `first` on: sources are made, then keys are made or
+-- locked, in sorted order, so that two transactions cannot deadlock; each key's events in the order of
+-- their emits.
 create function oncebox.number_many(first bigint) returns void
 language plpgsql set plan_cache_mode = force_generic_plan as $$
 declare
   last  bigint := currval('oncebox.event_n');
-  clock bigint := oncebox.clock_stamp() & ~1023::bigint;
+  clock bigint := (date_part('epoch', clock_timestamp()) * 1e6)::bigint * 1024;
 begin
   perform set_config('oncebox.numbered', last::text, true);
   insert into oncebox.source (name)
@@ -145,13 +125,12 @@ begin
       and not exists (select from oncebox.source s where s.name = e.source)
     order by e.source
     on conflict do nothing;
-  perform oncebox.make_counters(first, last);
-  perform 1 from (
-      select distinct s.id, e.key
-      from oncebox.event e join oncebox.source s on s.name = e.source
-      where e.n between first and last and e.xid = pg_current_xact_id()
-    ) d join oncebox.counter c on c.source_id = d.id and c.key = d.key
-    order by c.source_id, c.key for update of c;
+  insert into oncebox.counter as c (source_id, key, sequence, stamp, position)
+    select distinct s.id, e.key, 0, 0, 0
+    from oncebox.event e join oncebox.source s on s.name = e.source
+    where e.n between first and last and e.xid = pg_current_xact_id() and e.key is not null
+    order by s.id, e.key
+    on conflict on constraint counter_pkey do update set sequence = 0 where false;  -- locks only
   -- A new statement: it sees what those that we waited for have left.
   with mine as materialized (
     select e.n, s.id as source_id, s.low, e.source, e.key,
@@ -200,46 +179,40 @@ begin
   from linked l;
 end $$;
 
--- Whether this session has drawn the number `n`: a row that was copied has one of another database.
-create function oncebox.has_drawn(n bigint) returns boolean language plpgsql as $$
-begin
-  return n <= currval('oncebox.event_n');
-exception when object_not_in_prerequisite_state then  -- it has drawn none
-  return false;
-end $$;
-
--- Numbers one event; its key is locked by that. `low`: of its source. `known`: whether the key has a
--- counter. The position of a known key is drawn once its row is locked. Where two make a key at once,
--- one has drawn in vain: a hole, which the relay waits out.
-create function oncebox.number_one(
-  n bigint, source_id int, low bigint, key text, known boolean, size int, after bigint
-) returns void language plpgsql as $$
-#variable_conflict use_column
+-- Numbers one event; its key is locked by that. False, and nothing is done, where its source is new.
+-- The position is drawn before the key is locked, and again in the rare case that somebody who drew
+-- later was first: a hole then, which the relay waits out.
+create function oncebox.number_one(n bigint, source text, key text, size int, after bigint)
+returns boolean language plpgsql as $$
+#variable_conflict use_variable
 declare
-  random_bits int    := (random() * 1023)::int;
-  clock       bigint := (date_part('epoch', clock_timestamp()) * 1e6)::bigint * 1024 + random_bits;
+  clock bigint := (date_part('epoch', clock_timestamp()) * 1e6)::bigint * 1024
+                  + (random() * 1023)::int;
+  moved record;
 begin
-  if number_one.key is null then
+  if key is null then
     insert into oncebox.chain (position, n, stamp, source_id, size, after_stamp)
-      values (nextval('oncebox.chain_position'), number_one.n, clock, number_one.source_id,
-              number_one.size, after);
-    return;
+      select nextval('oncebox.chain_position'), n, clock, s.id, size, after
+      from oncebox.source s where s.name = source;
+    return found;
   end if;
-  with moved as (
-    insert into oncebox.counter as c (source_id, key, sequence, stamp, position)
-      values (number_one.source_id, number_one.key, 1, greatest(clock, (low | 1023) + 1 + random_bits),
-              case when known then 0 else nextval('oncebox.chain_position') end)
-    on conflict (source_id, key) do update
-      set sequence = c.sequence + 1, previous = nullif(c.stamp, 0), before = nullif(c.position, 0),
-          position = nextval('oncebox.chain_position'),
-          stamp = greatest(excluded.stamp, (c.stamp | 1023) + 1 + random_bits)
-    returning c.*
-  )
-  insert into oncebox.chain
-      (position, n, stamp, source_id, size, sequence, previous, before, after_stamp)
-    select m.position, number_one.n, m.stamp, m.source_id, number_one.size, m.sequence,
-           m.previous, m.before, after
-    from moved m;
+  insert into oncebox.counter as c (source_id, key, sequence, stamp, position)
+    select s.id, key, 1, greatest(clock, (s.low | 1023) + 1 + (clock & 1023)),
+           nextval('oncebox.chain_position')
+    from oncebox.source s where s.name = source
+  on conflict on constraint counter_pkey do update
+    set sequence = c.sequence + 1, previous = c.stamp, before = c.position,
+        position = case when excluded.position > c.position then excluded.position
+                   else nextval('oncebox.chain_position') end,
+        stamp = greatest(excluded.stamp, (c.stamp | 1023) + 1 + (clock & 1023))
+  returning c.* into moved;
+  if found then
+    insert into oncebox.chain
+        (position, n, stamp, source_id, size, sequence, previous, before, after_stamp)
+      values (moved.position, n, moved.stamp, moved.source_id, size, moved.sequence,
+              moved.previous, moved.before, after);
+  end if;
+  return found;
 end $$;
 
 -- Numbers the events from `first` to `last` of this transaction one by one, which is quicker for a few;
@@ -250,60 +223,52 @@ end $$;
 create function oncebox.number_few(first bigint, last bigint) returns boolean
 language plpgsql set plan_cache_mode = force_generic_plan as $$
 declare
-  made boolean := false;
-  one  record;
+  one record;
 begin
   for one in
-    select e.n, s.id, s.low, e.key, coalesce(octet_length(e.data), 0) as size, e.after_stamp,
-      count(*) filter (where s.id is null
-                       or (e.after_key is not null and e.after_stamp is null)) over () as hard,
-      count(*) filter (where e.key is not null and not exists (  -- `offset 0`: a look-up of one row
-        select from oncebox.counter c where c.source_id = s.id and c.key = e.key offset 0
-      )) over () as fresh
+    select e.n, e.source, e.key, coalesce(octet_length(e.data), 0) as size, e.after_stamp,
+      bool_or(s.id is null or (e.after_key is not null and e.after_stamp is null)) over () as hard
     from oncebox.event e left join oncebox.source s on s.name = e.source
     where e.n between first and last and e.xid = pg_current_xact_id()
     order by s.id, e.key, e.n
   loop
-    if one.hard > 0 then
+    if one.hard or not oncebox.number_one(one.n, one.source, one.key, one.size, one.after_stamp) then
       return false;
-    elsif one.fresh > 0 and not made then  -- before any is locked
-      perform oncebox.make_counters(first, last);
-      made := true;
     end if;
-    perform oncebox.number_one(one.n, one.id, one.low, one.key, true, one.size, one.after_stamp);
   end loop;
   perform set_config('oncebox.numbered', last::text, true);
   return true;
 end $$;
 
--- Fires at commit, once for each event. The first firing numbers all of the transaction's events.
+-- The last number that this session has drawn; 0: none.
+create function oncebox.last_drawn() returns bigint language plpgsql as $$
+begin
+  return currval('oncebox.event_n');
+exception when object_not_in_prerequisite_state then
+  return 0;
+end $$;
+
+-- Fires at commit, once for each event. The first firing numbers all of the transaction's events: one
+-- alone, a few one by one, or many at once. Each expression here costs every emit about a microsecond.
 create function oncebox.number() returns trigger language plpgsql as $$
 declare
-  few   constant int := 32;
-  last  bigint;
-  after bigint := new.after_stamp;
-  one   record;
+  last bigint;
 begin
   if new.n <= coalesce(nullif(current_setting('oncebox.numbered', true), ''), '0')::bigint
-     or new.xid <> pg_current_xact_id()  -- a row copied by a restore has its place
-     or not oncebox.has_drawn(new.n) then  -- also one that is copied by a transaction of its id
+     or new.xid <> pg_current_xact_id() then  -- a row copied by a restore has its place
     return null;
   end if;
 
-  last := currval('oncebox.event_n');
+  last := oncebox.last_drawn();
   if new.n = last then
-    if new.after_key is not null and after is null then
-      after := oncebox.last_stamp(new.after_source, new.after_key);
-    end if;
-    select s.id, s.low, c.key is not null as known into one
-      from oncebox.source s left join oncebox.counter c on c.source_id = s.id and c.key = new.key
-      where s.name = new.source;
-    if found then
-      perform oncebox.number_one(
-        new.n, one.id, one.low, new.key, one.known, coalesce(octet_length(new.data), 0), after);
+    if oncebox.number_one(
+        new.n, new.source, new.key, coalesce(octet_length(new.data), 0),
+        case when new.after_key is null or new.after_stamp is not null then new.after_stamp
+        else oncebox.last_stamp(new.after_source, new.after_key) end) then
       return null;
     end if;
-  elsif last - new.n < few and oncebox.number_few(new.n, last) then
+  elsif new.n > last  -- copied by a transaction of its id
+        or (last - new.n < 32 and oncebox.number_few(new.n, last)) then
     return null;
   end if;
   perform oncebox.number_many(new.n);
@@ -319,14 +284,12 @@ create constraint trigger number after insert on oncebox.event
 -- statement again after it.
 alter table oncebox.event enable always trigger number;
 
--- A UUIDv7 (RFC 9562, section 5.7), without a query.
-create function oncebox.new_id() returns uuid language plpgsql as $$
-declare
-  b bytea := overlay(uuid_send(gen_random_uuid()) placing substring(int8send(
-    (date_part('epoch', clock_timestamp()) * 1000)::bigint) from 3) from 1 for 6);
-begin
-  return encode(set_byte(b, 6, get_byte(b, 6) & 15 | 112), 'hex')::uuid;
-end $$;
+-- A UUIDv7 (RFC 9562, section 5.7): milliseconds, the version, and random bits behind it, of which
+-- those of the variant are right already. One expression, which becomes a part of the caller's.
+create function oncebox.new_id() returns uuid language sql as $$
+  select (lpad(to_hex((date_part('epoch', clock_timestamp()) * 1000)::bigint), 12, '0') || '7'
+          || substr(gen_random_uuid()::text, 16))::uuid
+$$;
 
 -- Whether attributes can travel with an event: a JSON object of texts, by names that CloudEvents
 -- allows and that oncebox does not give itself. As `read_attributes` in envelope.py.
@@ -346,41 +309,52 @@ create function oncebox.emit(
   after_source text default null, after_key text default null, attributes json default null
 ) returns uuid language plpgsql as $$
 declare
-  id          uuid  := oncebox.new_id();
-  payload     bytea := convert_to(data::text, 'UTF8');
-  source_form text  := '^(/[A-Za-z0-9][A-Za-z0-9._-]*){2,3}$';
-  too_long    text  := '[^/]{201}';  -- asked only of what is long enough: counting is slow
-  wrong       text;
+  id      uuid  := oncebox.new_id();
+  payload bytea := convert_to(data::text, 'UTF8');
 begin
-  wrong := case
-    when (source ~ source_form) is not true
-         or (length(source) > 200 and source ~ too_long) then
-      'a source is /service/stream or /service/instance/stream, of letters, digits, ".", "_", "-"'
-    when (type ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$' and length(type) <= 200) is not true
-      then 'a type is dotted words, 200 letters at most'
-    when (version between 1 and 9999) is not true then 'a version is 1 to 9999'
-    when key = '' or octet_length(key) > 1024 then
-      'a key has 1 to 1024 bytes; null: the event has none'
-    when payload is null then 'data is JSON, which SQL''s null is not'
-    when octet_length(payload) > 8388608 then
-      format('data has at most 8388608 bytes, not %s', octet_length(payload))
-    when octet_length(payload) > 200 and jsonb_path_exists(data,
-        'strict $.**{100 to last} ? (@.type() == "array" || @.type() == "object")') then
-      'data has at most 100 levels'
-    when (after_source is null) <> (after_key is null)
-      or after_source !~ source_form or (length(after_source) > 200 and after_source ~ too_long)
-      or after_key = '' or octet_length(after_key) > 1024 then
-      'after_source and after_key name an event of another key, or both are null'
-    when attributes is not null and not oncebox.are_attributes(attributes) then
-      'attributes are a JSON object of up to 32 texts, 8192 bytes in all, under names of 1 to 20'
-      ' lower-case letters and digits that are not oncebox''s own'
-  end;
-  if wrong is not null then
-    raise check_violation using
-      message = format('oncebox: event %s version %s of %s, key %s', left(type, 200), version,
-                       left(source, 200), left(key, 40)),
-      hint = wrong;
-  elsif current_setting('oncebox.quiet', true) = 'on' then
+  -- Most events are short and plain: no more than this is asked of them.
+  if (source ~ '^(/[A-Za-z0-9][A-Za-z0-9._-]*){2,3}$' and length(source) <= 200
+      and type ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$' and length(type) <= 200
+      and version between 1 and 9999 and octet_length(key) between 1 and 1024
+      and octet_length(payload) <= 200
+      and after_source is null and after_key is null and attributes is null) is not true then
+    declare
+      source_form constant text := '^(/[A-Za-z0-9][A-Za-z0-9._-]*){2,3}$';
+      too_long    constant text := '[^/]{201}';  -- asked only of what is long enough: it is slow
+      wrong       text;
+    begin
+      wrong := case
+        when (source ~ source_form) is not true
+             or (length(source) > 200 and source ~ too_long) then
+          'a source is /service/stream or /service/instance/stream, of letters, digits, ".", "_", "-"'
+        when (type ~ '^[A-Za-z][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$' and length(type) <= 200) is not true
+          then 'a type is dotted words, 200 letters at most'
+        when (version between 1 and 9999) is not true then 'a version is 1 to 9999'
+        when key = '' or octet_length(key) > 1024 then
+          'a key has 1 to 1024 bytes; null: the event has none'
+        when payload is null then 'data is JSON, which SQL''s null is not'
+        when octet_length(payload) > 8388608 then
+          format('data has at most 8388608 bytes, not %s', octet_length(payload))
+        when octet_length(payload) > 200 and jsonb_path_exists(data,
+            'strict $.**{100 to last} ? (@.type() == "array" || @.type() == "object")') then
+          'data has at most 100 levels'
+        when (after_source is null) <> (after_key is null)
+          or after_source !~ source_form or (length(after_source) > 200 and after_source ~ too_long)
+          or after_key = '' or octet_length(after_key) > 1024 then
+          'after_source and after_key name an event of another key, or both are null'
+        when attributes is not null and not oncebox.are_attributes(attributes) then
+          'attributes are a JSON object of up to 32 texts, 8192 bytes in all, under names of 1 to 20'
+          ' lower-case letters and digits that are not oncebox''s own'
+      end;
+      if wrong is not null then
+        raise check_violation using
+          message = format('oncebox: event %s version %s of %s, key %s', left(type, 200), version,
+                           left(source, 200), left(key, 40)),
+          hint = wrong;
+      end if;
+    end;
+  end if;
+  if current_setting('oncebox.quiet', true) = 'on' then
     return id;
   end if;
   insert into oncebox.event (source, id, key, type, version, data,
