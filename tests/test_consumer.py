@@ -540,7 +540,7 @@ def test_statements_of_handlers_travel_together(world: World) -> None:
     @world.consumer.on(Paid)
     def pay(tx: Any, paid: Paid) -> None:
         world.record(tx, paid.order, paid.cents)
-        waiting.append(len(tx._pipeline.command_queue))
+        waiting.append(tx._pipeline._count)
         if paid.cents == TOGETHER_MAX // 4:
             tx.execute("SELECT pg_advisory_xact_lock(7)")
             seen.append(world.rows("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"))

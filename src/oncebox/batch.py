@@ -162,16 +162,13 @@ class Batch:
                 raise waited from error
             self.check_fence(answers[-1])
             # Not for coroutines: `rowcount`, which has to wait for its answer then, cannot.
-            piped = not self.careful and not session.asynchronous
-            if piped:
+            if not self.careful and not session.asynchronous:
                 yield session.pipeline, (True,)
             for place, release in self.drains.items():
                 yield from self.go_on(self.keys.entries[place], release=release)
             settled = yield from self.go_through()
             yield from self.calls.perform_lists()
             self.counts[APPLIED] += self.calls.applied
-            if piped:
-                yield session.pipeline, (False,)
             yield session.pipeline, (True,)
             yield from self.close_fence(settled)
             wakes = yield from self.keys.write()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import psycopg
 from psycopg.adapt import AdaptersMap
@@ -129,36 +129,59 @@ class ExactCursor(psycopg.Cursor[Any]):
                 pass
 
 
-class Gathering(psycopg.Pipeline):
-    """A pipeline that sends TOGETHER_MAX statements at once while it `gathers`, or all that there
-    are when somebody waits for an answer; the driver's own sends each by itself.
+if TYPE_CHECKING:
+    from psycopg._pipeline_base import BasePipeline
+else:
+    BasePipeline = object
 
-    Its three methods have no public names: see `GATHERS`.
+
+class Gathering(BasePipeline):
+    """A pipeline that puts TOGETHER_MAX statements on the network at once, or all that there are
+    when somebody waits for an answer; the driver's own sends each by itself, and waits for the
+    answer to BEGIN. `asks`: nothing is sent now, libpq's `flush` will.
+
+    Its methods have no public names: see `GATHERS`.
     """
 
-    gathers = True
-    _asked = False
+    asks = False
+    _count = 0
+    _synced = False
 
     def _enqueue_sync(self) -> None:
-        self._asked = True
         super()._enqueue_sync()
+        self._synced = True
+
+    def _sync_gen(self) -> Any:
+        return () if self.asks else super()._sync_gen()
 
     def _communicate_gen(self) -> Any:
-        if self.gathers and not self._asked and len(self.command_queue) < TOGETHER_MAX:
+        while self.command_queue:
+            self.command_queue.popleft()()  # into libpq's buffer
+            self._count += 1
+        if self.asks or self._synced or self._count < TOGETHER_MAX:
             return ()
-        self._asked = False
+        self._count = 0
         return super()._communicate_gen()
 
     def _fetch_gen(self, *, flush: bool) -> Any:
-        if self.command_queue:
-            yield from super()._communicate_gen()
-        yield from super()._fetch_gen(flush=flush)
+        if self._synced:  # and so it is answered without being asked to
+            flush, self._synced = self.pgconn.flush() != 0, False
+        self._count = 0
+        return super()._fetch_gen(flush=flush)
 
 
 GATHERS = all(
     hasattr(psycopg.Pipeline, n) for n in vars(Gathering) if n.endswith(("_gen", "_sync"))
 )
 """Whether the driver has the methods that `Gathering` replaces; else it sends each by itself."""
+
+
+class PlainGathering(Gathering, psycopg.Pipeline):
+    """Of a connection."""
+
+
+class AsyncGathering(Gathering, psycopg.AsyncPipeline):
+    """Of an asynchronous one."""
 
 
 class PsycopgSession(Session):
@@ -180,7 +203,7 @@ class PsycopgSession(Session):
         self._cursor = self._own_cursor()
         self._own = own
         self._pipeline: Any = None
-        self._gathering: Gathering | None = None
+        self._gathering: Any = None
         self._asked: list[Any] | None = None
         self._autocommit = connection.autocommit
         self.ask = self._ask if own else None
@@ -243,13 +266,16 @@ class PsycopgSession(Session):
 
     def _send_all(self, statements: Sequence[Statement]) -> Program[None]:
         asked = self._asked = list[Any]()
-        yield from self._piped(on=True, gathers=False)
+        yield from self._piped(on=True)
+        self._gathering.asks = True
         for statement in statements:
             cursor = self._own_cursor()  # binary: see `_run`
             execute: Any = partial(cursor.execute, binary=bool(statement[1]))
             yield from call(execute, statement[0].encode(), statement[1])
             if statement not in (START, COMMIT):
                 asked.append(cursor)
+        self._gathering.asks = False
+        self.handle.pgconn.flush()
 
     def answers(self) -> Any:
         return self._perform(self._answers())
@@ -259,7 +285,8 @@ class PsycopgSession(Session):
         yield from self._piped(on=False)
         answers = list[Rows]()
         for cursor in asked or ():
-            answers.append((yield from call(cursor.fetchall)) if cursor.description else [])
+            known = cursor.pgresult and cursor.pgresult.nfields
+            answers.append((yield from call(cursor.fetchall)) if known else [])
         return answers
 
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> Any:
@@ -280,20 +307,18 @@ class PsycopgSession(Session):
         yield from call(self.handle.set_autocommit, self._autocommit)
 
     def pipeline(self, on: bool) -> Any:
-        return self._perform(self._piped(on=on, gathers=True))
+        return self._perform(self._piped(on=on))
 
-    def _piped(self, *, on: bool, gathers: bool = False) -> Program[None]:
+    def _piped(self, *, on: bool) -> Program[None]:
         if on and self._pipeline is None and self._own:
             self._pipeline = self.handle.pipeline()
-            entered = yield from self._enter(self._pipeline)
-            if GATHERS and not self.asynchronous:
-                entered.__class__ = Gathering
-                self._gathering = entered
+            self._gathering = yield from self._enter(self._pipeline)
+            if GATHERS:
+                kind = AsyncGathering if self.asynchronous else PlainGathering
+                self._gathering.__class__ = kind
         elif not on and self._pipeline is not None:
             pipeline, self._pipeline = self._pipeline, None
             yield from self._leave(pipeline)
-        if on and self._gathering is not None:
-            self._gathering.gathers = gathers
 
     def _enter(self, pipeline: Any) -> Program[Any]:
         return (yield from call(pipeline.__aenter__ if self.asynchronous else pipeline.__enter__))
