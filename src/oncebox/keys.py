@@ -27,7 +27,7 @@ from .reading import (
     subscribe,
     take_in,
 )
-from .session import Rows, Statement, asked, bulk, keys_value, lookup, nothing
+from .session import Rows, Statement, asked, bulk, keys_value, lookup, nothing, query
 
 ALL = 2**62
 """Events, or bytes: no bound."""
@@ -114,11 +114,15 @@ class Keys:
 
     def lock(self, places: set[Place], first: Sequence[Statement] = ()) -> Program[list[Rows]]:
         """Lock and read these rows, made where there are none. `first`: see `load`."""
-        reading = self.reading
+        reading, sql = self.reading, self.reading.sql
         answers = yield from self.load_rows(places, first)
         while missing := places - self.entries.keys():
-            yield from bulk(reading.session, reading.sql["add_keys"], sorted(missing))
-            yield from self.load_rows(missing)
+            add = (reading.session, sql["add_keys"], sorted(missing))
+            if reading.session.ask is None:
+                yield from bulk(*add)
+                yield from self.load_rows(missing)
+            else:  # at once
+                yield from self.load_rows(missing, [query(*add, one=sql["add_key"])])
         return answers
 
     def load_rows(
@@ -132,6 +136,8 @@ class Keys:
             wanted.setdefault(subscription, []).append(key)
         questions = [
             (sql["lock_keys"], (subscription, keys_value(session, sorted(keys))))
+            if len(keys) > 1
+            else (sql["lock_key"], (subscription, *keys))
             for subscription, keys in sorted(wanted.items())
         ]
         answers = yield from asked(session, [*first, *questions], self.meanwhile)
@@ -299,7 +305,7 @@ class Keys:
         moved.sort()
         yield from bulk(session, sql["drop_kept"], dropped)
         yield from bulk(session, sql["add_kept"], added)
-        yield from bulk(session, sql["move_keys"], moved)
+        yield from bulk(session, sql["move_keys"], moved, one=sql["move_key"])
         rows = yield from lookup(session, sql["waiters"], awaited)
         return [(subscription, key) for subscription, key in rows]
 

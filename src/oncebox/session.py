@@ -190,12 +190,16 @@ def in_transaction(session: Session, work: Program[T]) -> Program[T]:
     return result
 
 
-def bulk(session: Session, sql: str, rows: Sequence[Sequence[Any]]) -> Program[None]:
-    """One statement for many rows: arrays by column on PostgreSQL, once per row on SQLite."""
+def bulk(
+    session: Session, sql: str, rows: Sequence[Sequence[Any]], one: str | None = None
+) -> Program[None]:
+    """One statement for many rows: arrays by column on PostgreSQL, once per row on SQLite. `one`:
+    see `query`.
+    """
     if not rows:
         return
     if session.dialect == "postgres":
-        yield from call(session.send, *query(session, sql, rows))
+        yield from call(session.send, *query(session, sql, rows, one=one))
     else:
         yield from call(session.run_many, sql, rows)
 
@@ -211,9 +215,18 @@ def lookup(
 
 
 def query(
-    session: Session, sql: str, rows: Sequence[Sequence[Any]], head: Sequence[Any] = ()
+    session: Session,
+    sql: str,
+    rows: Sequence[Sequence[Any]],
+    head: Sequence[Any] = (),
+    one: str | None = None,
 ) -> Statement:
-    """One statement for many rows: arrays by column on PostgreSQL, one JSON array on SQLite."""
+    """One statement for many rows: arrays by column on PostgreSQL, one JSON array on SQLite. `one`:
+    the statement for a single row: PostgreSQL plans an array of one anew each time, since its plan
+    for any array seems dearer.
+    """
+    if one is not None and len(rows) == 1:
+        return one, (*head, *rows[0])
     if session.dialect == "postgres":
         return sql, (*head, *(list(column) for column in zip(*rows, strict=True)))
     return sql, (*head, _json(rows))

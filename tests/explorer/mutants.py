@@ -458,6 +458,7 @@ def above_the_last_position(patch: pytest.MonkeyPatch, shop: Shop) -> None:
 def rows_read_before_locked(patch: pytest.MonkeyPatch, shop: Shop) -> None:
     """A key's row is read without its lock, and locked when it is written."""
     other_sql(patch, shop.engine, "lock_keys", " for update)", ")")
+    other_sql(patch, shop.engine, "lock_key", " for update", "")
 
 
 def locks_in_any_order(patch: pytest.MonkeyPatch, shop: Shop) -> None:

@@ -43,11 +43,15 @@ select 1 / count(*) from closed;
 
 -- name: open_batch
 -- For a batch without a fence, as in tests of handlers.
-insert into oncebox.open_batch (closed) values (1);
+insert into oncebox.open_batch (closed) values (1)
+returning set_config('oncebox.open_batch', ctid::text, true);
 
 -- name: shut_batch
--- Fails as close_batch does. Nobody ever sees the rows of others: they are not committed.
-with shut as (delete from oncebox.open_batch returning 1) select 1 / count(*) from shut;
+-- Fails as close_batch does. Its row is found by its place, among the many that others had.
+with shut as (
+  delete from oncebox.open_batch
+  where ctid = nullif(current_setting('oncebox.open_batch', true), '')::tid returning 1)
+select 1 / count(*) from shut;
 
 -- name: keep_in
 -- Events that are handled side by side share this with each other, and with no rebuild.
@@ -60,7 +64,7 @@ select pg_advisory_xact_lock(hashtextextended('oncebox consumer ' || $1, 0));
 -- The same for a batch under a term that others work under, too. No row: the term is not ours.
 insert into oncebox.open_batch (closed) select 1 from oncebox.cursor
 where reader = $1 and topic = $2 and partition = $3 and term = $4
-returning 1;
+returning set_config('oncebox.open_batch', ctid::text, true);
 
 -- name: suspect
 update oncebox.cursor set suspect = $5
@@ -79,6 +83,13 @@ from (select u.key from unnest($2::text[]) as u (key) order by u.key collate "C"
         or k.skipped is not null or k.reason is not null or k.had >= 0
     from oncebox.key k where k.subscription = $1 and k.key = v.key for update) k;
 
+-- name: lock_key
+-- The same for one key.
+select k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff,
+  k.park is not null or k.kept > 0 or k.attempts > 0 or k.awaited or k.due_ms is not null
+    or k.skipped is not null or k.reason is not null or k.had >= 0
+from oncebox.key k where k.subscription = $1 and k.key = $2 for update;
+
 -- name: key_rest
 -- What nearly no row has.
 select k.key, k.park, k.skipped, k.kept, k.awaited, k.attempts, k.reason, k.parked_ms, k.due_ms,
@@ -91,6 +102,9 @@ select subscription, key from unnest($1::int[], $2::text[]) as v (subscription, 
 order by subscription, key
 on conflict do nothing;
 
+-- name: add_key
+insert into oncebox.key (subscription, key) values ($1, $2) on conflict do nothing;
+
 -- name: move_keys
 -- The common write: the event last done, and nothing else. Its rows are locked, see lock_keys: so they
 -- stay where they are found.
@@ -101,6 +115,11 @@ from unnest($1::int[], $2::text[], $3::bigint[], $4::bigint[], $5::text[], $6::b
     select f.ctid as place from oncebox.key f
     where f.subscription = v.subscription and f.key = v.key offset 0) f
 where k.ctid = f.place;
+
+-- name: move_key
+-- The same for one.
+update oncebox.key set sequence = $3, stamp = $4, id = $5, digest = $6
+where subscription = $1 and key = $2;
 
 -- name: write_key
 update oncebox.key set sequence = $3, stamp = $4, id = $5, digest = $6, cutoff = $7, park = $8,

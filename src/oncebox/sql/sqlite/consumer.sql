@@ -72,16 +72,23 @@ SELECT k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff,
     OR k.skipped IS NOT NULL OR k.reason IS NOT NULL OR k.had >= 0
 FROM json_each(?2) v CROSS JOIN oncebox_key k ON k.subscription = ?1 AND k.key = v.value;
 
+-- name: lock_key
+-- The same for one key.
+SELECT k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff,
+  k.park IS NOT NULL OR k.kept > 0 OR k.attempts > 0 OR k.awaited OR k.due_ms IS NOT NULL
+    OR k.skipped IS NOT NULL OR k.reason IS NOT NULL OR k.had >= 0
+FROM oncebox_key k WHERE k.subscription = ?1 AND k.key = ?2;
+
 -- name: key_rest
 -- What nearly no row has.
 SELECT k.key, k.park, k.skipped, k.kept, k.awaited, k.attempts, k.reason, k.parked_ms, k.due_ms,
   k.had
 FROM json_each(?2) v CROSS JOIN oncebox_key k ON k.subscription = ?1 AND k.key = v.value;
 
--- name: add_keys
+-- name: add_keys add_key
 INSERT INTO oncebox_key (subscription, key) VALUES (?, ?) ON CONFLICT DO NOTHING;
 
--- name: move_keys
+-- name: move_keys move_key
 -- The common write: the event last done, and nothing else.
 UPDATE oncebox_key SET sequence = ?3, stamp = ?4, id = ?5, digest = ?6
 WHERE subscription = ?1 AND key = ?2;
