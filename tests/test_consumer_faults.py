@@ -492,7 +492,7 @@ def test_two_consumers_whose_handlers_deadlock_both_go_on(world: World, *, caref
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(deadlocks) == 1
+    assert deadlocks  # more, where the one that went on is slower than the other comes again
     assert (world.of("xy"), world.of("yx")) == ([1, 2, 3], [1, 2, 3])
     assert world.rows("select owed from account") == [(12,), (12,)]
     tries = "select attempts, count(*) from oncebox.key where key = 'a' and park is null group by 1"
