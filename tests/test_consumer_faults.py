@@ -7,6 +7,7 @@ import sqlite3
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -195,6 +196,26 @@ def test_a_handler_that_hangs_is_parked(world: World) -> None:
     assert world.of("b") == [10, 20]
     assert world.of("a") == []
     assert "HandlerTimeout" in world.parked()["a"][1]
+
+
+def test_what_came_before_a_failing_event_is_committed_first(world: World) -> None:
+    """All of it ran again, once more for each 50 events before the one that fails."""
+    runs: Counter[int] = Counter()
+
+    @world.consumer.on(Paid)
+    def pay(tx: Any, paid: Paid) -> None:
+        runs[paid.cents] += 1
+        if paid.cents == 120:
+            raise ValueError("no account")
+        world.record(tx, paid.order, paid.cents)
+
+    sent = [one for n in range(200) for one in world.producer.paid(f"k{n}", n)]
+    world.deliver(*sent)
+    world.settle()
+    assert set(runs.values()) <= {1, 2, 3}
+    assert {runs[n] for n in range(120)} == {2}
+    assert [n for _, n in world.ledger()] == [n for n in range(200) if n != 120]
+    assert list(world.parked()) == ["k120"]
 
 
 def test_a_plain_handler_that_gives_a_coroutine_has_failed(world: World) -> None:

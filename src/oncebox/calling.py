@@ -8,6 +8,7 @@ on it, an event that waits for one of its keys, or the end. Carefully, each list
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from traceback import walk_tb
 from typing import Any
 
@@ -35,6 +36,11 @@ class Setback(Exception):
         super().__init__(what)
         self.event = event
         self.several = several
+
+    def before(self, items: Sequence[Item]) -> int:
+        """How many of these items come before the one that failed; 0 if it is none of them."""
+        events = ((item.place, *item.link[:2]) if item.bad is None else None for item in items)
+        return next((n for n, event in enumerate(events) if event and event == self.event), 0)
 
 
 class Listed:

@@ -402,10 +402,8 @@ class ConsumerLoop:
         count = min(len(items), self.together_max)
         while True:
             chunk = items[: min(count, CAREFUL_MAX)] if careful else items[:count]
-            fence = {}
-            for item in chunk:
-                place = (item.record.topic, item.record.partition)
-                fence[place] = self.held[place]
+            places = {(item.record.topic, item.record.partition) for item in chunk}
+            fence = {place: self.held[place] for place in places}
             one = careful and len(chunk) == 1  # so that it is known which one failed
             events_max = 1 + chunk[0].in_line if one else None
             batch = Batch(
@@ -417,6 +415,8 @@ class ConsumerLoop:
             except Setback as setback:
                 if setback.several and len(chunk) > 1:
                     count = self.together_max = len(chunk) // 2
+                elif before := setback.before(chunk):
+                    count = before  # committed first, together
                 else:
                     careful = True
             except Broken as broken:
