@@ -204,10 +204,10 @@ def test_property_02_keys_are_in_the_order_of_commits(on_postgres: Outbox, batch
     check_chains(outbox.published())
 
 
-def test_property_02_a_position_that_was_drawn_too_early_is_drawn_again(
-    on_postgres: Outbox,
-) -> None:
-    """It is drawn before the key is locked; somebody who draws later may be first."""
+def test_property_02_a_position_is_drawn_once_the_key_is_locked(on_postgres: Outbox) -> None:
+    """Else one who waits for the key has drawn before another who goes first; and who draws again
+    then leaves a hole for each that waits.
+    """
     outbox = on_postgres
     ids = outbox.emit("k")
     relay = outbox.settle(outbox.relay())
@@ -226,6 +226,7 @@ def test_property_02_a_position_that_was_drawn_too_early_is_drawn_again(
     outbox.settle_holes(relay)
     assert [sequence for sequence, _, _ in outbox.chains("k")] == [1, 2, 3, 4]
     assert [one.envelope.id for one in outbox.of_key("k")] == [*ids, last]
+    assert outbox.run("select max(position) from oncebox.chain") == [(4,)], "no holes"
     check_chains(outbox.published())
 
 

@@ -41,7 +41,7 @@ create table oncebox.counter (
   primary key (source_id, key)
 ) with (fillfactor = 50);
 
--- Along a key, positions rise as sequences do.
+-- Drawn while the key's counter is locked: along a key, positions rise as sequences do.
 create sequence oncebox.chain_position;
 
 create table oncebox.chain (
@@ -180,8 +180,7 @@ begin
 end $$;
 
 -- Numbers one event; its key is locked by that. False, and nothing is done, where its source is new.
--- The position is drawn before the key is locked, and again in the rare case that somebody who drew
--- later was first: a hole then, which the relay waits out.
+-- The position is drawn once it is: who draws and then waits leaves holes behind a key that is hot.
 create function oncebox.number_one(n bigint, source text, key text, size int, after bigint)
 returns boolean language plpgsql as $$
 #variable_conflict use_variable
@@ -197,22 +196,25 @@ begin
     return found;
   end if;
   insert into oncebox.counter as c (source_id, key, sequence, stamp, position)
-    select s.id, key, 1, greatest(clock, (s.low | 1023) + 1 + (clock & 1023)),
-           nextval('oncebox.chain_position')
+    select s.id, key, 1, greatest(clock, (s.low | 1023) + 1 + (clock & 1023)), 0
     from oncebox.source s where s.name = source
   on conflict on constraint counter_pkey do update
     set sequence = c.sequence + 1, previous = c.stamp, before = c.position,
-        position = case when excluded.position > c.position then excluded.position
-                   else nextval('oncebox.chain_position') end,
+        position = nextval('oncebox.chain_position'),
         stamp = greatest(excluded.stamp, (c.stamp | 1023) + 1 + (clock & 1023))
   returning c.* into moved;
-  if found then
+  if moved.sequence = 1 then  -- a new key: written again, which is quicker than to look at each
+    moved.position := nextval('oncebox.chain_position');
+    update oncebox.counter c set position = moved.position
+      where c.source_id = moved.source_id and c.key = number_one.key;
+  end if;
+  if moved.sequence is not null then
     insert into oncebox.chain
         (position, n, stamp, source_id, size, sequence, previous, before, after_stamp)
       values (moved.position, n, moved.stamp, moved.source_id, size, moved.sequence,
               moved.previous, moved.before, after);
   end if;
-  return found;
+  return moved.sequence is not null;
 end $$;
 
 -- Numbers the events from `first` to `last` of this transaction one by one, which is quicker for a few;
