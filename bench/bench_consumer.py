@@ -17,13 +17,13 @@ from msgspec import json
 
 from bench.measure import Figure, paired
 from oncebox.codecs.payload import decode
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer.loop import ConsumerLoop
+from oncebox.consumer.reading import Handler, Reading, Settings
 from oncebox.envelope import chain_text, event_headers
 from oncebox.event import event, event_type, new_id
 from oncebox.logs.embedded import EmbeddedLog
 from oncebox.ports import Outgoing
 from oncebox.program import drive
-from oncebox.reading import Handler, Reading, Settings
 from oncebox.service.connect import open_log
 from oncebox.statements import statements
 from oncebox.stores.postgres import PostgresStore

@@ -16,12 +16,12 @@ from msgspec import json
 
 from bench.bench_consumer import KAFKA_KEYS, Placed, backlog, postgres_tables
 from bench.measure import Figure, figure, paired
-from oncebox.abreast import AbreastLoop
 from oncebox.codecs.payload import decode
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer.abreast import AbreastLoop
+from oncebox.consumer.loop import ConsumerLoop
+from oncebox.consumer.reading import Handler, Reading, Settings
 from oncebox.event import event_type, new_id
 from oncebox.program import drive, drive_async
-from oncebox.reading import Handler, Reading, Settings
 from oncebox.service.connect import open_log
 from oncebox.statements import statements
 from oncebox.stores.adapt import open_store

@@ -15,7 +15,8 @@ from msgspec import json
 from bench.bench_consumer import KEYS, UPDATE, fresh_store
 from bench.measure import Figure, paired, stopwatch
 from oncebox.codecs.payload import decode
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer.loop import ConsumerLoop
+from oncebox.consumer.reading import Handler, Reading, Settings
 from oncebox.envelope import chain_text, event_headers
 from oncebox.event import event, event_type, new_id
 from oncebox.lens.chain import Edge, Lenses
@@ -24,7 +25,6 @@ from oncebox.lens.steps import add, remove, rename, wrap
 from oncebox.logs.embedded import EmbeddedLog
 from oncebox.ports import Outgoing
 from oncebox.program import drive
-from oncebox.reading import Handler, Reading, Settings
 from oncebox.statements import statements
 
 BURSTS, BURST = 60, 500

@@ -24,11 +24,11 @@ from bench import bench_emit as emitting
 from bench.bench_relay import cpu_s
 from bench.measure import Figure, figure
 from oncebox.codecs.payload import decode
+from oncebox.consumer.reading import Subscription, take_in
 from oncebox.envelope import digest, read_core
 from oncebox.event import new_id
 from oncebox.logs.embedded import EmbeddedLog
 from oncebox.program import drive
-from oncebox.reading import Subscription, take_in
 from oncebox.service.connect import open_log
 from oncebox.statements import statements
 from oncebox.stores.adapt import adapt, open_store

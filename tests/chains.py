@@ -18,14 +18,14 @@ from uuid import UUID
 from msgspec import json
 
 from oncebox.codecs.payload import decode
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer.loop import ConsumerLoop
+from oncebox.consumer.reading import Handler, Reading, Settings
 from oncebox.envelope import Reference, after_text, chain_text, event_headers
 from oncebox.event import event, event_type, new_id
 from oncebox.logs.embedded import EmbeddedLog
 from oncebox.order import Chain
 from oncebox.ports import Log, Outgoing
 from oncebox.program import drive
-from oncebox.reading import Handler, Reading, Settings
 from oncebox.service.service import Consumer
 from oncebox.session import Store
 from oncebox.statements import migrations, statements

@@ -24,12 +24,12 @@ from typing import Any
 from uuid import UUID
 
 from chains import SOURCE, Noted, Opened, Paid, Sent, World, make_store
-from oncebox.batch import COUNTS
+from oncebox.consumer.batch import COUNTS
+from oncebox.consumer.reading import record_of
 from oncebox.context import Context
 from oncebox.envelope import Reference, after_text, chain_text
 from oncebox.ports import Outgoing, Record
 from oncebox.program import drive
-from oncebox.reading import record_of
 
 RECORDS_MAX = 10_000
 """Records of a campaign: what waits behind a key is read with it, so files stay small."""

@@ -15,6 +15,7 @@ from msgspec import json
 
 from chains import SOURCE, Paid, World, make_store
 from oncebox.cli import main
+from oncebox.consumer.reading import take_in
 from oncebox.operate.desk import Desk
 from oncebox.operate.rewind import rebuild
 from oncebox.operate.waiting import Waiting, Where, waiting
@@ -22,7 +23,6 @@ from oncebox.order import Link
 from oncebox.outbox import History
 from oncebox.ports import Record
 from oncebox.program import Program, drive
-from oncebox.reading import take_in
 from oncebox.session import Session
 from oncebox.statements import statements
 from producing import await_true

@@ -11,12 +11,12 @@ from functools import partial
 from typing import Any
 
 from chains import TOPIC, Noted, Opened, Paid, World
-from oncebox.abreast import AHEAD_MAX, AbreastLoop
+from oncebox.consumer.abreast import AHEAD_MAX, AbreastLoop
+from oncebox.consumer.others import foreign
+from oncebox.consumer.reading import Reading
 from oncebox.context import Context
 from oncebox.operate.actions import redrive
-from oncebox.others import foreign
 from oncebox.program import drive
-from oncebox.reading import Reading
 from oncebox.statements import statements
 from operating import desk_of, failing, failing_for_all, only, rebuild_waiting, wait_list
 from producing import await_true

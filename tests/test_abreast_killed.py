@@ -26,7 +26,7 @@ APP = """
 import asyncio, os, random, signal, time
 from dataclasses import dataclass
 from oncebox import Service, event
-from oncebox.reading import Settings
+from oncebox.consumer.reading import Settings
 from oncebox.service.running import running
 
 @event("order.paid", stream="{topic}", key="order", version=1)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from oncebox.audit.examine import MARGIN, Cases, examine
 from oncebox.audit.facts import IN_OUTBOX, Bounds, Finding, Ledger, Scope, Seen, mark
 from oncebox.audit.keys import Tally
+from oncebox.consumer.reading import BY_ID
 from oncebox.order import KeyState
-from oncebox.reading import BY_ID
 
 SOURCE, PLACE = "/shop/orders" + BY_ID, ("orders", 0)
 

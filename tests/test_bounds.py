@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from chains import Paid, World, make_store
+from oncebox.consumer.timeouts import watch
 from oncebox.operate.actions import skip
 from oncebox.program import drive
 from oncebox.statements import statements
-from oncebox.timeouts import watch
 from operating import desk_of, failing, only, wait_list
 
 

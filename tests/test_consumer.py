@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from chains import TOPIC, Noted, Opened, Paid, Producer, World, make_store
-from oncebox.consumer import DRAIN_MAX
+from oncebox.consumer.loop import DRAIN_MAX
 from oncebox.context import Context
 from oncebox.envelope import Reference
 from oncebox.event import event

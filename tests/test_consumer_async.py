@@ -18,16 +18,16 @@ import sqlalchemy
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from chains import TOPIC, Noted, Paid, World, make_store
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer.loop import ConsumerLoop
+from oncebox.consumer.reading import Reading
+from oncebox.consumer.timeouts import limited_async
 from oncebox.context import Context
 from oncebox.operate.actions import redrive
 from oncebox.operate.rewind import rebuild
 from oncebox.program import drive, drive_async
-from oncebox.reading import Reading
 from oncebox.service.service import Service
 from oncebox.statements import statements
 from oncebox.stores.adapt import open_store
-from oncebox.timeouts import limited_async
 from operating import desk_of, wait_list
 
 KINDS = ("aiosqlite", "psycopg", "psycopg pool", "asyncpg pool", "sqlalchemy session")

@@ -19,7 +19,8 @@ import psycopg
 import pytest
 
 from chains import TOPIC, Opened, Paid, Producer, World, plain_handler
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer.loop import ConsumerLoop
+from oncebox.consumer.timeouts import Watch, _interrupt, watch
 from oncebox.context import Context
 from oncebox.errors import HandlerTimeout, StoreUnavailable
 from oncebox.logs.embedded import EmbeddedLog
@@ -28,7 +29,6 @@ from oncebox.program import call, drive, drive_async
 from oncebox.service.service import Consumer
 from oncebox.session import COMMIT, Statement
 from oncebox.stores.adapt import open_store
-from oncebox.timeouts import Watch, _interrupt, watch
 from operating import failing, only, rebuild_waiting
 from producing import await_true
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from chains import Paid, Sent, World
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer.effects import DEATHS_MAX
+from oncebox.consumer.loop import ConsumerLoop
+from oncebox.consumer.suspects import DEADLY
 from oncebox.context import Context
-from oncebox.effects import DEATHS_MAX
 from oncebox.operate.actions import redrive
 from oncebox.program import drive
-from oncebox.suspects import DEADLY
 from operating import desk_of, failing, one_waiting, only, wait_list
 
 # ---- what fails at the commit

@@ -14,8 +14,8 @@ import pytest
 
 from at_work import Place, at_work, emit, run_sql, until
 from oncebox import Context, Settings
+from oncebox.consumer.timeouts import LEFT_MAX, limited_aside
 from oncebox.errors import HandlerBroke, HandlerTimeout
-from oncebox.timeouts import LEFT_MAX, limited_aside
 
 BRIEF = Settings(handler_timeout_s=0.2, attempts_max=1)
 

@@ -22,11 +22,11 @@ from engines.kafka import kafka
 from engines.postgres import postgres
 from engines.server import free_ports
 from oncebox.cli import main
+from oncebox.consumer.reading import Settings
 from oncebox.endpoints import serving
 from oncebox.errors import ConfigurationError
 from oncebox.health import ready
 from oncebox.metrics import FAMILIES, collector
-from oncebox.reading import Settings
 from oncebox.service.work import Running
 
 

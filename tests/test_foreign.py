@@ -14,10 +14,10 @@ from confluent_kafka import Producer
 from chains import Paid, World, make_store
 from engines.kafka import Kafka
 from oncebox import Context, Service, foreign
+from oncebox.consumer.others import part
 from oncebox.errors import ConfigurationError
 from oncebox.logs.kafka import KafkaLog
 from oncebox.operate.rewind import rebuild
-from oncebox.others import part
 from oncebox.ports import Outgoing, Record
 from oncebox.program import drive
 from oncebox.service.service import Consumer

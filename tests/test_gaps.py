@@ -10,16 +10,16 @@ from typing import Any, cast
 import pytest
 
 from chains import SOURCE, TOPIC, Paid, World, make_store
-from oncebox.batch import Batch
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer.batch import Batch
+from oncebox.consumer.gaps import AGAIN_S, Gaps, asker
+from oncebox.consumer.loop import ConsumerLoop
+from oncebox.consumer.reading import know_subscriptions, take_in
 from oncebox.errors import NotFound
-from oncebox.gaps import AGAIN_S, Gaps, asker
 from oncebox.operate.actions import accept, skip
 from oncebox.operate.rewind import republish
 from oncebox.outbox import PAGE_MAX, Envelopes, history
 from oncebox.ports import Outgoing, Record
 from oncebox.program import drive
-from oncebox.reading import know_subscriptions, take_in
 from oncebox.service.service import Service
 from oncebox.session import Session, Store
 from oncebox.statements import statements

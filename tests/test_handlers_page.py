@@ -9,11 +9,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from oncebox.abreast import AbreastLoop
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer.abreast import AbreastLoop
+from oncebox.consumer.loop import ConsumerLoop
+from oncebox.consumer.reading import Settings
 from oncebox.errors import ConfigurationError
 from oncebox.program import drive
-from oncebox.reading import Settings
 from oncebox.service.connect import open_log
 from oncebox.service.running import consumer_loop, consumer_store, is_concurrent
 from oncebox.service.service import Service

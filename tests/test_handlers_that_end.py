@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from chains import Paid, World
+from oncebox.consumer.suspects import DEADLY, DEATHS_MAX, TAKEOVERS_MAX
+from oncebox.consumer.timeouts import limited_async, watch
 from oncebox.context import Context
 from oncebox.errors import HandlerBroke
 from oncebox.program import drive
-from oncebox.suspects import DEADLY, DEATHS_MAX, TAKEOVERS_MAX
-from oncebox.timeouts import limited_async, watch
 from operating import only
 from producing import await_true
 from test_abreast import Running

@@ -21,27 +21,16 @@ LAYERS = (
         "codecs",
         "schema",
         "lens",
-        "others",
         "lease",
-        "suspects",
         "context",
-        "timeouts",
         "telemetry",
     ),
-    ("reading", "keys", "calling", "batch", "outbox", "stores", "logs", "sql", "tables"),
+    ("outbox", "stores", "logs", "sql", "tables"),
     (
         "emit",
         "inbox",
         "relay",
-        "effects",
-        "gaps",
-        "prune",
-        "ahead",
-        "beginning",
-        "lanes",
         "consumer",
-        "crew",
-        "abreast",
         "explorer",
     ),
     ("operate",),
@@ -56,8 +45,9 @@ LAYERS = (
 below it; so a package's word in its `__init__.py` on what it may import is held here."""
 
 PURE = (
-    "errors", "event", "order", "ports", "program", "envelope", "others", "reading", "batch",
-    "calling", "keys", "audit/facts", "audit/keys", "audit/unkeyed", "audit/examine",
+    "errors", "event", "order", "ports", "program", "envelope",
+    "consumer/others", "consumer/reading", "consumer/batch", "consumer/calling", "consumer/keys",
+    "audit/facts", "audit/keys", "audit/unkeyed", "audit/examine",
     "audit/report",
 )  # fmt: skip
 IMPURE = {"asyncio", "threading", "socket", "sqlite3", "os", "subprocess", "psycopg", "selectors"}

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from chains import TOPIC, Noted, Paid, World
+from oncebox.consumer.others import foreign
+from oncebox.consumer.reading import Handler
 from oncebox.context import Context
 from oncebox.errors import ConfigurationError
 from oncebox.operate.rewind import rebuild
-from oncebox.others import foreign
 from oncebox.program import drive
-from oncebox.reading import Handler
 from oncebox.service.service import Consumer, Service
 from operating import desk_of
 

@@ -17,9 +17,9 @@ from chains import World
 from oncebox import Service
 from oncebox.cli import main
 from oncebox.cli.options import log_to_stderr
+from oncebox.consumer.reading import Settings
 from oncebox.errors import MissingTables, Unreachable
 from oncebox.logs.kafka_settings import KafkaSettings
-from oncebox.reading import Settings
 from oncebox.stores.adapt import open_store
 from oncebox.telemetry.lines import JsonLines
 

@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 
 from chains import TOPIC, Opened, Paid, Sent, World
-from oncebox import prune
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer import prune
+from oncebox.consumer.loop import ConsumerLoop
 from oncebox.context import Context
 from oncebox.event import new_id
 from oncebox.inbox import claim

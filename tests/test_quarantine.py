@@ -45,7 +45,7 @@ def test_retry_refuses_what_still_cannot_be_read(world: World) -> None:
 @pytest.mark.parametrize("again", [False, True])
 def test_retry_takes_a_record_in_that_can_be_read_now(world: World, again: bool) -> None:
     """As after an update that reads more: the row holds a record that is fine by now."""
-    from oncebox.reading import record_bytes
+    from oncebox.consumer.reading import record_bytes
 
     world.handles_paid()
     sent = bad_record(world)

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from chains import TOPIC, Noted, Opened, Paid, World
+from oncebox.consumer.reading import take_in
 from oncebox.context import Context
 from oncebox.errors import NotFound, Refused
 from oncebox.operate.quarantine import TakenIn
 from oncebox.operate.rewind import finish, prepare, rebuild, replay
 from oncebox.operate.summary import summary
 from oncebox.program import drive
-from oncebox.reading import take_in
 from oncebox.service.service import Service
 from operating import desk_of, only, rebuild_waiting, wait_list, world_record
 

@@ -17,9 +17,9 @@ import pytest
 from at_work import WAIT_S, Place, at_work, emit, until
 from oncebox import Service
 from oncebox.cli import main
+from oncebox.consumer.reading import Settings
 from oncebox.errors import MissingRight
 from oncebox.program import drive
-from oncebox.reading import Settings
 from oncebox.relay import Relay, RelaySettings
 from oncebox.service.connect import open_log
 from oncebox.service.running import running

@@ -12,6 +12,8 @@ from .event import event  # now: once the module of that name is loaded, it woul
 
 if TYPE_CHECKING:
     from . import errors
+    from .consumer.others import Foreign, foreign
+    from .consumer.reading import Settings
     from .context import Context
     from .emit import Emitted
     from .envelope import Reference
@@ -43,9 +45,7 @@ if TYPE_CHECKING:
         wrap,
     )
     from .order import Chain
-    from .others import Foreign, foreign
     from .ports import Record
-    from .reading import Settings
     from .service.service import Consumer, Service
 
     __version__: str
@@ -95,14 +95,14 @@ _HOME = {
     "Consumer": "service.service",
     "Context": "context",
     "Emitted": "emit",
-    "Foreign": "others",
+    "Foreign": "consumer.others",
     "MissingTables": "errors",
     "NoTransaction": "errors",
     "OnceboxError": "errors",
     "Record": "ports",
     "Reference": "envelope",
     "Service": "service.service",
-    "Settings": "reading",
+    "Settings": "consumer.reading",
     "UnknownId": "errors",
     "Unreachable": "errors",
     "add": "lens.steps",
@@ -110,7 +110,7 @@ _HOME = {
     "convert": "lens.steps",
     "each": "lens.steps",
     "evolve": "lens.chain",
-    "foreign": "others",
+    "foreign": "consumer.others",
     "hoist": "lens.steps",
     "member": "lens.steps",
     "merge": "lens.steps",

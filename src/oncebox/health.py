@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .consumer import OUTAGE_PAUSE_S, ConsumerLoop
+from .consumer.loop import OUTAGE_PAUSE_S, ConsumerLoop
 from .service.watching import LAG_EVERY, LOOK_S
 from .service.work import Part, Running
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
-from .batch import COUNTS
-from .consumer import ConsumerLoop
+from .consumer.batch import COUNTS
+from .consumer.loop import ConsumerLoop
 from .errors import MissingDependency
 from .operate.summary import Relay, Summary
 from .relay import Relay as RelayLoop

@@ -12,18 +12,18 @@ from dataclasses import make_dataclass, replace
 from itertools import count
 from typing import Any, NamedTuple, cast
 
-from oncebox.batch import COUNTS
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer.batch import COUNTS
+from oncebox.consumer.gaps import Gaps, asker
+from oncebox.consumer.loop import ConsumerLoop
+from oncebox.consumer.reading import Reading, Settings, record_of
 from oncebox.context import Context
 from oncebox.event import event
-from oncebox.gaps import Gaps, asker
 from oncebox.operate.actions import accept, consider
 from oncebox.operate.desk import Desk
 from oncebox.operate.rewind import republish
 from oncebox.operate.waiting import START, Waiting, Where, waiting
 from oncebox.ports import Log, Outgoing, Record, Refusal
 from oncebox.program import drive
-from oncebox.reading import Reading, Settings, record_of
 from oncebox.relay import Relay, RelaySettings
 from oncebox.service.connect import open_log
 from oncebox.service.service import Service

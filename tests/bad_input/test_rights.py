@@ -20,7 +20,7 @@ from conftest import hint_if_missing
 from engines.kafka import OwnKafka, kafka
 from engines.postgres import Postgres
 from oncebox.audit.survey import Side, audit
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer.loop import ConsumerLoop
 from oncebox.errors import MissingRight, MissingTables, Unreachable
 from oncebox.event import event, new_id
 from oncebox.logs.kafka import KafkaLog

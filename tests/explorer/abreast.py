@@ -8,11 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from oncebox.abreast import AbreastLoop
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer.abreast import AbreastLoop
+from oncebox.consumer.lanes import Job
+from oncebox.consumer.loop import ConsumerLoop
 from oncebox.explorer import Actor, Blocked, Run
 from oncebox.explorer.run import unwind
-from oncebox.lanes import Job
 from oncebox.program import Program
 
 from .shop import QUICK, Shop

@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import json
 
 from oncebox.codecs.payload import decode
+from oncebox.consumer.reading import Handler
 from oncebox.event import event, event_type
 from oncebox.explorer import Actor, Broken, Run
 from oncebox.lens.chain import Edge, Lenses
@@ -17,7 +18,6 @@ from oncebox.lens.copies import Copies
 from oncebox.lens.reading import Translator
 from oncebox.lens.steps import add, rename, wrap
 from oncebox.ports import Outgoing, Topic
-from oncebox.reading import Handler
 
 from .broker import Broker
 from .engines import Engine

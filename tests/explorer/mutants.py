@@ -12,16 +12,18 @@ from typing import Any
 
 import pytest
 
-from oncebox import batch, consumer, effects, inbox, order, relay
-from oncebox.batch import Batch, Outcome
-from oncebox.keys import Keys
+from oncebox import inbox, order, relay
+from oncebox.consumer import batch, effects
+from oncebox.consumer import loop as consumer
+from oncebox.consumer.batch import Batch, Outcome
+from oncebox.consumer.keys import Keys
+from oncebox.consumer.reading import Place, Reading
 from oncebox.operate.desk import Desk
 from oncebox.operate.waiting import Waiting
 from oncebox.order import KeyState, Link
 from oncebox.outbox import Reached, reached_text
 from oncebox.ports import TopicPartition
 from oncebox.program import Call, Program, call
-from oncebox.reading import Place, Reading
 from oncebox.session import Rows, Session, Statement
 from oncebox.session import asked as answered
 

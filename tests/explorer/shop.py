@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Self
 from msgspec import json
 
 from oncebox.codecs.payload import decode
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer.loop import ConsumerLoop
+from oncebox.consumer.reading import Handler, Reading, Settings
 from oncebox.envelope import Reference, after_text, chain_text, event_headers
 from oncebox.event import event, event_type
 from oncebox.explorer import Actor, Blocked, Broken, Run, World, arrivals
@@ -28,7 +29,6 @@ from oncebox.operate.desk import Desk
 from oncebox.operate.waiting import Where, waiting
 from oncebox.ports import Outgoing, Reader, TopicPartition
 from oncebox.program import Program, call
-from oncebox.reading import Handler, Reading, Settings
 
 from .broker import Broker
 from .engines import Engine

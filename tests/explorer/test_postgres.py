@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from oncebox import consumer, relay
+from oncebox import relay
+from oncebox.consumer import loop as consumer
+from oncebox.consumer.lanes import Lanes
 from oncebox.explorer import Bounds, explore
 from oncebox.explorer.explore import Report
-from oncebox.lanes import Lanes
 
 from . import mutants
 from .abreast import ABREAST, AbreastAtWork, AbreastFailing, AbreastRivals

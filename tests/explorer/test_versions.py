@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from oncebox.consumer.reading import no_other
 from oncebox.explorer import Bounds, explore
-from oncebox.reading import no_other
 
 from .engines import Engine, SqliteEngine
 from .mixed import Mixed, MixedRivals

@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from oncebox import inbox
 from oncebox.codecs.payload import decode
-from oncebox.consumer import ConsumerLoop
+from oncebox.consumer.loop import ConsumerLoop
+from oncebox.consumer.reading import Handler, Place
 from oncebox.context import Context
 from oncebox.errors import Fenced
 from oncebox.event import event_type
@@ -18,7 +19,6 @@ from oncebox.explorer.run import Crash
 from oncebox.operate.actions import redrive
 from oncebox.operate.waiting import Where, waiting
 from oncebox.program import Program, call
-from oncebox.reading import Handler, Place
 from oncebox.stores.base import trouble
 
 from .engines import Engine

@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby, pairwise
 from shlex import quote
 
+from ..consumer.reading import BY_ID
 from ..envelope import STAMP_UNITS_PER_US
 from ..event import stream_of
 from ..order import KeyState, Link
-from ..reading import BY_ID
 from .facts import Finding, KeyName, Logged, Row, Scope, Seen, Suspect, link_of, moved, repeat
 from .unkeyed import short
 

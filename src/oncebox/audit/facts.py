@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import NamedTuple, Protocol, TypeAlias
 
+from ..consumer.reading import BY_ID
 from ..envelope import JSON, Reference, after_text, digest
 from ..event import stream_of
 from ..order import EventId, KeyState, Link
 from ..ports import TopicPartition
-from ..reading import BY_ID
 
 KeyName = tuple[str, str]
 """Source and key. Events without a chain: source with `#id`, and the id."""

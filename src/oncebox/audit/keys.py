@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+from ..consumer.reading import BY_ID
 from ..event import stream_of
 from ..order import KeyState
 from ..ports import TopicPartition
-from ..reading import BY_ID
 from .facts import (
     IN_OUTBOX,
     Bounds,

@@ -25,17 +25,17 @@ from typing import Any, NamedTuple
 
 from msgspec import json
 
+from ..consumer.others import is_foreign
+from ..consumer.reading import BY_ID
 from ..envelope import NUMBER_MAX, STAMP_UNITS_PER_US, TIME_MS_MAX, read_core, read_envelope
 from ..errors import BadRecord, NotFound
 from ..event import stream_of
 from ..inbox import CLAIMED
 from ..operate.desk import Desk, belongs, now_ms
 from ..order import KeyState, Link, Park
-from ..others import is_foreign
 from ..outbox import Reached, read_reached
 from ..ports import Extent, Log, Record, TopicPartition
 from ..program import Program, call
-from ..reading import BY_ID
 from ..session import Rows
 from .examine import Cases
 from .facts import IN_OUTBOX, Bounds, Finding, Ledger, Scope, Seen, Sums, form_of, mark

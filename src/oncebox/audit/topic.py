@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from functools import partial
 from hashlib import blake2b
 
+from ..consumer.others import part
+from ..consumer.reading import BY_ID
 from ..envelope import NUMBER_MAX
 from ..order import Link
-from ..others import part
 from ..ports import Log, Record
-from ..reading import BY_ID
 from .facts import Finding, Ledger, Scope, Seen
 from .log import read_log
 from .report import Listing, Report, two_passes

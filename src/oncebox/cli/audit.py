@@ -11,7 +11,7 @@ from ..audit.report import Report
 from ..audit.survey import YOUNGER_S, Side, Told
 from ..audit.survey import audit as perform
 from ..audit.topic import audit_topic
-from ..others import is_foreign
+from ..consumer.others import is_foreign
 from ..ports import Log
 from ..service.places import Place, configured, distinct, everywhere, locate
 from .again import when_ms

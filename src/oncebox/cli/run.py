@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from ..consumer.reading import Settings
 from ..endpoints import serving
 from ..errors import ConfigurationError, Unreachable
-from ..reading import Settings
 from ..service.config import SOURCES, configure, imported, of_the_application, with_settings
 from ..service.places import Place, chosen, in_loop, place_of
 from ..service.running import check_runnable, running

@@ -10,8 +10,8 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
+from ..consumer.reading import Settings
 from ..errors import ConfigurationError
-from ..reading import Settings
 from ..service.config import (
     SERVICE_FIELDS,
     SOURCES,

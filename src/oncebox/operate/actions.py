@@ -13,15 +13,15 @@ from operator import itemgetter
 from shlex import quote
 from typing import Literal, NamedTuple
 
+from ..consumer.gaps import Ask, link_text, orphans_of
+from ..consumer.keys import Entry, Keys
+from ..consumer.reading import BY_ID, Item, Place, Reading, record_bytes, take_in
 from ..errors import NotFound, Refused
-from ..gaps import Ask, link_text, orphans_of
-from ..keys import Entry, Keys
 from ..order import Accepted, Doubt, Link, Park, Undecided, advance, gap
 from ..order import accept as accept_history
 from ..order import skip as skip_event
 from ..outbox import History
 from ..program import Program, call
-from ..reading import BY_ID, Item, Place, Reading, record_bytes, take_in
 from ..session import keys_value, lookup
 from .desk import Desk, transact
 from .waiting import PAGE_MAX, Kind, Waiting

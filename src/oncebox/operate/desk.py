@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..consumer.reading import Reading, Settings, load_subscriptions
 from ..order import KeyState, Link
 from ..program import Program, T, call
-from ..reading import Reading, Settings, load_subscriptions
 from ..session import Session, Store
 from ..statements import statements
 from ..stores.base import trouble, typed

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
+from ..consumer.gaps import Ask, asker
 from ..envelope import STAMP_UNITS_PER_US
 from ..errors import NotFound, Refused
-from ..gaps import Ask, asker
 from ..program import Program, call
 from ..session import Session, Store
 from ..statements import statements

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..batch import Batch
+from ..consumer.batch import Batch
+from ..consumer.keys import Entry
+from ..consumer.reading import record_of, subscribe, take_in
 from ..errors import NotFound, Refused
-from ..keys import Entry
 from ..order import Park
 from ..program import Program, call
-from ..reading import record_of, subscribe, take_in
 from .desk import Desk, transact
 from .waiting import PAGE_MAX
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..batch import COUNTS
+from ..consumer.batch import COUNTS
 from ..envelope import STAMP_UNITS_PER_US
 from ..outbox import read_reached
 from ..ports import Log, Reader, TopicPartition

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from shlex import quote
 from typing import Any, Literal, NamedTuple
 
+from ..consumer.reading import Place, record_of
 from ..envelope import read_envelope
 from ..errors import BadRecord, ConfigurationError, NotFound, OnceboxError, Refused
 from ..order import KeyState, Link, Park, gap
 from ..program import Program, call
-from ..reading import Place, record_of
 from .desk import Desk
 
 PAGE_MAX = 200

@@ -301,7 +301,7 @@ def _check(name: str, table: Mapping[str, Any]) -> None:
 
 def setting_names() -> tuple[str, ...]:
     """The names of a consumer's settings."""
-    from ..reading import Settings
+    from ..consumer.reading import Settings
 
     return tuple(field.name for field in dataclasses.fields(Settings))
 

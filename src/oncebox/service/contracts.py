@@ -14,10 +14,10 @@ from typing import Any
 from msgspec import json
 
 from ..codecs.payload import decode
+from ..consumer.reading import EVERY
 from ..errors import DecodeFailed, SchemaError
 from ..event import EventType, event_type
 from ..lens.chain import declared
-from ..reading import EVERY
 from ..schema.check import Code
 from ..schema.derive import schema_of
 from ..schema.lock import Place

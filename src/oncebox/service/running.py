@@ -16,18 +16,19 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
-from ..abreast import AbreastLoop
 from ..codecs.events import event_codec
-from ..consumer import OUTAGE_PAUSE_MAX_S, OUTAGE_PAUSE_S, ConsumerLoop
+from ..consumer.abreast import AbreastLoop
+from ..consumer.gaps import Gaps
+from ..consumer.loop import OUTAGE_PAUSE_MAX_S, OUTAGE_PAUSE_S, ConsumerLoop
+from ..consumer.reading import EVERY, Handler, Reading
+from ..consumer.timeouts import limited_aside, limited_async, watch
 from ..errors import ConfigurationError, MissingRight, Unreachable
 from ..event import new_id
-from ..gaps import Gaps
 from ..lens.chain import declared
 from ..lens.file import use_lock
 from ..operate.desk import at_store, now_ms
 from ..ports import Log
 from ..program import Program, T, call, drive, drive_async
-from ..reading import EVERY, Handler, Reading
 from ..relay import Relay, RelaySettings
 from ..session import Session, Store
 from ..statements import statements
@@ -35,7 +36,6 @@ from ..stores.adapt import open_store
 from ..tables.migrate import check
 from ..telemetry.spans import processed, tracing
 from ..telemetry.tally import SECONDS, CountedLog, Histogram, timed
-from ..timeouts import limited_aside, limited_async, watch
 from .service import Consumer, Service
 from .work import HANGS_S, STOP_S, Part, Running
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, TypeVar
 
 from ..codecs.events import EventReader
 from ..codecs.payload import codec_of, decode
+from ..consumer.others import Foreign
+from ..consumer.reading import Handler, Settings
 from ..emit import Emitter
 from ..errors import ConfigurationError
 from ..event import check_name, event_type, source_name
 from ..lens.copies import Copies
 from ..lens.reading import Translator
-from ..others import Foreign
-from ..reading import Handler, Settings
 from ..statements import check_schema
 from ..transaction import StoreOf, Tx
 

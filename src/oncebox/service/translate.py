@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..consumer.reading import EVERY, Handler
 from ..errors import ConfigurationError, PublishRefused, Unreachable
 from ..event import EventType
 from ..lens.copies import Copies
 from ..ports import Log, Outgoing, Record
-from ..reading import EVERY, Handler
 from .service import Consumer, Service
 
 PUBLISH_TIMEOUT_S = 20.0

@@ -18,7 +18,7 @@ from ..telemetry.tally import CountedLog, Histogram
 from .connect import open_log
 
 if TYPE_CHECKING:
-    from ..consumer import ConsumerLoop
+    from ..consumer.loop import ConsumerLoop
     from ..relay import Relay
     from .service import Service
     from .watching import Seen

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..consumer import ConsumerLoop
+from ..consumer.loop import ConsumerLoop
 from ..errors import Unreachable
 from ..operate.desk import Desk
 from ..operate.waiting import Waiting, Where, waiting

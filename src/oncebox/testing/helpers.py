@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 
 from msgspec import json
 
-from ..batch import Batch
-from ..calling import Setback
 from ..codecs.events import document_in, event_codec
 from ..codecs.payload import encode
-from ..consumer import CAREFUL_MAX
-from ..effects import have_effect
+from ..consumer.batch import Batch
+from ..consumer.calling import Setback
+from ..consumer.effects import have_effect
+from ..consumer.loop import CAREFUL_MAX
+from ..consumer.reading import BY_ID, Reading, subscribe, subscribe_first, take_in, transact
 from ..envelope import JSON, STAMP_UNITS_PER_US, chain_text, event_headers
 from ..errors import BadRecord, NotFound
 from ..event import EventType, event_type, new_id
 from ..ports import Outgoing, Record
 from ..program import Program, call, drive, drive_async, perform
-from ..reading import BY_ID, Reading, subscribe, subscribe_first, take_in, transact
 from ..service.running import reading_of
 from ..service.service import Consumer, Service
 from ..session import Session, keys_value

@@ -16,12 +16,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from .calling import Calls, Setback, blame, describe, is_outage
-from .context import Suspend
-from .errors import Fenced, HandlerBroke, UnknownSchema
-from .keys import Entry, Keys
-from .lease import Held
-from .order import (
+from ..context import Suspend
+from ..errors import Fenced, HandlerBroke, UnknownSchema
+from ..lease import Held
+from ..order import (
     NONE_BEFORE,
     Link,
     Park,
@@ -34,8 +32,12 @@ from .order import (
     poison,
     redrive,
 )
-from .ports import TopicPartition
-from .program import Program, call
+from ..ports import TopicPartition
+from ..program import Program, call
+from ..session import Rows, Statement, commit, nothing, query
+from ..stores.base import blocked, ended, refused, trouble
+from .calling import Calls, Setback, blame, describe, is_outage
+from .keys import Entry, Keys
 from .reading import (
     BY_ID,
     Handler,
@@ -48,8 +50,6 @@ from .reading import (
     load_subscriptions,
     record_bytes,
 )
-from .session import Rows, Statement, commit, nothing, query
-from .stores.base import blocked, ended, refused, trouble
 
 logger = logging.getLogger("oncebox.consumer")
 

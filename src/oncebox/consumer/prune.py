@@ -16,12 +16,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .envelope import STAMP_UNITS_PER_US
-from .inbox import CLAIMED, CLAIMS, KEYS, prune_page, raise_claim_floors
-from .ports import Log, TopicPartition
-from .program import Program, call
+from ..envelope import STAMP_UNITS_PER_US
+from ..inbox import CLAIMED, CLAIMS, KEYS, prune_page, raise_claim_floors
+from ..ports import Log, TopicPartition
+from ..program import Program, call
+from ..stores.base import trouble
 from .reading import Reading, transact
-from .stores.base import trouble
 
 logger = logging.getLogger("oncebox.consumer")
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from msgspec import Struct, msgpack
 
-from .context import Effect
-from .envelope import (
+from ..context import Effect
+from ..envelope import (
     JSON,
     NUMBER_MAX,
     STAMP_UNITS_PER_US,
@@ -24,14 +24,14 @@ from .envelope import (
     read_core,
     read_envelope,
 )
-from .errors import BadRecord, ConfigurationError, DecodeFailed
-from .event import EventType, stream_of
-from .order import Link
+from ..errors import BadRecord, ConfigurationError, DecodeFailed
+from ..event import EventType, stream_of
+from ..order import Link
+from ..ports import Record
+from ..program import Program, T, call
+from ..session import Session, Statement
+from ..telemetry.tally import Done
 from .others import IN_LINE, Foreign
-from .ports import Record
-from .program import Program, T, call
-from .session import Session, Statement
-from .telemetry.tally import Done
 
 logger = logging.getLogger("oncebox.consumer")
 

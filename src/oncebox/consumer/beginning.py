@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
-from .envelope import STAMP_UNITS_PER_US
-from .errors import Fenced, Refused, Unreachable
-from .lease import Held
-from .ports import Extent, Log, Reader, TopicPartition
-from .program import Program, T, call
+from ..envelope import STAMP_UNITS_PER_US
+from ..errors import Fenced, Refused, Unreachable
+from ..lease import Held
+from ..ports import Extent, Log, Reader, TopicPartition
+from ..program import Program, T, call
 from .reading import Reading, Settings, load_subscriptions, subscribe_first, transact
 
 logger = logging.getLogger("oncebox.consumer")

@@ -15,13 +15,13 @@ from typing import Generic, TypeVar
 
 from msgspec import MsgspecError, json
 
-from .codecs.framed import FramedReader, Schemas
-from .codecs.payload import codec_of
-from .codecs.payload import decode as decode_json
-from .envelope import JSON, TIME_MS_MAX, VALUE_BYTES_MAX, Envelope, Reference, bad_record
-from .errors import BadEvent, ConfigurationError
-from .event import EventType, key_text
-from .ports import LOST_HEADERS, Record
+from ..codecs.framed import FramedReader, Schemas
+from ..codecs.payload import codec_of
+from ..codecs.payload import decode as decode_json
+from ..envelope import JSON, TIME_MS_MAX, VALUE_BYTES_MAX, Envelope, Reference, bad_record
+from ..errors import BadEvent, ConfigurationError
+from ..event import EventType, key_text
+from ..ports import LOST_HEADERS, Record
 
 E = TypeVar("E")
 

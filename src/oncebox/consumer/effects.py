@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from msgspec import json
 
+from ..context import Effect, idempotency_key
+from ..program import Program, call
 from .batch import Wanted
 from .calling import blame, is_outage
-from .context import Effect, idempotency_key
-from .program import Program, call
 from .reading import Reading, transact
 from .suspects import DEADLY
 

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from queue import SimpleQueue
 from typing import Any, Protocol
 
+from ..program import Program, drive, drive_async
 from .lanes import Job
-from .program import Program, drive, drive_async
 
 
 class Crew(Protocol):

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from traceback import walk_tb
 from typing import Any
 
-from .context import Context, rebuilding
-from .errors import DecodeFailed, HandlerBroke, UnknownSchema
+from ..context import Context, rebuilding
+from ..errors import DecodeFailed, HandlerBroke, UnknownSchema
+from ..program import Program, call
+from ..stores.base import trouble
 from .keys import Entry
-from .program import Program, call
 from .reading import Handler, Item, Place, Reading, decoded
-from .stores.base import trouble
 
 
 class Setback(Exception):

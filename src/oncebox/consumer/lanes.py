@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 from operator import add
 from typing import Any
 
+from ..ports import TopicPartition
 from .batch import COUNTS, Outcome
-from .ports import TopicPartition
 from .reading import Item, Place, Reading
 
 Lane = tuple[Any, ...]

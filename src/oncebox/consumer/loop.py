@@ -12,16 +12,18 @@ from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from ..errors import CorruptStore, Fenced, LogTruncated, Unreachable
+from ..lease import Held, acquire, add_cursor, fair_share, release, renew
+from ..ports import Log, Reader, Record, TopicPartition
+from ..program import Program, T, call
+from ..session import Store
+from ..stores.base import trouble, typed
 from .ahead import Ahead
 from .batch import DONE, Batch, Broken, Outcome, Wanted
 from .beginning import begin, first_offset, of_partition, set_position
 from .calling import Setback, describe, is_outage
 from .effects import have_effect
-from .errors import CorruptStore, Fenced, LogTruncated, Unreachable
 from .gaps import Gaps, of_gaps
-from .lease import Held, acquire, add_cursor, fair_share, release, renew
-from .ports import Log, Reader, Record, TopicPartition
-from .program import Program, T, call
 from .prune import Pruning
 from .reading import (
     ANY_EVENT,
@@ -35,8 +37,6 @@ from .reading import (
     take_in,
     transact,
 )
-from .session import Store
-from .stores.base import trouble, typed
 from .suspects import DEADLY, TAKEOVERS_MAX, suspected
 
 logger = logging.getLogger("oncebox.consumer")

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Container, Sequence
 from typing import Any
 
-from .ports import Record, TopicPartition
-from .program import Program
+from ..ports import Record, TopicPartition
+from ..program import Program
 from .reading import Item, Reading, Taken, take_in
 
 logger = logging.getLogger("oncebox.consumer")

@@ -7,7 +7,7 @@ there when it was noted, so that one which ended otherwise does not count.
 
 from __future__ import annotations
 
-from .lease import Held
+from ..lease import Held
 
 TAKEOVERS_MAX = 3
 """Owners that died at one position before events there run one by one, each noted first."""

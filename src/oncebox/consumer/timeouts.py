@@ -22,8 +22,8 @@ from contextvars import copy_context
 from inspect import isawaitable
 from typing import Any
 
-from .context import Suspend
-from .errors import HandlerBroke, HandlerTimeout
+from ..context import Suspend
+from ..errors import HandlerBroke, HandlerTimeout
 
 LOOK_S = 0.25
 """How often the watch looks: a handler may run this much longer."""

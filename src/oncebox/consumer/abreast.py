@@ -16,19 +16,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from ..errors import CorruptStore, Fenced
+from ..lease import Held
+from ..ports import Record, TopicPartition
+from ..program import Program, call
+from ..session import Session, lookup
+from ..stores.base import of_database, refused, trouble, typed
 from .batch import APPLIED, Batch, Broken, Outcome, Wanted
 from .calling import Setback, blame, describe, is_outage
-from .consumer import OUTAGE_PAUSE_MAX_S, OUTAGE_PAUSE_S, ConsumerLoop
 from .crew import Crew, Tasks, Threads
 from .effects import have_effect
-from .errors import CorruptStore, Fenced
 from .lanes import Job, Lanes, lane_of
-from .lease import Held
-from .ports import Record, TopicPartition
-from .program import Program, call
+from .loop import OUTAGE_PAUSE_MAX_S, OUTAGE_PAUSE_S, ConsumerLoop
 from .reading import ANY_EVENT, Item, Place, Reading, Taken, items_of, take_in
-from .session import Session, lookup
-from .stores.base import of_database, refused, trouble, typed
 
 logger = logging.getLogger("oncebox.consumer")
 

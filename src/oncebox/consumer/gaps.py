@@ -14,16 +14,16 @@ from typing import NamedTuple
 
 from msgspec import json
 
-from .errors import BadEvent, NotFound
+from ..errors import BadEvent, NotFound
+from ..order import KeyState, Link, Park, ask, gap
+from ..outbox import History
+from ..outbox import history as read_outbox
+from ..ports import Record
+from ..program import Program, call
+from ..session import Session, Store, keys_value, lookup
+from ..statements import statements
 from .keys import Entry, Keys
-from .order import KeyState, Link, Park, ask, gap
-from .outbox import History
-from .outbox import history as read_outbox
-from .ports import Record
-from .program import Program, call
 from .reading import Item, Place, Reading, take_in, transact
-from .session import Session, Store, keys_value, lookup
-from .statements import statements
 
 logger = logging.getLogger("oncebox.gaps")
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from msgspec import Struct, json, structs
 
-from .envelope import NUMBER_MAX, Reference
-from .order import KeyState, Link, Park, judge
-from .program import Program, call
+from ..envelope import NUMBER_MAX, Reference
+from ..order import KeyState, Link, Park, judge
+from ..program import Program, call
+from ..session import Rows, Statement, asked, bulk, keys_value, lookup, nothing, query
 from .reading import (
     BY_ID,
     Item,
@@ -27,7 +28,6 @@ from .reading import (
     subscribe,
     take_in,
 )
-from .session import Rows, Statement, asked, bulk, keys_value, lookup, nothing, query
 
 ALL = 2**62
 """Events, or bytes: no bound."""
