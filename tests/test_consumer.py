@@ -540,6 +540,7 @@ def test_statements_of_handlers_travel_together(world: World) -> None:
     @world.consumer.on(Paid)
     def pay(tx: Any, paid: Paid) -> None:
         world.record(tx, paid.order, paid.cents)
+        tx.execute("WITH late AS (DELETE FROM ledger WHERE false RETURNING 1) SELECT 1 FROM late")
         waiting.append(tx._pipeline._count)
         if paid.cents == TOGETHER_MAX // 4:
             tx.execute("SELECT pg_advisory_xact_lock(7)")

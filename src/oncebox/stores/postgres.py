@@ -54,8 +54,10 @@ _execute: Any = psycopg.Cursor.execute
 _HARMLESS = frozenset("SsIiUuDdWw")
 """How SELECT, INSERT, UPDATE, DELETE and WITH begin, and nothing that ends a transaction."""
 
-_CHANGES = frozenset("IiUuDd")
-"""How those begin that are not waited for in a pipeline."""
+_CHANGES = frozenset("IiUuDdWw")
+"""How those begin that are not waited for in a pipeline. WITH mostly leads to a change there: who
+asks by it reads its rows.
+"""
 
 
 def _text(query: Any) -> str:
