@@ -51,13 +51,13 @@ ADAPTERS.register_dumper(list, ListBinaryDumper)
 
 
 _execute: Any = psycopg.Cursor.execute
-_HARMLESS = frozenset("SsIiUuDdWw")
-"""How SELECT, INSERT, UPDATE, DELETE and WITH begin, and nothing that ends a transaction."""
-
 _CHANGES = frozenset("IiUuDdWw")
-"""How those begin that are not waited for in a pipeline. WITH mostly leads to a change there: who
-asks by it reads its rows.
+"""How INSERT, UPDATE, DELETE and WITH begin, which are not waited for in a pipeline. WITH mostly leads
+to a change there: who asks by it reads its rows.
 """
+
+_HARMLESS = _CHANGES | {"S", "s"}
+"""How those and SELECT begin: nothing that ends a transaction."""
 
 
 def _text(query: Any) -> str:
