@@ -18,7 +18,7 @@ from oncebox.envelope import Reference
 from oncebox.event import event
 from oncebox.operate.actions import redrive
 from oncebox.program import drive
-from oncebox.stores.postgres import GATHERS, TOGETHER_MAX
+from oncebox.stores.gathering import GATHERS, TOGETHER_MAX
 from operating import desk_of, failing_for_all, only, wait_list
 
 

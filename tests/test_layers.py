@@ -54,6 +54,7 @@ IMPURE = {"asyncio", "threading", "socket", "sqlite3", "os", "subprocess", "psyc
 CLIENTS = {
     "stores/sqlite.py": {"sqlite3"},
     "stores/postgres.py": {"psycopg"},
+    "stores/gathering.py": {"psycopg"},
     "logs/embedded.py": {"sqlite3"},
     "logs/kafka.py": {"confluent_kafka"},
 }
@@ -129,6 +130,7 @@ def test_engines_do_not_import_each_other(folder: str) -> None:
         "base",
         "placeholders",
         "pooled",
+        "gathering",
         "adapt",
         "sqlite",
         "kafka_settings",

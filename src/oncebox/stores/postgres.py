@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import psycopg
 from psycopg.adapt import AdaptersMap
@@ -21,14 +21,12 @@ from psycopg.types.array import ListBinaryDumper
 from ..program import Program, call, perform
 from ..session import COMMIT, START, Dialect, Rows, Session, Statement, Store
 from .base import ended, refuse_end, unreachable
+from .gathering import gather
 from .pooled import PooledStore
 
 logger = logging.getLogger("oncebox")
 
 CONNECT_TIMEOUT_S = 10
-
-TOGETHER_MAX = 32
-"""Statements of handlers that travel together: to send one takes about as long as to make it."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "")
 _warned: set[str] = set()
@@ -52,8 +50,8 @@ ADAPTERS.register_dumper(list, ListBinaryDumper)
 
 _execute: Any = psycopg.Cursor.execute
 _CHANGES = frozenset("IiUuDdWw")
-"""How INSERT, UPDATE, DELETE and WITH begin, which are not waited for in a pipeline. WITH mostly leads
-to a change there: who asks by it reads its rows.
+"""How INSERT, UPDATE, DELETE and WITH begin, which are not waited for in a pipeline. WITH mostly
+leads to a change there: who asks by it reads its rows.
 """
 
 _HARMLESS = _CHANGES | {"S", "s"}
@@ -129,61 +127,6 @@ class ExactCursor(psycopg.Cursor[Any]):
         if self.pgresult is None and in_pipeline(self.connection):
             with self.connection.pipeline():  # leaving an inner one waits for the answers
                 pass
-
-
-if TYPE_CHECKING:
-    from psycopg._pipeline_base import BasePipeline
-else:
-    BasePipeline = object
-
-
-class Gathering(BasePipeline):
-    """A pipeline that puts TOGETHER_MAX statements on the network at once, or all that there are
-    when somebody waits for an answer; the driver's own sends each by itself, and waits for the
-    answer to BEGIN. `asks`: nothing is sent now, libpq's `flush` will.
-
-    Its methods have no public names: see `GATHERS`.
-    """
-
-    asks = False
-    _count = 0
-    _synced = False
-
-    def _enqueue_sync(self) -> None:
-        super()._enqueue_sync()
-        self._synced = True
-
-    def _sync_gen(self) -> Any:
-        return () if self.asks else super()._sync_gen()
-
-    def _communicate_gen(self) -> Any:
-        while self.command_queue:
-            self.command_queue.popleft()()  # into libpq's buffer
-            self._count += 1
-        if self.asks or self._synced or self._count < TOGETHER_MAX:
-            return ()
-        self._count = 0
-        return super()._communicate_gen()
-
-    def _fetch_gen(self, *, flush: bool) -> Any:
-        if self._synced:  # and so it is answered without being asked to
-            flush, self._synced = self.pgconn.flush() != 0, False
-        self._count = 0
-        return super()._fetch_gen(flush=flush)
-
-
-GATHERS = all(
-    hasattr(psycopg.Pipeline, n) for n in vars(Gathering) if n.endswith(("_gen", "_sync"))
-)
-"""Whether the driver has the methods that `Gathering` replaces; else it sends each by itself."""
-
-
-class PlainGathering(Gathering, psycopg.Pipeline):
-    """Of a connection."""
-
-
-class AsyncGathering(Gathering, psycopg.AsyncPipeline):
-    """Of an asynchronous one."""
 
 
 class PsycopgSession(Session):
@@ -315,9 +258,7 @@ class PsycopgSession(Session):
         if on and self._pipeline is None and self._own:
             self._pipeline = self.handle.pipeline()
             self._gathering = yield from self._enter(self._pipeline)
-            if GATHERS:
-                kind = AsyncGathering if self.asynchronous else PlainGathering
-                self._gathering.__class__ = kind
+            gather(self._gathering)
         elif not on and self._pipeline is not None:
             pipeline, self._pipeline = self._pipeline, None
             yield from self._leave(pipeline)
