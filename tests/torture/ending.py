@@ -41,6 +41,11 @@ OF_SERVERS = {
     " and %s is not null",
 }
 
+HOLDERS = "select holder from oncebox.cursor where holder is not null"
+
+SUCCESSORS_S = 15.0
+"""Five times as long as a lease lasts."""
+
 POOL_STATE, POOL_PORT = 3, 7
 """Columns of PgBouncer's SHOW SERVERS; its idle connections to PostgreSQL are nobody's leak."""
 
@@ -63,6 +68,27 @@ def come_to_rest(stage: Stage) -> int:
         elif now - changed > STILL_S:
             raise TortureFailed(f"no progress for {STILL_S:g} s at {counts}\n{waiting(stage)}")
         redriven += redrive(stage)
+        time.sleep(0.2)
+
+
+def wait_for_successors(stage: Stage) -> None:
+    """Until whoever is gone holds nothing any more: one that was killed keeps its lease for a
+    while, also when it is the last that happened. Raises TortureFailed where nobody takes over.
+    """
+    deadline = time.monotonic() + SUCCESSORS_S
+    while True:
+        stage.look_after()
+        alive = {process.pid for process in stage.processes.values()}
+        gone = [
+            f"{service}: {holder}"
+            for service in ("shop", "stock", "ledger")
+            for (holder,) in stage.databases.ask(service, HOLDERS)
+            if int(holder.split(":")[-2]) not in alive
+        ]
+        if not gone:
+            return
+        if time.monotonic() > deadline:
+            raise TortureFailed(f"for {SUCCESSORS_S:g} s nobody took over from {', '.join(gone)}")
         time.sleep(0.2)
 
 
@@ -165,6 +191,7 @@ def nothing_left(stage: Stage) -> None:
 def end_round(stage: Stage) -> dict[str, Any]:
     """All of it; what was found."""
     redriven = come_to_rest(stage)
+    wait_for_successors(stage)
     audit = audited(stage)
     check = checked(stage)
     stage.stop(WORKERS)
