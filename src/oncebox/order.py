@@ -110,7 +110,7 @@ class KeyState(NamedTuple):
     kept: tuple[Link, ...] = ()
 
 
-def is_sound(chain: Chain) -> bool:
+def is_sound(chain: tuple[int, int, int | None]) -> bool:
     """Whether the three numbers can belong together; records where they do not are quarantined."""
     sequence, stamp, previous = chain
     if previous is None:
@@ -181,14 +181,13 @@ def following(state: KeyState, floor: int) -> Link | Literal[Park.FORK] | None:
 
 def advance(state: KeyState, link: Link) -> KeyState:
     """The state after `link`, which was next, has been applied, ignored or voided."""
-    kept = state.kept
+    _, _, _, _, cutoff, park, skipped, kept = state
     if kept:
         kept = kept[1:] if kept[0] == link else tuple(k for k in kept if k != link)
     sequence, stamp, _, id_, digest, void = link
     # Behind a void, the voided event itself is a duplicate, whatever its bytes.
-    return KeyState(
-        sequence, stamp, id_, 0 if void else digest, state.cutoff, state.park, state.skipped, kept
-    )
+    known = 0 if void else digest
+    return KeyState._make((sequence, stamp, id_, known, cutoff, park, skipped, kept))
 
 
 def poison(state: KeyState, link: Link) -> KeyState:

@@ -108,6 +108,10 @@ class Session(Protocol):
         """
         return None
 
+    def push(self) -> Awaitable[None] | None:
+        """Put on the network what was sent, so that the database works on it meanwhile."""
+        return None
+
     def role(self) -> str | None:
         """The database role, where there is one and it can be known without asking."""
         return None

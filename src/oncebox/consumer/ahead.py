@@ -8,7 +8,7 @@ from typing import Any
 
 from ..ports import Record, TopicPartition
 from ..program import Program
-from .reading import Item, Reading, Taken, take_in
+from .reading import Item, Reading, Taken, decode_ahead, take_in
 
 logger = logging.getLogger("oncebox.consumer")
 
@@ -25,10 +25,13 @@ class Ahead:
         self.batches: list[tuple[list[Record], Taken | None]] = []
 
     def step(self) -> Program[None]:
-        """Fetch what is there already; the next time, take it in."""
+        """Fetch what is there already; the next time, take it in and decode it."""
         if self.batches:
-            records, items = self.batches[-1]
-            self.batches[-1] = records, items or take_in(self.reading, records)
+            records, taken = self.batches[-1]
+            if taken is None:
+                taken = take_in(self.reading, records)
+                decode_ahead(taken.items)
+                self.batches[-1] = records, taken
             return
         settings = self.reading.settings
         try:

@@ -170,6 +170,7 @@ class Batch:
             yield from self.calls.perform_lists()
             self.counts[APPLIED] += self.calls.applied
             yield session.pipeline, (True,)
+            yield session.push, ()
             yield from self.close_fence(settled)
             wakes = yield from self.keys.write()
             for note in self.notes:
@@ -235,7 +236,7 @@ class Batch:
     def go_through(self) -> Program[int]:
         """All items in order; how many of them are settled when time is up."""
         reading, entries, counts = self.reading, self.keys.entries, self.counts
-        session, listed = reading.session, self.calls.listed
+        session, lists, join_list = reading.session, self.calls.lists, self.calls.join_list
         tx = session.handle
         condemned, suspending, now_ms = reading.condemned, reading.suspending, reading.now_ms
         careful, lost, deadline_ms = self.careful, session.lost, self.deadline_ms
@@ -267,7 +268,9 @@ class Batch:
                 elif item.type in suspending:
                     yield from self.settle_item(entry, item)
                     continue
-                elif handler.listed or handler.with_context or listed:
+                elif handler.listed and join_list(entry, item, handler):
+                    pass
+                elif handler.listed or handler.with_context or lists:
                     if (yield from self.perform_together(entry, item, handler)) is not None:
                         yield from self.settle_item(entry, item)
                         continue
@@ -439,7 +442,7 @@ class Batch:
                 return (yield from self.calls.put_on_list(entry, item, handler))
             except UnknownSchema as error:
                 self.set_back(entry, item.link, error)
-        yield from self.calls.cut_list(item.place)
+        yield from self.calls.cut_list(entry)
         try:
             yield from self.calls.invoke(entry, item, handler)
         except Suspend:
@@ -519,7 +522,7 @@ class Batch:
             return False
         entry = self.keys.entries[place]
         if after.stamp < entry.floor or entry.state.stamp >= after.stamp:
-            yield from self.calls.cut_list(place, item.handler)
+            yield from self.calls.cut_list(entry, item.handler)
             return False
         if not entry.awaited:
             entry.awaited = entry.other = True

@@ -16,7 +16,7 @@ from ..context import Context, rebuilding
 from ..errors import DecodeFailed, HandlerBroke, UnknownSchema
 from ..program import Program, call
 from ..stores.base import trouble
-from .keys import Entry
+from .keys import Entry, Listed
 from .reading import Handler, Item, Place, Reading, decoded
 
 
@@ -43,30 +43,13 @@ class Setback(Exception):
         return next((n for n, event in enumerate(events) if event and event == self.event), 0)
 
 
-class Listed:
-    """Events that a batch handler gets in one call; `had`: all of them run again. `open`: until it
-    is run.
-    """
-
-    __slots__ = ("contexts", "events", "had", "handler", "items", "open")
-
-    def __init__(self, handler: Handler, *, had: bool) -> None:
-        self.handler = handler
-        self.had = had
-        self.open = True
-        self.items: list[Item] = []
-        self.events: list[Any] = []
-        self.contexts: list[Context[Any]] = []
-
-
 class Calls:
     """The calls of one batch; `applied` counts the events of lists that have run."""
 
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
         self.applied = 0
-        self.lists: dict[str, Listed] = {}  # by the type of their handler
-        self.listed: dict[Place, Listed] = {}  # the last list that has an event of a key
+        self.lists: dict[str, Listed] = {}  # those that are open, by the type of their handler
 
     # ---- one event
 
@@ -113,6 +96,28 @@ class Calls:
 
     # ---- lists
 
+    def join_list(self, entry: Entry, item: Item, handler: Handler) -> bool:
+        """Put an event that was not had before on the open list of its type, if nothing has to run
+        first and it can be read. False: that is for `put_on_list`.
+        """
+        mine, last = self.lists.get(handler.type.type), entry.listed
+        if (
+            mine is None
+            or mine.had
+            or handler.with_context
+            or len(mine.events) >= self.reading.settings.list_max
+            or (last is not None and last is not mine and last.open)
+        ):
+            return False
+        try:
+            event = decoded(handler, item)
+        except DecodeFailed:
+            return False
+        entry.listed = mine
+        mine.items.append(item)
+        mine.events.append(event)
+        return True
+
     def put_on_list(self, entry: Entry, item: Item, handler: Handler) -> Program[str | None]:
         """Have an event performed with others of its type. Why it cannot be: it is not as its
         handler takes it.
@@ -123,7 +128,7 @@ class Calls:
             raise
         except DecodeFailed as error:
             return describe(error)
-        yield from self.cut_list(item.place, handler)
+        yield from self.cut_list(entry, handler)
         had = item.link.stamp <= entry.had
         mine = self.lists.get(handler.type.type)
         if mine is not None and (
@@ -133,16 +138,16 @@ class Calls:
             mine = None
         if mine is None:
             mine = self.lists[handler.type.type] = Listed(handler, had=had)
-        self.listed[item.place] = mine
+        entry.listed = mine
         mine.items.append(item)
         mine.events.append(event)
         if handler.with_context:
             mine.contexts.append(self.context(entry, item, had=had, listed=True))
         return None
 
-    def cut_list(self, place: Place, handler: Handler | None = None) -> Program[None]:
+    def cut_list(self, entry: Entry, handler: Handler | None = None) -> Program[None]:
         """Run the list that has an event of this key, unless it is the one of this handler."""
-        listed = self.listed.get(place)
+        listed = entry.listed
         if listed is not None and listed.open and listed.handler is not handler:
             yield from self.perform_list(listed)
 

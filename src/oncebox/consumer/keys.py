@@ -12,12 +12,14 @@ from typing import Any
 
 from msgspec import Struct, json, structs
 
+from ..context import Context
 from ..envelope import NUMBER_MAX, Reference
 from ..order import KeyState, Link, Park, judge
 from ..program import Program, call
 from ..session import Rows, Statement, asked, bulk, keys_value, lookup, nothing, query
 from .reading import (
     BY_ID,
+    Handler,
     Item,
     Place,
     Reading,
@@ -35,13 +37,27 @@ ALL = 2**62
 _Ranges = tuple[tuple[int, int], ...]
 
 
+class Listed(Struct, gc=False):
+    """Events that a batch handler gets in one call; `had`: all of them run again. `open`: until it
+    is run.
+    """
+
+    handler: Handler
+    had: bool
+    open: bool = True
+    items: list[Item] = []
+    events: list[Any] = []
+    contexts: list[Context[Any]] = []
+
+
 class Entry(Struct, gc=False):
     """A key in a batch: its state now, and what was loaded, to write the difference.
 
     `unloaded`: how many kept events are not in the state, as they cannot matter in this batch.
     `had`: up to this stamp handlers run again, so they emit nothing. `awaited`: some kept event of
     another key waits for this one. `suspended`: its handler waits for an effect, so it is not gone
-    on with in this batch. `other`: something besides the event last done has changed.
+    on with in this batch. `other`: something besides the event last done has changed. `listed`:
+    the last list that has an event of it.
     """
 
     place: Place
@@ -58,6 +74,7 @@ class Entry(Struct, gc=False):
     awaited: bool = False
     suspended: bool = False
     other: bool = False
+    listed: Listed | None = None
 
     def row(self) -> tuple[Any, ...]:
         """The whole row, as `write_key` takes it."""
@@ -162,7 +179,7 @@ class Keys:
         subscription, floor, had = known
         for key, sequence, stamp, id, hashed, cutoff, has_more in rows:
             place = (subscription, key)
-            state = KeyState(sequence, stamp, id, hashed, cutoff)
+            state = KeyState._make((sequence, stamp, id, hashed, cutoff, None, (), ()))
             entries[place] = Entry(place, floor, had, state, state)
             if has_more:
                 more.append(key)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -171,6 +172,7 @@ class Item(Struct, gc=False):
     `after`: the event of another key that it waits for. `chained`: it has a place in a chain, and
     is not known by its id alone. `bad`: it cannot be read, and why; then all else but `record` says
     nothing. `foreign`: how to read it, if others wrote it. `content`: its content type.
+    `event`: what it says, once, where there was time to decode it.
     """
 
     record: Record
@@ -184,6 +186,7 @@ class Item(Struct, gc=False):
     bad: str | None = None
     foreign: Foreign[Any] | None = None
     content: str = JSON
+    event: Any = None
 
     @property
     def envelope(self) -> Envelope:
@@ -297,8 +300,7 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
             hashed = digest(type, void, record.value) if said is None else said
         chained = chain is not None and key is not None
         if chain is not None and key is not None:
-            sequence, stamp, previous = chain
-            link = Link(sequence, stamp, previous, id, hashed, void)
+            link = Link._make((*chain, id, hashed, void))
         else:
             source, key = source + BY_ID, id
             time_us = 0 if envelope is None else envelope.time_us
@@ -421,8 +423,26 @@ def abandon(reading: Reading) -> Program[None]:
             logger.debug("giving up a transaction failed", exc_info=True)
 
 
+def decode_ahead(items: Iterable[Item]) -> None:
+    """Decode what takes no more than that; what cannot be read says so when its turn comes."""
+    for item in items:
+        handler = item.handler
+        if (
+            handler is not None
+            and item.version == handler.type.version
+            and item.content is JSON
+            and item.bad is None
+            and not item.link.void
+        ):
+            with suppress(DecodeFailed):
+                item.event = handler.decode(item.record.value or b"")
+
+
 def decoded(handler: Handler, item: Item) -> Any:
     """The event in the version that its handler names. Raises DecodeFailed."""
+    if item.event is not None:  # for this call alone: a handler may change it
+        event, item.event = item.event, None
+        return event
     try:
         if item.version == handler.type.version and item.content is JSON:
             return handler.decode(item.record.value or b"")

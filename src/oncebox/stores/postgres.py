@@ -16,10 +16,10 @@ from psycopg.adapt import AdaptersMap
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg.sql import Composable
-from psycopg.types.array import ListBinaryDumper
 
 from ..program import Program, call, perform
 from ..session import COMMIT, START, Dialect, Rows, Session, Statement, Store
+from .arrays import OwnListDumper, QuickListDumper
 from .base import ended, refuse_end, unreachable
 from .gathering import gather
 from .pooled import PooledStore
@@ -43,9 +43,8 @@ BEGIN = "_get_tx_start_command"
 """A method of psycopg's connections, without a public name: the SQL that begins a transaction."""
 
 ADAPTERS = AdaptersMap(psycopg.adapters)
-"""How our statements' values travel, whatever the caller's connection is set to. Arrays go as
-binary: as text, each byte of a payload is four to write and to read back."""
-ADAPTERS.register_dumper(list, ListBinaryDumper)
+"""How our statements' values travel, whatever the caller's connection is set to."""
+ADAPTERS.register_dumper(list, OwnListDumper)
 
 
 _execute: Any = psycopg.Cursor.execute
@@ -270,6 +269,10 @@ class PsycopgSession(Session):
         leave = pipeline.__aexit__ if self.asynchronous else pipeline.__exit__
         yield from call(leave, None, None, None)
 
+    def push(self) -> None:
+        if self._pipeline is not None:
+            self.handle.pgconn.flush()
+
     def in_transaction(self) -> bool:
         return in_transaction(self.handle) is True
 
@@ -343,6 +346,7 @@ class PostgresStore(Store):
         except psycopg.Error as error:
             raise unreachable(error) from error
         warn_of_plain_text(connection)
+        connection.adapters.register_dumper(list, QuickListDumper)
         if not self.asynchronous:
             connection.cursor_factory = ExactCursor
         session = PsycopgSession(connection, own=True)
