@@ -24,13 +24,15 @@ def call(function: Callable[..., Awaitable[T] | T], *arguments: Any) -> Program[
     return result
 
 
-def drive(program: Program[T]) -> T:
-    """Run a program whose calls are plain functions."""
+def drive(
+    program: Program[T], called: Callable[[Callable[..., Any], tuple[Any, ...]], Any] | None = None
+) -> T:
+    """Run a program whose calls are plain functions; `called`: who calls them, if not we."""
     try:
         function, arguments = next(program)
         while True:
             try:
-                result = function(*arguments)
+                result = function(*arguments) if called is None else called(function, arguments)
             except BaseException as error:
                 function, arguments = program.throw(error)
             else:

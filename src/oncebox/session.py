@@ -13,6 +13,7 @@ from msgspec.json import encode as json_encode
 
 from .errors import NoTransaction
 from .program import Program, T, call
+from .turns import Turn
 
 Dialect = Literal["sqlite", "postgres"]
 Rows = list[tuple[Any, ...]]
@@ -44,6 +45,9 @@ class Session(Protocol):
     ask: Callable[[Sequence[Statement]], Awaitable[None] | None] | None = None
     """Where a driver can: send statements and wait for nothing. After it, nothing but `answers`, or
     `rollback`, until they are there."""
+
+    in_turn: bool = False
+    """Whether it gives up its thread's turn by itself, see `take_turns`."""
 
     def begin(self) -> Awaitable[None] | None:
         """Open a transaction that may write (SQLite: BEGIN IMMEDIATE; PostgreSQL: the default
@@ -106,6 +110,10 @@ class Session(Protocol):
         """Begin or end sending statements without waiting for each; ending raises the first
         failure. Nothing happens on drivers that cannot.
         """
+        return None
+
+    def take_turns(self, turn: Turn) -> Awaitable[None] | None:  # noqa: ARG002
+        """Where the driver can: be `in_turn`, and give up this thread's turn while it waits."""
         return None
 
     def push(self) -> Awaitable[None] | None:

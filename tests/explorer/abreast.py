@@ -41,6 +41,9 @@ class Mates:
     def give(self, job: Job, /) -> None:
         self.jobs.append(job)
 
+    def opened(self, _session: object, /) -> None:
+        """The run says who goes on."""
+
     def take(self) -> Job | None:
         if self.stopped:
             return None

@@ -86,8 +86,7 @@ MUTANTS = [
     Mutant("accept raises no cutoff", (
         ("        *(link.stamp + 1 for link in lost),\n", ""),
         ("state.stamp + 1 if state.sequence >= 0 and not own else 0", "0"))),
-    Mutant("a step forgets the cutoff", (("id_, 0 if void else digest, state.cutoff,",
-                                          "id_, 0 if void else digest, 0,"),), "c c N c c N"),
+    Mutant("a step forgets the cutoff", (("id_, known, cutoff,", "id_, known, 0,"),), "c c N c c N"),
     Mutant("the floor covers no known row", (
         ("    if stamp < floor and stamp < last:\n        return Verdict.BEFORE_START\n", ""),),
         "c c R1 >a1 prune c R1! >b2 ask >a2", Setup(prunes=1)),

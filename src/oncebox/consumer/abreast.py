@@ -256,6 +256,7 @@ class Worker:
                 if not self.opened:
                     self.reading.session = yield from call(self.loop.store.open)
                     self.opened = True
+                    self.loop.crew.opened(self.reading.session)
                 batch = self.batch(job, careful=careful)
                 outcome = yield from batch.run()
             except Fenced:

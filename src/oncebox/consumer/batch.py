@@ -170,9 +170,9 @@ class Batch:
             yield from self.calls.perform_lists()
             self.counts[APPLIED] += self.calls.applied
             yield session.pipeline, (True,)
-            yield session.push, ()
-            yield from self.close_fence(settled)
-            wakes = yield from self.keys.write()
+            if self.calls.applied:  # what lists of events ask for takes the store a while
+                yield session.push, ()
+            wakes = yield from self.write(settled)
             for note in self.notes:
                 yield from call(session.send, self.reading.sql["note"], note)
             yield from commit(session, self.meanwhile)
@@ -191,9 +191,10 @@ class Batch:
         if self.guard is not None:
             (topic, partition), term = self.guard
             # What is asked last is asked when no rebuild can come any more.
-            keep_in = (sql["keep_in"], (reading.consumer,))
-            open_under = (sql["open_under"], (reading.consumer, topic, partition, term))
-            return [*limits, keep_in, open_under]
+            enter: list[Statement] = [*limits, (sql["keep_in"], (reading.consumer,))]
+            if limits and "enter" in sql:  # at once
+                enter = [(sql["enter"], (reading.consumer, *limits[0][1]))]
+            return [*enter, (sql["open_under"], (reading.consumer, topic, partition, term))]
         if not self.fence:
             return [*limits, (sql["open_batch"], ())]
         rows = [
@@ -209,6 +210,15 @@ class Batch:
                 "another owner took a partition", expected="our term and position",
                 hint="nothing of this batch was committed; it goes on where it owns",
             )  # fmt: skip
+
+    def write(self, settled: int) -> Program[list[Place]]:
+        """What became of it all; returns the keys to go on with."""
+        sql, only = self.reading.sql, self.keys.only_move() if self.guard else None
+        if only is not None and "shut_key" in sql:  # one statement, as nearly always side by side
+            yield from call(self.reading.session.send, sql["shut_key"], only)
+            return []
+        yield from self.close_fence(settled)
+        return (yield from self.keys.write())
 
     def close_fence(self, settled: int) -> Program[None]:
         """Move the positions over what is settled; the counts go to the first cursor."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-from ..program import Program, drive, drive_async
+from ..program import Program, drive_async
+from ..session import Session
+from ..turns import Turn, drive_in_turn
 from .lanes import Job
 
 
@@ -20,6 +23,9 @@ class Crew(Protocol):
     def start(self, name: str, programs: list[Program[None]]) -> None: ...
 
     def give(self, job: Job, /) -> None: ...
+
+    def opened(self, session: Session, /) -> None:
+        """A worker has a session."""
 
     def take(self) -> Any:
         """The next job, when there is one; None: it is time to end."""
@@ -38,17 +44,20 @@ class Threads:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._stopped = False
+        self.turn = Turn()
 
     def start(self, name: str, programs: list[Program[None]]) -> None:
         for number, program in enumerate(programs):
-            thread = threading.Thread(
-                target=drive, args=(program,), name=f"{name}:{number}", daemon=True
-            )
+            run = partial(drive_in_turn, program, self.turn)
+            thread = threading.Thread(target=run, name=f"{name}:{number}", daemon=True)
             self._threads.append(thread)
             thread.start()
 
     def give(self, job: Job, /) -> None:
         self._jobs.put(job)
+
+    def opened(self, session: Session, /) -> None:
+        session.take_turns(self.turn)
 
     def take(self) -> Job | None:
         job = self._jobs.get()
@@ -77,6 +86,9 @@ class Tasks:
 
     def give(self, job: Job, /) -> None:
         self._jobs.put_nowait(job)
+
+    def opened(self, _session: Session, /) -> None:
+        """One runs at a time anyway."""
 
     async def take(self) -> Job | None:
         job = await self._jobs.get()

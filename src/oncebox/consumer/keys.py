@@ -116,7 +116,7 @@ class Keys:
     ) -> Program[list[Rows]]:
         """Lock and read the rows of all keys that matter, and what is kept behind them. `drains`:
         with True, a key goes on also if it is parked as poison. `first`: run before, and sent with
-        it; returns their rows.
+        it, or the last of them in one statement with it; returns their rows.
         """
         self.items, self.drains = items, drains
         places = {item.place for item in items if item.bad is None} | set(drains)
@@ -148,6 +148,9 @@ class Keys:
         """Lock and read rows, in the order of subscription and key. `first`: see `load`."""
         reading, behind = self.reading, list[Place]()
         session, sql = reading.session, reading.sql
+        places = list(places)
+        if len(places) == 1 and first and first[-1][0] is sql["open_under"] and "open_key" in sql:
+            return (yield from self.load_one(places[0], first))
         wanted: dict[int, list[str]] = {}
         for subscription, key in places:
             wanted.setdefault(subscription, []).append(key)
@@ -159,19 +162,37 @@ class Keys:
         ]
         answers = yield from asked(session, [*first, *questions], self.meanwhile)
         for subscription, rows in zip(sorted(wanted), answers[len(first) :], strict=True):
-            known = reading.subscription(subscription)
-            if known is None or any(row[1] < 0 for row in rows):
-                # Another process began to read this source, or raised its floor and forgot a key.
-                yield from load_subscriptions(reading)
-                known = reading.subscription(subscription)
-                assert known is not None, "its rows refer to it"
-            if more := self.take_rows(known, rows):
-                keys = keys_value(session, more)
-                rest = yield from call(session.run, sql["key_rest"], (subscription, keys))
-                behind += self.take_rest(subscription, rest)
+            behind += yield from self.take_in_rows(subscription, rows)
         if behind:
             yield from self.load_kept(behind)
         return answers[: len(first)]
+
+    def load_one(self, place: Place, first: Sequence[Statement]) -> Program[list[Rows]]:
+        """The same for one row, where the last statement of `first` is `open_under`."""
+        sql, (*before, (_, parameters)) = self.reading.sql, first
+        question = sql["open_key"], (*parameters, *place)
+        answers = yield from asked(self.reading.session, [*before, question], self.meanwhile)
+        rows = [row for row in answers[-1] if row[0] is not None]
+        behind = yield from self.take_in_rows(place[0], rows)
+        if behind:
+            yield from self.load_kept(behind)
+        return answers
+
+    def take_in_rows(self, subscription: int, rows: Rows) -> Program[list[Place]]:
+        """Entries of rows; the places with events kept behind them."""
+        reading = self.reading
+        known = reading.subscription(subscription)
+        if known is None or any(row[1] < 0 for row in rows):
+            # Another process began to read this source, or raised its floor and forgot a key.
+            yield from load_subscriptions(reading)
+            known = reading.subscription(subscription)
+            assert known is not None, "its rows refer to it"
+        more = self.take_rows(known, rows)
+        if not more:
+            return []
+        parameters = (subscription, keys_value(reading.session, more))
+        rest = yield from call(reading.session.run, reading.sql["key_rest"], parameters)
+        return self.take_rest(subscription, rest)
 
     def take_rows(self, known: Subscription, rows: Rows) -> list[str]:
         """Entries of rows; the keys that have more than most."""
@@ -297,6 +318,23 @@ class Keys:
         entry.items[link] = structs.replace(item, link=link, place=place)
         _, entry.state = judge(state, link, entry.floor)
         return entry
+
+    def only_move(self) -> tuple[Any, ...] | None:
+        """What is written of the only key, if all that changed is the event last done."""
+        if len(self.entries) != 1:
+            return None
+        ((place, entry),) = self.entries.items()
+        state, loaded = entry.state, entry.loaded
+        if (
+            state is loaded
+            or entry.other
+            or entry.awaited
+            or loaded.kept
+            or state[4:] != loaded[4:]
+            or loaded.stamp < entry.had <= state.stamp
+        ):
+            return None
+        return (*place, *state[:4])
 
     def write(self) -> Program[list[Place]]:
         """Write what changed; the keys that waited for one that advanced."""

@@ -19,6 +19,7 @@ from psycopg.sql import Composable
 
 from ..program import Program, call, perform
 from ..session import COMMIT, START, Dialect, Rows, Session, Statement, Store
+from ..turns import Turn
 from .arrays import OwnListDumper, QuickListDumper
 from .base import ended, refuse_end, unreachable
 from .gathering import gather
@@ -126,6 +127,22 @@ class ExactCursor(psycopg.Cursor[Any]):
         if self.pgresult is None and in_pipeline(self.connection):
             with self.connection.pipeline():  # leaving an inner one waits for the answers
                 pass
+
+
+class OwnConnection(psycopg.Connection[Any]):
+    """A connection of ours that is not asynchronous: `turn`, see `Session.take_turns`."""
+
+    turn: Turn | None = None
+
+    def wait(self, gen: Any, *arguments: Any, **more: Any) -> Any:
+        """Where the driver waits for the network."""
+        if self.turn is None or not self.turn.mine:  # a handler's statement
+            return super().wait(gen, *arguments, **more)
+        steps = self.turn.waits(gen)
+        try:
+            return super().wait(steps, *arguments, **more)
+        finally:
+            steps.close()  # the turn is ours again, also where it was interrupted
 
 
 class PsycopgSession(Session):
@@ -269,6 +286,10 @@ class PsycopgSession(Session):
         leave = pipeline.__aexit__ if self.asynchronous else pipeline.__exit__
         yield from call(leave, None, None, None)
 
+    def take_turns(self, turn: Turn) -> None:
+        if isinstance(self.handle, OwnConnection):
+            self.handle.turn, self.in_turn = turn, True
+
     def push(self) -> None:
         if self._pipeline is not None:
             self.handle.pgconn.flush()
@@ -339,7 +360,7 @@ class PostgresStore(Store):
         return perform(self._open(), asynchronous=self.asynchronous)
 
     def _open(self) -> Program[PsycopgSession]:
-        kind = psycopg.AsyncConnection if self.asynchronous else psycopg.Connection
+        kind = psycopg.AsyncConnection if self.asynchronous else OwnConnection
         connect: Any = partial(kind.connect, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
         try:
             connection = yield from call(connect, self.url)

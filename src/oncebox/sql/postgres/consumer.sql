@@ -60,6 +60,16 @@ select pg_advisory_xact_lock_shared(hashtextextended('oncebox consumer ' || $1, 
 -- name: keep_out
 select pg_advisory_xact_lock(hashtextextended('oncebox consumer ' || $1, 0));
 
+-- name: enter
+-- limits and keep_in at once. A statement's time limit is that which it began with: so there is one for
+-- the wait here alone, and then again whatever it was.
+select set_config('lock_timeout', $2, true),
+       pg_advisory_xact_lock_shared(hashtextextended('oncebox consumer ' || $1, 0)),
+       set_config('lock_timeout', before.lock_timeout, true),
+       set_config('statement_timeout', $2, true),
+       set_config('idle_in_transaction_session_timeout', $3, true)
+from (select current_setting('lock_timeout') as lock_timeout offset 0) before;
+
 -- name: open_under
 -- The same for a batch under a term that others work under, too. No row: the term is not ours.
 insert into oncebox.open_batch (closed) select 1 from oncebox.cursor
@@ -89,6 +99,18 @@ select k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff,
   k.park is not null or k.kept > 0 or k.attempts > 0 or k.awaited or k.due_ms is not null
     or k.skipped is not null or k.reason is not null or k.had >= 0
 from oncebox.key k where k.subscription = $1 and k.key = $2 for update;
+
+-- name: open_key
+-- open_under and lock_key at once: no row: the term is not ours; nothing but nulls: the key has none.
+with opened as (
+  insert into oncebox.open_batch (closed) select 1 from oncebox.cursor
+  where reader = $1 and topic = $2 and partition = $3 and term = $4
+  returning set_config('oncebox.open_batch', ctid::text, true))
+select k.* from opened left join lateral (
+  select k.key, k.sequence, k.stamp, k.id, k.digest, k.cutoff,
+    k.park is not null or k.kept > 0 or k.attempts > 0 or k.awaited or k.due_ms is not null
+      or k.skipped is not null or k.reason is not null or k.had >= 0
+  from oncebox.key k where k.subscription = $5 and k.key = $6 for update) k on true;
 
 -- name: key_rest
 -- What nearly no row has.
@@ -120,6 +142,16 @@ where k.ctid = f.place;
 -- The same for one.
 update oncebox.key set sequence = $3, stamp = $4, id = $5, digest = $6
 where subscription = $1 and key = $2;
+
+-- name: shut_key
+-- move_key and shut_batch at once.
+with moved as (
+  update oncebox.key set sequence = $3, stamp = $4, id = $5, digest = $6
+  where subscription = $1 and key = $2),
+shut as (
+  delete from oncebox.open_batch
+  where ctid = nullif(current_setting('oncebox.open_batch', true), '')::tid returning 1)
+select 1 / count(*) from shut;
 
 -- name: write_key
 update oncebox.key set sequence = $3, stamp = $4, id = $5, digest = $6, cutoff = $7, park = $8,
