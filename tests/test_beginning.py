@@ -13,6 +13,7 @@ from at_work import WAIT_S, Place, run_sql
 from chains import TOPIC, World
 from engines.server import free_ports
 from oncebox.errors import MissingTables
+from oncebox.logs.kafka import KafkaLog
 from oncebox.program import call, drive
 from oncebox.service.running import running, waited
 from oncebox.stores.adapt import open_store
@@ -48,6 +49,27 @@ async def test_tables_that_are_too_new_are_seen_when_the_store_is_back(
 
     with pytest.raises(MissingTables, match="newer oncebox"):
         await work()
+
+
+async def test_a_relay_has_its_producer_before_the_first_event(
+    tmp_path: Path, kafka_url: str
+) -> None:
+    """Kafka gives a new producer its number after half a second, and that would be the lag of the
+    first event, and of what waits when another relay takes over.
+    """
+    place = Place.of_files(tmp_path)._replace(log=kafka_url)
+    shop, _, _ = place.services(lambda tx, paid: None)
+    Place.of_files(tmp_path).make()
+
+    async with running([shop], consume=False) as work:
+        log: Any = work.log(kafka_url)
+
+        async def made() -> None:
+            while log._producer is None:
+                await asyncio.sleep(0.01)
+
+        await asyncio.wait_for(made(), WAIT_S)
+    assert isinstance(log, KafkaLog)
 
 
 def test_two_processes_of_a_new_consumer_may_begin_at_once(world: World) -> None:

@@ -143,7 +143,8 @@ class Log(Protocol):
         ...
 
     def publish(self, records: Sequence[Outgoing], timeout_s: float) -> list[Refusal]:
-        """Append, in order per key; returns when each record is acknowledged or refused.
+        """Append, in order per key; returns when each record is acknowledged or refused. Of no
+        records, what there is to prepare.
 
         Never returns while a record's fate is open. On the first refusal of a key that can be
         seen in time, later records of the same key in the call are refused with it.

@@ -318,7 +318,7 @@ class Relay:
         for source in {rows[at][2] for at in places} - self.met:
             yield from self._meet(source)
         timeout_s = self.settings.publish_timeout_s
-        answer = yield from self._ask_log(self.log.publish, records, timeout_s)
+        answer = yield from self.ask_log(self.log.publish, records, timeout_s)
         refusals = unfit + [refusal._replace(at=places[refusal.at]) for refusal in answer]
         if len(answer) == len(records) > 1 and not any(r.permanent for r in answer):
             self.met.clear()
@@ -362,14 +362,14 @@ class Relay:
         topic, partitions = self.envelopes.topic(source), self.settings.partitions
         copies = [one.topic for one in self.settings.copies if one.stream == stream_of(source)]
         for name in (topic, *copies):
-            if (yield from self._ask_log(self.log.describe, name)) is None and partitions:
-                like = yield from self._ask_log(self.log.describe, topic)
+            if (yield from self.ask_log(self.log.describe, name)) is None and partitions:
+                like = yield from self.ask_log(self.log.describe, topic)
                 count = partitions if like is None else like.partitions
-                yield from self._ask_log(self.log.create, name, count)
+                yield from self.ask_log(self.log.create, name, count)
                 logger.info("%s: made topic %s", self.reader, name)
         self.met.add(source)
 
-    def _ask_log(self, function: Callable[..., T], *arguments: Any) -> Program[T]:
+    def ask_log(self, function: Callable[..., T], *arguments: Any) -> Program[T]:
         """A call that may wait for the log: on a thread where programs share an event loop."""
         if self.store.asynchronous:
             in_thread: T = yield to_thread, (function, *arguments)

@@ -41,6 +41,9 @@ from .work import HANGS_S, STOP_S, Part, Running
 
 logger = logging.getLogger("oncebox")
 
+READY_S = 5.0
+"""How long a relay's log may take to publish nothing."""
+
 
 @asynccontextmanager
 async def running(
@@ -136,7 +139,8 @@ def start_relay(work: Running, service: Service, holder: str) -> None:
     """The relay of a service's outbox."""
     assert service.log is not None
     store = open_store(service.store, service.schema)
-    log = CountedLog(work.log(service.log), system_of(service.log))
+    plain = work.log(service.log)
+    log = CountedLog(plain, system_of(service.log))
     part, settings = work.part(service, "relay", service.name), relay_settings(service)
     part.log, part.late_s = log, HANGS_S + 2 * settings.publish_timeout_s
     sleep = work.sleeper(asynchronous=store.asynchronous)
@@ -146,6 +150,7 @@ def start_relay(work: Running, service: Service, holder: str) -> None:
         stopping = part.noting(work.stopping)
         try:
             yield from waited(partial(fitting, store), f"relay:{service.name}", stopping, sleep)
+            yield from relay.ask_log(get_ready, plain)
             yield from relay.run(stopping)
         except Unreachable:
             if not stopping():
@@ -155,6 +160,16 @@ def start_relay(work: Running, service: Service, holder: str) -> None:
             raise
 
     work.start(f"relay:{service.name}", program, asynchronous=store.asynchronous)
+
+
+def get_ready(log: Log) -> None:
+    """Publish nothing, so that the log's client is there before the first event, and before this
+    relay takes over from another: Kafka's takes up to a second to be given its number.
+    """
+    try:
+        log.publish((), READY_S)
+    except Exception:  # the first event will say it again
+        logger.debug("the log was not ready", exc_info=True)
 
 
 def relay_settings(service: Service) -> RelaySettings:

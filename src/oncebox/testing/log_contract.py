@@ -121,6 +121,7 @@ def check_unknown_topic(engine: LogEngine) -> None:
         refusals = log.publish([record(nowhere, "k", 0), record(nowhere, "j", 1)], PATIENCE_S)
         assert [(r.at, r.permanent) for r in refusals] == [(0, False), (1, False)]
         assert log.describe(nowhere) is None, "publishing made a topic"
+        assert log.publish((), PATIENCE_S) == []
 
 
 def check_growth(engine: LogEngine) -> None:
