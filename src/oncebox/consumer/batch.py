@@ -250,11 +250,11 @@ class Batch:
         tx = session.handle
         condemned, suspending, now_ms = reading.condemned, reading.suspending, reading.now_ms
         careful, lost, deadline_ms = self.careful, session.lost, self.deadline_ms
-        settled = 0
+        settled, ran = 0, False
         for item in self.items:
-            if now_ms() > deadline_ms and settled:
+            if ran and now_ms() > deadline_ms:
                 break
-            settled += 1
+            settled, ran = settled + 1, True
             if item.bad is not None:
                 yield from self.quarantine(item)
                 continue
@@ -279,7 +279,7 @@ class Batch:
                     yield from self.settle_item(entry, item)
                     continue
                 elif handler.listed and join_list(entry, item, handler):
-                    pass
+                    ran = False  # only its list will take time
                 elif handler.listed or handler.with_context or lists:
                     if (yield from self.perform_together(entry, item, handler)) is not None:
                         yield from self.settle_item(entry, item)

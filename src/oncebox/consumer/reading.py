@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -434,8 +433,10 @@ def decode_ahead(items: Iterable[Item]) -> None:
             and item.bad is None
             and not item.link.void
         ):
-            with suppress(DecodeFailed):
+            try:
                 item.event = handler.decode(item.record.value or b"")
+            except DecodeFailed:
+                continue
 
 
 def decoded(handler: Handler, item: Item) -> Any:
