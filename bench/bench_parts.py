@@ -21,6 +21,7 @@ from msgspec import json
 
 from bench import bench_consumer as consuming
 from bench import bench_emit as emitting
+from bench.bench_pgbench import PLAIN
 from bench.bench_relay import cpu_s
 from bench.measure import Figure, figure
 from oncebox.codecs.payload import decode
@@ -205,6 +206,65 @@ def bulk_parts(url: str) -> list[Figure]:
         return both(name, connection.info.backend_pid, emit, BULK_COUNT)
 
 
+LOOPED = """create procedure {name}(times int) language plpgsql as $$
+begin
+  for i in 1..times loop
+    {body}
+    commit;
+  end loop;
+end $$"""
+SAYS = "jsonb_build_object('id', i, 'cents', 5)"
+ROW = "gen_random_uuid(), '/shop/orders', 'order.placed', 1, (i % 1000 + {key})::text"
+INTO = "insert into {table} (id, source, type, version, key, data) select {row}, {data};"
+COUNTER = """insert into oncebox.counter as c (source_id, key, sequence, stamp, position)
+  values (1, (i % 1000 + {key})::text, 1, 1, 0)
+  on conflict on constraint counter_pkey do update set sequence = c.sequence + 1,
+    previous = c.stamp, before = c.position, stamp = c.stamp + 1,
+    position = nextval('oncebox.chain_position');"""
+CHAIN = """insert into oncebox.chain
+    (position, n, stamp, source_id, size, sequence, previous, before)
+  values (nextval('oncebox.chain_position'), i, 1, 1, 5, 1, 1, 1);"""
+
+
+def transaction_parts(url: str, rounds: int) -> list[Figure]:
+    """Transactions of three events in a loop inside the server, which nobody waits for."""
+    data = f"convert_to({SAYS}::text, 'UTF8')"
+
+    def inserts(table: str) -> str:
+        rows = (ROW.format(key=key) for key in range(3))
+        return "".join(INTO.format(table=table, row=row, data=data) for row in rows)
+
+    def thrice(statement: str) -> str:
+        return "".join(statement.format(key=key) for key in range(3))
+
+    emit = "perform oncebox.emit('/shop/orders', 'order.placed', (i % 1000 + {key})::text, "
+    bodies = {
+        "three emits": thrice(emit + SAYS + ");"),
+        "three plain inserts": inserts("plain"),
+        "three rows of events that nobody numbers": inserts("oncebox.event"),
+        "three rows of counters": thrice(COUNTER),
+        "three rows of the chain": thrice(CHAIN),
+        "nothing": "perform 1;",
+    }
+    figures = []
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("drop table if exists plain")
+        connection.execute(PLAIN.encode())
+        connection.execute("set synchronous_commit = off")
+        for at, (name, body) in enumerate(bodies.items()):
+            if at == 1:
+                connection.execute("alter table oncebox.event disable trigger number")
+            connection.execute(LOOPED.format(name=f"part_{at}", body=body).encode())
+            spent = []
+            for _ in range(rounds):
+                began = time.perf_counter()
+                connection.execute(f"call part_{at}({COUNT})".encode())
+                spent.append((time.perf_counter() - began) / COUNT * 1e6)
+            what = f"transaction on PostgreSQL with {name}"
+            figures.append(Figure(what, "us", min(spent), min(spent), max(spent), rounds))
+    return figures
+
+
 def consumer_parts(engines: Any) -> list[Figure]:
     log, topic = open_log(engines.kafka.url), f"parts-{new_id()}"
     log.create(topic, 4)
@@ -233,6 +293,6 @@ def consumer_parts(engines: Any) -> list[Figure]:
 def run(engines: Any = None, rounds: int = 9) -> list[Figure]:
     if engines is not None:
         with engines.postgres.database() as url:
-            return bulk_parts(url) + consumer_parts(engines)
+            return bulk_parts(url) + transaction_parts(url, rounds) + consumer_parts(engines)
     with tempfile.TemporaryDirectory() as name:
         return emit_parts(Path(name), rounds) + reading_parts(Path(name), rounds)

@@ -31,7 +31,8 @@ class QuickListDumper(ListDumper):
                 between.count('"') == 2 * (len(obj) - 1)
                 and "\\" not in between
                 and "\0" not in between
-                and self._tx.encoding == "utf-8"
+                and self.connection is not None
+                and self.connection.info.encoding == "utf-8"
             ):
                 return f'{{"{between}"}}'.encode()
         return super().dump(obj)
@@ -42,5 +43,5 @@ class OwnListDumper(QuickListDumper):
 
     def upgrade(self, obj: list[Any], format: PyFormat) -> BaseListDumper:
         if bytes in set(map(type, obj)):
-            return ListBinaryDumper(self.cls, self._tx).upgrade(obj, PyFormat.BINARY)
+            return ListBinaryDumper(self.cls, self.connection).upgrade(obj, PyFormat.BINARY)
         return super().upgrade(obj, format)
