@@ -64,3 +64,26 @@ def test_statements_of_handlers_travel_together(world: World) -> None:
     assert world.of("a") == [*range(1, count + 1)]
     assert seen == [[(1,)], 5 * TOGETHER_MAX // 2]
     assert TOGETHER_MAX // 2 < max(waiting) < TOGETHER_MAX
+
+
+@only("postgres")
+def test_what_cannot_be_decoded_ahead_is_not_the_fault_of_the_batch_at_work(world: World) -> None:
+    """The second batch is decoded while the first one commits."""
+    world.handles_paid()
+    handlers = world.consumer.handlers
+    (kind, handler), decode = next(iter(handlers.items())), next(iter(handlers.values())).decode
+
+    def odd(payload: bytes) -> Any:
+        if b'"c"' in payload:
+            raise KeyError("a bug of a decoder")
+        return decode(payload)
+
+    handlers[kind] = handler._replace(decode=odd)
+    world.deliver(*world.producer.paid("a", 1, 2), *world.producer.paid("b", 3, 4))
+    world.deliver(*world.producer.paid("c", 5), *world.producer.paid("d", 6))
+    world.settle(world.loop(batch_max=4))
+    assert world.of("a") == [1, 2]
+    assert world.of("b") == [3, 4]
+    assert world.of("d") == [6]
+    assert "a bug of a decoder" in world.parked()["c"][1]
+    assert not {"a", "b"} & world.parked().keys()

@@ -435,8 +435,8 @@ def decode_ahead(items: Iterable[Item]) -> None:
         ):
             try:
                 item.event = handler.decode(item.record.value or b"")
-            except DecodeFailed:
-                continue
+            except Exception:  # this event's own, and not the fault of the batch at work
+                logger.debug("decoding ahead failed", exc_info=True)
 
 
 def decoded(handler: Handler, item: Item) -> Any:
