@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chains import World
+from oncebox.consumer.loop import ConsumerLoop
 from oncebox.lease import acquire, add_cursor, fair_share
 from oncebox.ports import TopicPartition
 from oncebox.program import drive
@@ -71,6 +74,38 @@ def test_a_member_that_leaves_moves_only_its_own() -> None:
     before = dict(holders)
     settle(holders, ["a", "b"])
     assert all(holders[p] == h for p, h in before.items() if h != "c")
+
+
+def share(loops: Sequence[ConsumerLoop], world: World) -> None:
+    """Each process looks after its leases, in turn, until all have seen what the others did."""
+    for _ in range(ROUNDS_MAX):
+        world.now_ms += 1000
+        for loop in loops:
+            drive(loop.turn())
+
+
+@pytest.mark.parametrize("forgetful", [["a"], ["b"], ["a", "b"]])
+@pytest.mark.parametrize("partitions", [2, 3, 5])
+def test_after_an_outage_no_partition_is_kept_without_being_read(
+    world: World, partitions: int, forgetful: list[str]
+) -> None:
+    """One that had two of three went on with one of them: to itself it had as many as the other,
+    whose name came first, and to the other, two. The second was renewed for ever, and not read.
+    """
+    world.topics = ("many",)
+    world.log.create("many", partitions)
+    loops = {holder: world.loop(holder) for holder in ("b", "a")}
+    share([*loops.values()], world)
+    for holder in forgetful:
+        loops[holder].begin_anew()
+    share([*loops.values()], world)
+    rows = world.rows("SELECT partition, holder FROM oncebox.cursor")
+    kept = {(partition, holder) for partition, holder in rows}
+    read = {(place[1], holder) for holder, loop in loops.items() for place in loop.held}
+    counts = [len(loop.held) for loop in loops.values()]
+    assert kept == read
+    assert sum(counts) == partitions
+    assert max(counts) - min(counts) <= 1
 
 
 @pytest.mark.parametrize("pipelined", [True, False])

@@ -296,15 +296,15 @@ class ConsumerLoop:
             del self.held[place]
         members = yield from call(session.run, sql["members"], (name, lease_ms))
         rows = yield from call(session.run, sql["cursors"], (name, lease_ms))
-        holders: dict[TopicPartition, str | None] = {}
-        for topic, partition, holder, _ in rows:
-            if partition >= self.partitions.get(topic, 0):
-                continue  # deleted: nobody reads it
-            place = (topic, partition)
-            mine = holder == self.holder and place not in self.held  # of a session that broke
-            holders[place] = None if mine else holder
+        there = self.partitions  # beyond: deleted, so that nobody reads it
+        holders = {(t, n): holder for t, n, holder, _ in rows if n < there.get(t, 0)}
         take, give = fair_share(holders, self.holder, [name for (name,) in members])
-        yield from self.give_back(give)
+        for place in give:
+            self.held.pop(place, None)
+            yield from release(session, sql, name, place, self.holder, terms[place])
+        # Ours, but a session that broke has made us forget it: all others go by the store.
+        mine = [place for place, holder in holders.items() if holder == self.holder]
+        take += [place for place in mine if place not in self.held and place not in give]
         acquired = []
         for place in take:
             held = yield from acquire(session, sql, name, place, self.holder, *self.settings.times)
