@@ -128,7 +128,7 @@ def at_point(stage: Stage, role: str, fault: str, wish: Wish, rng: random.Random
 
 def stand_by(stage: Stage, role: str) -> Iterator[None]:
     """Have the other relay lead, so that this one can take over."""
-    if stage.holders("shop", "relay:shop").get(("shop", 0), (0,))[0] == stage.processes[role].pid:
+    if stage.leads(role):
         pid = stage.signal(role, signal.SIGTERM)
         yield from until(lambda: stage.processes[role].pid != pid, REACH_S)
     both = (role, OTHER_RELAY[role])
@@ -378,6 +378,8 @@ def aim(
         together |= set(OTHER_RELAY if BY_NAME[wish.point].leading else ())
         roles = BY_NAME[wish.point].roles
         targets = tuple(role for role in ROLES if role.partition("-")[0] in roles)
+        if "relay" in roles and not BY_NAME[wish.point].leading and "postgres" not in busy:
+            targets = tuple(role for role in targets if stage.leads(role))
     free = [
         target
         for target in targets

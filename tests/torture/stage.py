@@ -18,6 +18,9 @@ from .place import Databases, Place
 from .points import BEGUN
 
 ROLES = ("producer-1", "producer-2", "relay-1", "relay-2", "stock-1", "stock-2", "ledger-1")
+OUTBOX_OF = {"relay": "shop", "stock": "stock"}
+"""Whose events a process relays."""
+
 BOUNCED = ("producer-2", "relay-2", "stock-2")
 """These reach PostgreSQL through PgBouncer."""
 
@@ -195,6 +198,12 @@ class Stage:
             " count(*) filter (where stream = 'bookings') from effect",
         )[0]
         return made, stock, moves, bookings
+
+    def leads(self, role: str) -> bool:
+        """Whether a process relays its service's events now."""
+        process, service = self.processes.get(role), OUTBOX_OF[role.partition("-")[0]]
+        held = self.holders(service, f"relay:{service}").get((service, 0))
+        return process is not None and held is not None and held[0] == process.pid
 
     def holders(self, service: str, reader: str) -> dict[tuple[str, int], tuple[Any, ...]]:
         """Of each cursor of a reader: (process id or 0, term, position)."""
