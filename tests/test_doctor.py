@@ -199,3 +199,10 @@ def test_the_command(
     (tmp_path / "oncebox.toml").write_text('[services.shpo]\nstore = "postgresql://x"\n')
     assert main(("doctor", *app)) == 0
     assert "[services.shpo] is of no service" in capsys.readouterr().out
+    (tmp_path / "oncebox.toml").unlink()
+    monkeypatch.setenv("ONCEBOX_SERVICES_SHOP_SCHEMA", "oncebox")
+    monkeypatch.setenv("ONCEBOX_SERVICES_SHPO_STORE", "postgresql://x")
+    assert main(("doctor", *app)) == 0
+    out = capsys.readouterr().out
+    assert "configuration: ONCEBOX_SERVICES_SHPO_STORE is of no service" in out
+    assert "SERVICES_SHOP_" not in out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
-from ..service.config import SOURCES
+from ..service.config import SOURCES, in_variable
 from ..service.doctor import Finding, examine
 from ..service.places import chosen, services
 from .options import said
@@ -48,10 +48,16 @@ def doctor(
 
 
 def _of_configuration() -> Iterator[Finding]:
-    """Tables of services that the application does not have: a name mistyped, perhaps."""
+    """What is said for services that the application does not have: a name mistyped, perhaps."""
     sources, known = SOURCES.get(), services()
-    for name in sources.services():
-        if name not in known:
-            what = f"[services.{name}] is of no service of this application"
-            hint = f"its services are {', '.join(sorted(known))}"
-            yield Finding("doubtful", "configuration", sources.name, what, hint)
+    spelled = {in_variable(name) for name in known}
+    unknown = [(sources.name, f"[services.{n}]") for n in sources.services() if n not in known]
+    unknown += [
+        ("the environment", name)
+        for name, service in sources.variables().items()
+        if service not in spelled
+    ]
+    hint = f"its services are {', '.join(sorted(known))}"
+    for where, name in unknown:
+        what = f"{name} is of no service of this application"
+        yield Finding("doubtful", "configuration", where, what, hint)

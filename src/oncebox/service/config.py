@@ -142,6 +142,11 @@ class Sources:
         """The services that the file has a table for."""
         return sorted(self.table.get("services", {}))
 
+    def variables(self) -> dict[str, str]:
+        """The variables that say something for one service, and how each spells its name."""
+        found = ((name, _SERVICES.fullmatch(name)) for name in sorted(self.environment))
+        return {name: match[1] for name, match in found if match is not None}
+
     def modules(self) -> list[str]:
         """The modules that hold the application's services."""
         named = self.given.get("app")
@@ -158,13 +163,10 @@ class Sources:
         return {source: Value(url, self.name) for source, url in table.items()}
 
     def own(self, service: str, field: str) -> Value | None:
-        """What is said for this service alone: by `ONCEBOX_SERVICES_BILLING_STORE` (characters that
-        a variable's name cannot have are underscores), or by the file.
-        """
-        name = re.sub("[^A-Za-z0-9]", "_", service)
+        """What is said for this service alone: by `ONCEBOX_SERVICES_BILLING_STORE`, or the file."""
         value = self._table_of(service).get(field)
         filed = None if value is None else Value(value, f"{self.name} [services.{service}]")
-        return variable(self.environment, f"services_{name}_{field}") or filed
+        return variable(self.environment, f"SERVICES_{in_variable(service)}_{field}") or filed
 
     def _table_of(self, service: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.table.get("services", {}).get(service, {})
@@ -205,7 +207,12 @@ def variable(environment: Mapping[str, str], name: str) -> Value | None:
 NEAR = 0.8
 """How alike a name has to be to one of ours, from 0 to 1, to be a slip of the pen."""
 
-_SERVICES = re.compile(r"SERVICES_.+_(STORE|LOG|SCHEMA)(_FILE)?", re.DOTALL)
+_SERVICES = re.compile(rf"{PREFIX}SERVICES_(.+)_(STORE|LOG|SCHEMA)(_FILE)?", re.DOTALL)
+
+
+def in_variable(service: str) -> str:
+    """A service's name as variables spell it: what they cannot have is an underscore."""
+    return re.sub("[^A-Za-z0-9]", "_", service).upper()
 
 
 def check_variables(environment: Mapping[str, str]) -> None:
@@ -215,7 +222,7 @@ def check_variables(environment: Mapping[str, str]) -> None:
     known = {name.upper() + suffix for name in COMMON_FIELDS for suffix in ("", "_FILE")}
     known.add("REGISTRY_TOKEN")
     names = {name.removeprefix(PREFIX) for name in environment if name.startswith(PREFIX)}
-    unknown = {name for name in names - known if not _SERVICES.fullmatch(name)}
+    unknown = {name for name in names - known if not _SERVICES.fullmatch(PREFIX + name)}
     if not unknown:
         return
     from difflib import get_close_matches
