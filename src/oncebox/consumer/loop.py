@@ -53,7 +53,7 @@ DESCRIBE_S = 10.0
 TELL_S = 300.0
 TELL_FIRST_S = 10.0
 """How often the log is told how far this consumer is, for its tools and for a database that is made
-anew. Seldom: Kafka's client was seen to end the process where it asks while a broker comes back."""
+anew: nothing else goes by it."""
 
 SWEEP_S = 5.0
 """How often wake-ups that a crash lost are looked for."""

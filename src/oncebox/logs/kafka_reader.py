@@ -12,22 +12,21 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Collection, Mapping
-from concurrent.futures import Future, wait
 from itertools import accumulate
 from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     TopicPartition,
 )
 
-from ..errors import MissingRight, OnceboxError, Unreachable
+from ..errors import MissingRight, OnceboxError
 from ..ports import LOST_HEADERS, Record, truncated
 from ..ports import TopicPartition as Place
+from .kafka_group import Group
 from .kafka_probes import Probes, Standstill, Typed
 from .kafka_settings import KafkaSettings
 
@@ -48,9 +47,6 @@ SLICE_S = 0.02
 """A waiting fetch looks this often whether it was woken; records end the wait at once."""
 
 COMMITTED_TIMEOUT_S = 10.0
-LOADING_POLL_S = 0.05
-LOADING = {"COORDINATOR_LOAD_IN_PROGRESS", "COORDINATOR_NOT_AVAILABLE", "NOT_COORDINATOR"}
-CLOSE_TIMEOUT_S = 1.0
 
 headers_of = methodcaller("headers")
 """A record's headers. Where a name is not UTF-8 the client returns a broken list and leaves an
@@ -64,15 +60,13 @@ class KafkaReader:
     def __init__(self, settings: KafkaSettings, admin: Any, typed: Typed, group: str) -> None:
         self._settings = settings
         self._admin = admin
-        self._group = group
+        self._group = Group(settings, group)
         self._typed = typed
         self._next: dict[Place, int] = {}
         self._lost: dict[Place, OnceboxError] = {}
         self._held: list[Any] = []
         self._woken = threading.Event()
         self._probes = Probes(settings, admin, typed)
-        self._to_acknowledge: dict[Place, int] = {}
-        self._acknowledging: Future[Any] | None = None
         self._standstill = Standstill(admin)
         self._consumer = self._client()
 
@@ -80,7 +74,7 @@ class KafkaReader:
         return self._settings.client(
             Consumer,
             {
-                "group.id": self._group,
+                "group.id": self._group.name,
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "error",
@@ -132,21 +126,8 @@ class KafkaReader:
         self._woken.set()
 
     def acknowledge(self, positions: Mapping[Place, int]) -> None:
-        """Commit offsets for the group: one request at a time, nobody waits."""
-        self._to_acknowledge.update(positions)
-        asked = self._acknowledging
-        if not self._to_acknowledge or (asked is not None and not asked.done()):
-            return
-        if asked is not None and (error := asked.exception()) is not None:
-            logger.debug("offsets were not committed: %s", error)
-        offsets = [TopicPartition(*place, at) for place, at in self._to_acknowledge.items()]
-        self._to_acknowledge = {}
-        # By the administrator: a consumer that may not commit tries for ever, and calls back when
-        # Python is gone.
-        (self._acknowledging,) = self._admin.alter_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(self._group, offsets)],
-            request_timeout=COMMITTED_TIMEOUT_S,
-        ).values()
+        """Commit offsets for the group; nobody waits."""
+        self._group.write(positions)
 
     def acknowledged(self, places: Collection[Place]) -> dict[Place, int]:
         """The offsets that are committed for the group; none where this user may not ask.
@@ -157,14 +138,12 @@ class KafkaReader:
         """
         asked = [TopicPartition(*place) for place in places]
         try:
-            self._find_group()
+            self._group.find()
             for topic in sorted({topic for topic, _ in places}):
                 # Without this the client begins to read a topic a second after it was asked about
                 # the offsets there: it meets it for the first time, and looks once a second.
                 self._consumer.list_topics(topic, timeout=COMMITTED_TIMEOUT_S)
             answers = self._consumer.committed(asked, timeout=COMMITTED_TIMEOUT_S)
-        except TimeoutError as error:
-            raise Unreachable("Kafka does not say what was acknowledged") from error
         except KafkaException as error:
             if error.args[0].name() == "GROUP_ID_NOT_FOUND":
                 return {}
@@ -175,28 +154,9 @@ class KafkaReader:
             raise failed from error
         return {(one.topic, one.partition): one.offset for one in answers if one.offset >= 0}
 
-    def _find_group(self) -> None:
-        """Raises TimeoutError and KafkaException, but not while a broker loads the group."""
-        deadline = time.monotonic() + COMMITTED_TIMEOUT_S
-        while True:
-            answer = self._admin.describe_consumer_groups(
-                [self._group], request_timeout=COMMITTED_TIMEOUT_S
-            )
-            try:
-                answer[self._group].result(2 * COMMITTED_TIMEOUT_S)
-            except KafkaException as error:
-                if error.args[0].name() not in LOADING or time.monotonic() > deadline:
-                    raise
-            else:
-                return
-            time.sleep(LOADING_POLL_S)
-
     def close(self) -> None:
         """Waits a moment until what was acknowledged is committed."""
-        if self._acknowledging is not None:
-            wait([self._acknowledging], CLOSE_TIMEOUT_S)
-            self.acknowledge({})
-            wait([self._acknowledging], CLOSE_TIMEOUT_S)
+        self._group.close()
         self._consumer.close()
 
     def _take(self, count_max: int, bytes_max: int) -> list[Record]:
@@ -249,7 +209,7 @@ class KafkaReader:
         if still:
             logger.warning(
                 "%s: nothing comes of %s: another client reads on",
-                self._group,
+                self._group.name,
                 ", ".join(f"{t}/{n}@{self._next[t, n]} of {end}" for (t, n), end in still),
             )
             self._consumer.close()
