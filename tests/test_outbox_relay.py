@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from oncebox.envelope import USUAL
 from oncebox.errors import Unreachable
 from oncebox.outbox import history
 from oncebox.ports import Refusal
@@ -297,3 +298,12 @@ def test_records_are_what_was_emitted(outbox: Outbox) -> None:
     assert record.time_ms == one.chain.stamp // 1024 // 1000
     (other,) = outbox.of_key("x")
     assert other.envelope.after == (SOURCE, "ключ/1", one.chain.stamp)
+
+
+def test_headers_stand_where_readers_look_first(outbox: Outbox) -> None:
+    """They looked for another order than the relay's, and each record was read the slow way."""
+    seen: list[Any] = []
+    outbox.log.before = seen.extend
+    outbox.emit("a")
+    outbox.settle(outbox.relay())
+    assert tuple(name for name, _ in seen[0].headers) == USUAL

@@ -146,19 +146,19 @@ def event_headers(
     content_type: str = JSON,
     prefix: str = "ce_",
 ) -> list[tuple[str, str]]:
-    """The headers of a record, as few as the binding allows.
+    """The headers of a record, as few as the binding allows: first what events of a kind share.
 
     `extra` holds further attributes without prefix (`time`, `after`, `void`, `traceparent`).
     """
     headers = [
         (prefix + "specversion", "1.0"),
-        (prefix + "id", id),
         (prefix + "source", source),
         (prefix + "type", type),
         ("content-type", content_type),
     ]
     if version is not None:
         headers.append((prefix + "dataschema", f"oncebox:{type}/{version}"))
+    headers.append((prefix + "id", id))
     if chain is not None:
         headers.append((prefix + "chain", chain))
     for name, value in extra:
@@ -178,18 +178,29 @@ class Labels(NamedTuple):
 Numbers = tuple[int, int, int | None]
 """A chain that is not named: sequence, stamp, previous."""
 
-Core = tuple[Labels, str, str | None, Numbers | None, bool]
-"""Labels, id, key, chain, and whether the record has any of the rarer attributes."""
+Core = tuple[Labels, str, str | None, Numbers | None, bytes | None, bool]
+"""Labels, id, key, chain, traceparent, and whether the record has any of the rarer attributes."""
 
 _RawLabels = tuple[bytes | None, ...]
-_Found = tuple[_RawLabels, bytes | None, bytes | None, bool]
-"""The headers that make labels, the id, the chain, and whether there are others."""
+_Found = tuple[_RawLabels, bytes | None, bytes | None, bytes | None, bool]
+"""The headers that make labels, id, chain, traceparent, and whether there are others."""
 
-_USUAL = (
-    KAFKA.specversion, KAFKA.id, KAFKA.source, KAFKA.type, "content-type", KAFKA.dataschema,
+USUAL = (
+    KAFKA.specversion, KAFKA.source, KAFKA.type, "content-type", KAFKA.dataschema, KAFKA.id,
     KAFKA.chain,
 )  # fmt: skip
 """What a relay writes for nearly every event, in this order: looked at first, which is quick."""
+
+TRACE_CHARACTERS = 55
+"""Of a traceparent: `00-`, 32, `-`, 16, `-`, and 2 of flags, of which the last bit is: sampled (W3C
+Trace Context, section 3.2)."""
+
+TRACE_CHARACTERS_MAX = 100
+
+
+def is_sampled(traceparent: bytes) -> bool:
+    """Whether the trace is kept; not, where it is malformed."""
+    return len(traceparent) == TRACE_CHARACTERS and traceparent[54] in b"13579bdf"
 
 
 def read_core(record: Record, names: Names = KAFKA) -> Core:
@@ -198,11 +209,14 @@ def read_core(record: Record, names: Names = KAFKA) -> Core:
     if value is not None and len(value) > VALUE_BYTES_MAX:
         raise bad_record(record, f"a value of {len(value)} bytes", f"at most {VALUE_BYTES_MAX}")
     found: _Found | None = None
-    if len(headers) == len(_USUAL):
-        (a, said), (b, id_), (c, source), (d, type), (e, format), (f, schema), (g, chain_) = headers
-        if (a, b, c, d, e, f, g) == _USUAL:
-            found = (said, source, type, format, schema), id_, chain_, False
-    raw, raw_id, raw_chain, more = found or _find(record, names)
+    trace: bytes | None = None
+    if len(headers) == len(USUAL) + 1 and headers[-1][0] == "traceparent":
+        *headers, (_, trace) = headers
+    if len(headers) == len(USUAL) and len(trace or b"") <= TRACE_CHARACTERS_MAX:
+        (a, said), (b, source), (c, type), (d, format), (e, schema), (f, id_), (g, chain_) = headers
+        if (a, b, c, d, e, f, g) == USUAL:
+            found = (said, source, type, format, schema), id_, chain_, trace, False
+    raw, raw_id, raw_chain, trace, more = found or _find(record, names)
     labels = _labels.get(raw)
     if labels is None:
         labels = _read_labels(record, raw, names)
@@ -220,7 +234,7 @@ def read_core(record: Record, names: Names = KAFKA) -> Core:
         raise bad_record(
             record, f"no header {names.chain}", "a chain: a keyed event of oncebox has one"
         )
-    return labels, id, _read_key(record, chain), chain, more
+    return labels, id, _read_key(record, chain), chain, trace, more
 
 
 def _find(record: Record, names: Names) -> _Found:
@@ -233,32 +247,34 @@ def _find(record: Record, names: Names) -> _Found:
         _check_repeated(record, names)
     get = fields.get
     content, schema, chain = get("content-type"), get(names.dataschema), get(names.chain)
-    known = 4 + (content is not None) + (schema is not None) + (chain is not None)
+    trace = get("traceparent")
+    known = 4 + sum(value is not None for value in (content, schema, chain, trace))
     raw = get(names.specversion), get(names.source), get(names.type), content, schema
-    return raw, get(names.id), chain, len(fields) > known
+    more = len(fields) > known or len(trace or b"") > TRACE_CHARACTERS_MAX
+    return raw, get(names.id), chain, trace, more
 
 
 def read_envelope(record: Record, names: Names = KAFKA) -> Envelope:
     """Read all of a record's headers. Raises BadRecord, as `read_core`."""
-    labels, id, key, numbers, more = read_core(record, names)
+    labels, id, key, numbers, raw_trace, more = read_core(record, names)
     chain = None if numbers is None else Chain(*numbers)
     if chain is None:
         time_us = min(max(record.time_ms, 0), TIME_MS_MAX) * 1000
     else:
         time_us = chain.stamp // STAMP_UNITS_PER_US
-    after = void = trace = hashed = None
+    after = void = hashed = None
     if more:
         size = sum(len(name) + len(value or b"") for name, value in record.headers)
         if size > HEADER_BYTES_MAX:
             raise bad_record(record, f"headers of {size} bytes", f"at most {HEADER_BYTES_MAX}")
         get = dict(record.headers).get
-        raw_after, raw_trace, raw_time = get(names.after), get("traceparent"), get(names.time)
+        raw_after, raw_time = get(names.after), get(names.time)
         after = _read_after(record, raw_after) if raw_after is not None else None
-        trace = raw_trace.decode("latin-1")[:100] if raw_trace is not None else None
         if raw_time is not None and chain is None:
             time_us = _read_time(record, raw_time)
         void, raw_origin = get(names.void), get(names.translated)
         hashed = None if raw_origin is None else _read_origin(record, raw_origin)
+    trace = None if raw_trace is None else raw_trace[:TRACE_CHARACTERS_MAX].decode("latin-1")
     source, type, version, content_type = labels
     return Envelope(
         id, source, type, version, key, chain, time_us, content_type, after, void is not None,

@@ -382,7 +382,7 @@ class _Survey:
                 place = topic, partition
             hashed, void, time_us = None, False, 0
             try:
-                labels, id, key, chain, more = read_core(record)
+                labels, id, key, chain, _, more = read_core(record)
                 if labels is not last:  # they are few
                     last, plain = labels, form_of(labels.version, labels.content_type, None)
                 form = plain

@@ -21,6 +21,7 @@ from ..envelope import (
     Envelope,
     Reference,
     digest,
+    is_sampled,
     read_core,
     read_envelope,
 )
@@ -65,7 +66,8 @@ class Handler(NamedTuple):
     events in lists. `translate` reads events that say another version, from that, the record and
     its content type; `read` those of this version in another format than JSON, from content type
     and record.
-    `voids`: it takes events that were erased, too.
+    `voids`: it takes events that were erased, too. `untraced`: in place of this one, for events of
+    traces that are not kept.
     """
 
     function: Callable[..., Any]
@@ -76,6 +78,7 @@ class Handler(NamedTuple):
     translate: Callable[[int | None, Record, str], Any] = no_other
     voids: bool = False
     read: Callable[[str, Record], Any] | None = None
+    untraced: Handler | None = None
 
     @property
     def name(self) -> str:
@@ -286,7 +289,7 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
                 if not item.place[0]:
                     new.append((foreign.topic + BY_ID, item))
                 continue
-            labels, id, key, chain, more = read_core(record)
+            labels, id, key, chain, trace, more = read_core(record)
             envelope = read_envelope(record) if more or chain is None else None
         except BadRecord as error:
             items.append(Item(record, "", None, None, _NO_LINK, (0, ""), False, None, str(error)))
@@ -307,7 +310,10 @@ def take_in(reading: Reading, records: Iterable[Record]) -> Taken:
             link = Link(1, stamp, None, id, hashed, void)
         known = subscriptions.get(source)
         place = (0 if known is None else known.id, key)
-        item = Item(record, type, version, handlers.get(type, every), link, place, chained, after)
+        handler = handlers.get(type, every)
+        if trace is not None and handler is not None and handler.untraced is not None:
+            handler = handler if is_sampled(trace) else handler.untraced
+        item = Item(record, type, version, handler, link, place, chained, after)
         if content is not JSON:
             item.content = content
         items.append(item)

@@ -304,7 +304,9 @@ def waited(
 def traced(handler: Handler, system: str, consumer: str) -> Handler:
     """A handler inside spans; they need to know its events, so it is given contexts."""
     function = processed(handler.function, system, consumer, with_context=handler.with_context)
-    return handler._replace(function=function, with_context=True)
+    # A list has one span, with links to those that are traced.
+    untraced = None if handler.listed else handler
+    return handler._replace(function=function, with_context=True, untraced=untraced)
 
 
 def system_of(log: str | None) -> str:
