@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other; figures are kept in `bench/results.json`.
+"""All benchmarks, one after the other; figures are kept in `docs/benchmarks.md`.
 
     python -m bench                 what runs in the process: the core, and everything on SQLite
     python -m bench --engines       on PostgreSQL and Kafka, which it starts and stops
@@ -16,7 +16,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench.measure import keep, page, show
+from bench.measure import keep, show
 from oncebox.cli.run import GARBAGE_MIN
 
 HERE = Path(__file__).parent
@@ -41,7 +41,6 @@ def main() -> int:
             figures = module.run(engines)
             show(figures)
             keep(figures, f"python -m bench {'--engines ' if engines else ''}{name}")
-    (HERE.parent / "docs" / "benchmarks.md").write_text(page())
     return 0
 
 

@@ -5,16 +5,17 @@ Machines drift and differ; a ratio of two runs that stood side by side does so m
 
 from __future__ import annotations
 
-import json
-import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results.json"
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+TABLE = "|---|---|---|---|---|---|\n"
+"""Where the table of that page begins."""
+
 BOUNDS = Path(__file__).parent / "bounds.md"
 """What is known about figures below their target: the end of the page."""
 
@@ -97,34 +98,20 @@ def show(figures: list[Figure]) -> None:
 
 
 def keep(figures: list[Figure], command: str) -> None:
-    """Merge figures into the results that are kept, by name."""
-    known: dict[str, Mapping[str, object]] = {}
-    if RESULTS.exists():
-        known = {one["name"]: one for one in json.loads(RESULTS.read_text())}
-    machine = f"{platform.machine()}, Python {platform.python_version()}"
-    for one in figures:
-        known[one.name] = {**asdict(one), "command": command, "machine": machine}
-    RESULTS.write_text(json.dumps(list(known.values()), indent=1) + "\n")
+    """Put figures into the page of all figures, each in place of the one of its name."""
+    head, begins, table = PAGE.read_text().partition(TABLE)
+    rows = {_name_of(row): row for row in table.splitlines() if row.startswith("| ")}
+    rows.update({one.name: _row(one, command) for one in figures})
+    PAGE.write_text(head + begins + "\n".join(rows.values()) + "\n" + BOUNDS.read_text())
 
 
-def page() -> str:
-    """The document of all figures that are kept."""
-    lines = [
-        "# Benchmarks",
-        "",
-        "Medians, with the range of the runs. Paired figures were taken in turn in one run; use",
-        "their ratios, since machines differ and drift. Each line names the command that made it",
-        "(in `.venv/bin`), which also writes this page. `make bench` and `make bench-engines` run",
-        "all of them.",
-        "",
-        "| What | Median | Range | Runs | Target | Command |",
-        "|---|---|---|---|---|---|",
-    ]
-    for one in json.loads(RESULTS.read_text()):
-        value = f"{one['value']:,.2f}" if one["value"] < 100 else f"{one['value']:,.0f}"
-        spread = f"{one['low']:,.4g} to {one['high']:,.4g}" if one["runs"] > 1 else ""
-        lines.append(
-            f"| {one['name']} | {value} {one['unit']} | {spread} | {one['runs']} "
-            f"| {one['target']} | `{one['command']}` |"
-        )
-    return "\n".join(lines) + "\n" + BOUNDS.read_text()
+def _name_of(row: str) -> str:
+    return row.split(" | ", maxsplit=1)[0].removeprefix("| ")
+
+
+def _row(one: Figure, command: str) -> str:
+    value = f"{one.value:,.2f}" if one.value < 100 else f"{one.value:,.0f}"
+    spread = f"{one.low:,.4g} to {one.high:,.4g}" if one.runs > 1 else ""
+    return (
+        f"| {one.name} | {value} {one.unit} | {spread} | {one.runs} | {one.target} | `{command}` |"
+    )
