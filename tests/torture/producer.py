@@ -37,7 +37,8 @@ def produce(role: str, trap: Trap) -> int:
             ) as connection:
                 while not stop.wait(rng.expovariate(1 / PAUSE_S)):
                     change(connection, rng, trap)
-        except (psycopg.OperationalError, psycopg.InternalError) as error:
+        except (psycopg.OperationalError, psycopg.InternalError, psycopg.Rollback) as error:
+            # Rollback: that could not be sent any more.
             print(f"{role}: waiting: {str(error).strip()}", file=sys.stderr, flush=True)
             stop.wait(PAUSE_AFTER_OUTAGE_S)
     return 0
