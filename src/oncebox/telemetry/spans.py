@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import lru_cache
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from ..ports import Outgoing
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from opentelemetry.trace import Link, SpanContext, Tracer
+    from opentelemetry.trace import Link, SpanContext, Tracer, TracerProvider
 
 LINKS_MAX = 128
 """What the SDK keeps of a span's links unless it is told otherwise."""
@@ -141,7 +142,13 @@ def _span_of_handler(
 def _tracer() -> Tracer:
     from opentelemetry import trace
 
-    return trace.get_tracer(NAME)
+    return _tracer_of(trace.get_tracer_provider())
+
+
+@lru_cache(1)
+def _tracer_of(provider: TracerProvider) -> Tracer:
+    """Made once: to ask for it takes as long as a span."""
+    return provider.get_tracer(NAME)
 
 
 def _about(operation: str, system: str, dest: str) -> dict[str, Any]:
