@@ -273,9 +273,9 @@ def check_chains(published: Iterable[Published]) -> None:
         last[place] = chain
 
 
-def await_true(condition: Callable[[], bool], what: str) -> None:
-    """Wait until it holds, as long as WAIT_S."""
-    deadline = time.monotonic() + WAIT_S
+def await_true(condition: Callable[[], bool], what: str, wait_s: float = WAIT_S) -> None:
+    """Wait until it holds, as long as `wait_s`."""
+    deadline = time.monotonic() + wait_s
     while not condition():
-        assert time.monotonic() < deadline, f"not in {WAIT_S} s: {what}"
+        assert time.monotonic() < deadline, f"not in {wait_s} s: {what}"
         time.sleep(0.005)
