@@ -189,8 +189,8 @@ USUAL = (
     KAFKA.specversion, KAFKA.source, KAFKA.type, "content-type", KAFKA.dataschema, KAFKA.id,
     KAFKA.chain,
 )  # fmt: skip
-USUAL_TRACED = (*USUAL, "traceparent")
-"""What a relay writes for nearly every event, in this order: looked at first, which is quick."""
+"""What a relay writes for nearly every event, in this order, and perhaps a traceparent behind it:
+looked at first, which is quick."""
 
 TRACE_CHARACTERS = 55
 """Of a traceparent: `00-`, 32, `-`, 16, `-`, and 2 of flags, of which the last bit is: sampled (W3C
@@ -210,14 +210,12 @@ def read_core(record: Record, names: Names = KAFKA) -> Core:
     if value is not None and len(value) > VALUE_BYTES_MAX:
         raise bad_record(record, f"a value of {len(value)} bytes", f"at most {VALUE_BYTES_MAX}")
     found: _Found | None = None
-    if len(headers) == len(USUAL):
+    trace: bytes | None = None
+    if len(headers) == len(USUAL) + 1 and headers[-1][0] == "traceparent":
+        *headers, (_, trace) = headers
+    if len(headers) == len(USUAL) and len(trace or b"") <= TRACE_CHARACTERS_MAX:
         (a, said), (b, source), (c, type), (d, format), (e, schema), (f, id_), (g, chain_) = headers
         if (a, b, c, d, e, f, g) == USUAL:
-            found = (said, source, type, format, schema), id_, chain_, None, False
-    elif len(headers) == len(USUAL_TRACED):
-        (a, said), (b, source), (c, type), (d, format), (e, schema), (f, id_), *last = headers
-        (g, chain_), (h, trace) = last
-        if (a, b, c, d, e, f, g, h) == USUAL_TRACED and len(trace or b"") <= TRACE_CHARACTERS_MAX:
             found = (said, source, type, format, schema), id_, chain_, trace, False
     raw, raw_id, raw_chain, trace, more = found or _find(record, names)
     labels = _labels.get(raw)

@@ -160,7 +160,7 @@ class ConsumerLoop:
                 records = yield self.fetch, (count_max, self.settings.batch_bytes_max, wait_s)
         except LogTruncated as error:
             logger.warning("%s: %s", self.reading.consumer, error)
-            yield from self.transact(self.give_back(sorted(self.held)))
+            yield from self.transact(self.give_back(self.terms()))
             self.truncated = True  # partitions are taken anew, as the log has them now
             self.next_describe_ms = self.next_upkeep_ms = 0
             return True
@@ -206,7 +206,7 @@ class ConsumerLoop:
         """Give back what is held, so that others take over at once. Never raises."""
         try:
             self.reader.acknowledge(self.stored())
-            yield from self.transact(self.give_back(sorted(self.held), leave=True))
+            yield from self.transact(self.give_back(self.terms(), leave=True))
         except Exception:
             logger.debug("leaving failed", exc_info=True)
         if self.gaps is not None:
@@ -296,17 +296,14 @@ class ConsumerLoop:
             del self.held[place]
         members = yield from call(session.run, sql["members"], (name, lease_ms))
         rows = yield from call(session.run, sql["cursors"], (name, lease_ms))
-        there = self.partitions  # beyond: deleted, so that nobody reads it
-        holders = {(t, n): holder for t, n, holder, _ in rows if n < there.get(t, 0)}
+        # Beyond those that there are: deleted, so that nobody reads them.
+        holders = {(t, n): holder for t, n, holder, _ in rows if n < self.partitions.get(t, 0)}
         take, give = fair_share(holders, self.holder, [name for (name,) in members])
-        for place in give:
-            self.held.pop(place, None)
-            yield from release(session, sql, name, place, self.holder, terms[place])
+        yield from self.give_back({place: terms[place] for place in give})
         # Ours, but a session that broke has made us forget it: all others go by the store.
-        mine = [place for place, holder in holders.items() if holder == self.holder]
-        take += [place for place in mine if place not in self.held and place not in give]
+        mine = {place for place, holder in holders.items() if holder == self.holder}
         acquired = []
-        for place in take:
+        for place in [*take, *sorted(mine - self.held.keys() - set(give))]:
             held = yield from acquire(session, sql, name, place, self.holder, *self.settings.times)
             if held is not None:
                 acquired.append((place, held))
@@ -338,11 +335,15 @@ class ConsumerLoop:
             self.single[place] = self.settings.batch_max
         return held
 
-    def give_back(self, places: Sequence[TopicPartition], *, leave: bool = False) -> Program[None]:
+    def terms(self) -> dict[TopicPartition, int]:
+        """Of what is ours, as far as we remember."""
+        return {place: self.held[place].term for place in sorted(self.held)}
+
+    def give_back(self, terms: dict[TopicPartition, int], *, leave: bool = False) -> Program[None]:
         session, sql, name = self.reading.session, self.reading.sql, self.reading.consumer
-        for place in places:
-            held = self.held.pop(place)
-            yield from release(session, sql, name, place, self.holder, held.term)
+        for place, term in terms.items():
+            self.held.pop(place, None)
+            yield from release(session, sql, name, place, self.holder, term)
         if leave:
             stale_ms = int(self.settings.lease_s * 10_000)
             yield from call(session.run, sql["leave"], (name, self.holder, stale_ms))

@@ -55,7 +55,15 @@ class Group:
         Python is gone.
         """
         self._next.update(positions)
-        if not self._next or self._is_writing():
+        writing = self._writing
+        if writing is not None and not writing.done():
+            if time.monotonic() < self._give_up_at:
+                return
+            self._admin = None
+        elif writing is not None and (error := writing.exception()) is not None:
+            logger.debug("offsets were not committed: %s", error)
+        self._writing = None
+        if not self._next:
             return
         offsets = [TopicPartition(*place, at) for place, at in self._next.items()]
         self._next = {}
@@ -64,19 +72,6 @@ class Group:
         (self._writing,) = self._admin.alter_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(self.name, offsets)], request_timeout=ASK_TIMEOUT_S
         ).values()
-
-    def _is_writing(self) -> bool:
-        writing, self._writing = self._writing, None
-        if writing is None:
-            return False
-        if not writing.done():
-            if time.monotonic() < self._give_up_at:
-                self._writing = writing
-                return True
-            self._admin = None
-        elif (error := writing.exception()) is not None:
-            logger.debug("offsets were not committed: %s", error)
-        return False
 
     def find(self) -> None:
         """Wait until a coordinator knows the group. Raises Unreachable, and KafkaException for what
